@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Benchmarks print one JSON object per sample on stdout; whoever runs them takes medians and draws. */
+#ifndef SVQ_BENCH_H
+#define SVQ_BENCH_H
+
+#include <stdint.h>
+#include <time.h>
+
+static inline uint64_t bench_now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* {"case": name, "x": x, "value": value}; x is the position on a curve, or the number of the round. */
+void bench_sample(const char *name, double x, double value);
+
+void bench_floor_and_chains(unsigned rounds);
+void bench_curves(unsigned rounds);
+void bench_two_cores(unsigned rounds);
+void bench_sleeping(unsigned rounds);
+
+#endif

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The driver's and the device's halves of the benchmarks, and the floor: a relay that copies the available index, one
+ * 16-byte descriptor and the available entry from ring to ring, stores an 8-byte grant entry and passes the used entry
+ * back, in the right order and without a single check.
+ */
+#ifndef SVQ_BENCH_RELAY_H
+#define SVQ_BENCH_RELAY_H
+
+#include "barrier.h"
+#include "rig.h"
+
+enum { BENCH_BATCH = 32, BENCH_WORKING_SET = 1024 };
+
+struct floor_relay {
+    const struct vring_desc *desc;
+    const struct vring_avail *avail;
+    struct vring_used *used;
+    struct vring_desc *shadow_desc;
+    struct vring_avail *shadow_avail;
+    struct vring_used *shadow_used;
+    uint64_t *grants;
+    uint16_t mask, next_avail, shadow_avail_idx, shadow_used_seen, used_idx;
+};
+
+void floor_forward(struct floor_relay *r, unsigned batch);
+void floor_complete(struct floor_relay *r, unsigned batch);
+
+/* Fills descriptors for `segments` readable... then writable pages per chain, and offers `count` chains. */
+void bench_offer_pages(struct rig *rig, unsigned count, unsigned segments);
+void bench_offer_blk(struct rig *rig, unsigned count); /* header 16, data 4096, status 1: as Linux's virtio-blk lays them */
+unsigned bench_echo(struct rig *rig, uint32_t len);    /* the device: takes what is there, gives it back */
+unsigned bench_reap(struct rig *rig);                  /* the driver: consumes used entries */
+
+#endif

@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* With a worker thread: throughput at depth 128 on two cores, and wake-ups at depth 1 when everybody sleeps. */
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+
+#include "bench.h"
+#include "relay.h"
+
+enum { DEPTH = 128, DEPTH_1_REQUESTS = 4000 };
+
+static void pin(int cpu)
+{
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET((size_t)cpu, &set);
+    pthread_setaffinity_np(pthread_self(), sizeof set, &set);
+}
+
+/*
+ * The device of the throughput run: looks at what it gets as a real one must (the descriptor, its shadow indirect table
+ * with the header), through memory that the mediator granted to it.
+ */
+struct table_cache {
+    const struct vring_desc *va[1 << 12];
+};
+
+static const struct vring_desc *table_at(struct rig *rig, struct table_cache *cache, uint64_t addr)
+{
+    uint32_t gref = svq_grant_addr_gref(addr);
+    if (gref >= 1 << 12)
+        abort();
+    if (!cache->va[gref]) {
+        void *va;
+        if (svq_hv_map_grants(rig->backend, RIG_MEDIATOR, &gref, 1, 0, &va) < 0)
+            abort();
+        cache->va[gref] = va;
+    }
+    return (const void *)((const uint8_t *)cache->va[gref] + svq_grant_addr_offset(addr));
+}
+
+static unsigned serve_blk(struct rig *rig, struct table_cache *cache, uint64_t *sum)
+{
+    struct rig_queue *q = &rig->q[0];
+    uint16_t mask = (uint16_t)(rig->config.queue_size - 1), avail = svq_acquire_u16(&q->shadow_avail->idx);
+    unsigned n = 0;
+    for (; q->shadow_avail_seen != avail; n++) {
+        uint16_t head = svq_load_u16(&q->shadow_avail->ring[q->shadow_avail_seen++ & mask]);
+        struct vring_desc desc = q->shadow_desc[head];
+        const struct vring_desc *table = table_at(rig, cache, desc.addr);
+        for (unsigned i = 0; i < desc.len / sizeof *table; i++)
+            *sum += table[i].addr + table[i].len;
+        struct vring_used_elem *elem = &q->shadow_used->ring[q->shadow_used_idx++ & mask];
+        svq_store_u32(&elem->id, head);
+        svq_store_u32(&elem->len, SVQ_PAGE_SIZE + 1);
+    }
+    if (n)
+        svq_release_u16(&q->shadow_used->idx, q->shadow_used_idx);
+    return n;
+}
+
+/* The driver of the throughput run: re-offers each chain that came back; the descriptors stay as they were made. */
+static unsigned reoffer(struct rig *rig)
+{
+    struct rig_queue *q = &rig->q[0];
+    uint16_t mask = (uint16_t)(rig->config.queue_size - 1), used = svq_acquire_u16(&q->used->idx);
+    unsigned n = 0;
+    for (; q->used_seen != used; n++) {
+        uint16_t head = (uint16_t)svq_load_u32(&q->used->ring[q->used_seen++ & mask].id);
+        svq_store_u16(&q->avail->ring[q->avail_idx++ & mask], head);
+    }
+    if (n)
+        svq_release_u16(&q->avail->idx, q->avail_idx);
+    return n;
+}
+
+static void throughput(unsigned round, unsigned idle_queues, const char *name, double x)
+{
+    static struct rig rig;
+    static struct table_cache cache;
+    cache = (struct table_cache){ { 0 } };
+    uint64_t sum = 0, done = 0;
+    rig_open(&rig, &(struct rig_config){ .queue_size = 512, .queues = (uint16_t)(1 + idle_queues), .with_worker = 1,
+                                         .bounce_pages = 64, .large_chains = 1,
+                                         .worker_config = { .poll_us_max = 10000, .cpu = 0 } });
+    pin(1);
+    bench_offer_blk(&rig, DEPTH);
+    svq_evtchn_notify(rig.frontend_ec, (uint32_t)rig.q[0].frontend_port);
+    uint64_t start = 0, now = 0;
+    for (unsigned turn = 0; now == 0 || now - start < 400000000u; turn++) {
+        serve_blk(&rig, &cache, &sum);
+        done += reoffer(&rig);
+        if (turn % 256 == 0) {
+            now = bench_now_ns();
+            if (turn == 25600) {
+                start = now; /* the first part is warm-up */
+                done = 0;
+            } else if (turn < 25600) {
+                start = now;
+            }
+        }
+        if (rig_fault(&rig))
+            abort();
+    }
+    (void)round;
+    bench_sample(name, x, (double)done / ((double)(now - start) * 1e-9));
+    for (uint32_t gref = 0; gref < 1 << 12; gref++)
+        if (cache.va[gref])
+            svq_hv_unmap_grants(rig.backend, (void *)(uintptr_t)cache.va[gref], 1);
+    rig_close(&rig);
+    if (sum == 1)
+        abort(); /* keeps the device's reads alive */
+}
+
+void bench_two_cores(unsigned rounds)
+{
+    for (unsigned r = 0; r < rounds; r++) {
+        throughput(r, 0, "chains_per_second_depth128", r);
+        for (unsigned idle = 0; idle <= 48; idle += 16)
+            throughput(r, idle, "chains_per_second_by_idle_queues", idle);
+    }
+}
+
+/* --- depth 1, everybody sleeps -------------------------------------------------------------------------------- */
+
+static void wait_event(struct svq_evtchn *ec)
+{
+    struct pollfd fd = { .fd = svq_evtchn_fd(ec), .events = POLLIN };
+    poll(&fd, 1, 1000);
+    int port = svq_evtchn_pending(ec);
+    if (port > 0)
+        svq_evtchn_unmask(ec, (uint32_t)port);
+}
+
+static void *sleeping_device(void *arg)
+{
+    struct rig *rig = arg;
+    struct rig_queue *q = &rig->q[0];
+    for (unsigned served = 0; served < DEPTH_1_REQUESTS;) {
+        uint16_t old = q->shadow_used_idx;
+        unsigned n = bench_echo(rig, SVQ_PAGE_SIZE + 1);
+        served += n;
+        if (n) {
+            svq_full_fence();
+            uint16_t event = svq_load_u16(vring_used_event((struct vring_avail *)(uintptr_t)q->shadow_avail, 256));
+            if (vring_need_event(event, q->shadow_used_idx, old))
+                svq_evtchn_notify(rig->backend_ec, (uint32_t)q->backend_port);
+            continue;
+        }
+        svq_store_u16(vring_avail_event(q->shadow_used, 256), q->shadow_avail_seen);
+        svq_full_fence();
+        if (svq_load_u16(&q->shadow_avail->idx) == q->shadow_avail_seen)
+            wait_event(rig->backend_ec);
+    }
+    return NULL;
+}
+
+static void sleeping_driver(struct rig *rig)
+{
+    struct rig_queue *q = &rig->q[0];
+    for (unsigned i = 0; i < DEPTH_1_REQUESTS; i++) {
+        uint16_t old = q->avail_idx;
+        bench_offer_blk(rig, 1);
+        svq_full_fence();
+        if (vring_need_event(svq_load_u16(vring_avail_event(q->used, 256)), q->avail_idx, old))
+            svq_evtchn_notify(rig->frontend_ec, (uint32_t)q->frontend_port);
+        for (;;) {
+            if (bench_reap(rig))
+                break;
+            svq_store_u16(vring_used_event(q->avail, 256), q->used_seen);
+            svq_full_fence();
+            if (svq_load_u16(&q->used->idx) == q->used_seen)
+                wait_event(rig->frontend_ec);
+        }
+    }
+}
+
+void bench_sleeping(unsigned rounds)
+{
+    static struct rig rig;
+    for (unsigned r = 0; r < rounds; r++) {
+        pthread_t device;
+        struct svq_queue_stats stats;
+        struct svq_worker_stats worker;
+        rig_open(&rig, &(struct rig_config){ .with_worker = 1, .worker_config = { .poll_us_max = 0, .cpu = -1 } });
+        uint64_t start = bench_now_ns();
+        pthread_create(&device, NULL, sleeping_device, &rig);
+        sleeping_driver(&rig);
+        pthread_join(device, NULL);
+        uint64_t elapsed = bench_now_ns() - start;
+        svq_queue_read_stats(rig.dev, 0, &stats);
+        svq_worker_read_stats(rig.worker, &worker);
+        bench_sample("depth1_kicks_per_request", r, (double)stats.kicks_sent / DEPTH_1_REQUESTS);
+        bench_sample("depth1_interrupts_per_request", r, (double)stats.interrupts_sent / DEPTH_1_REQUESTS);
+        bench_sample("depth1_worker_wakeups_per_request", r, (double)worker.wakeups / DEPTH_1_REQUESTS);
+        bench_sample("depth1_notify_time_share", r, (double)worker.notify_ns / (double)elapsed);
+        bench_sample("depth1_round_trip_us", r, (double)elapsed / DEPTH_1_REQUESTS / 1000);
+        rig_close(&rig);
+    }
+}

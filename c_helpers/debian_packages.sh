@@ -1,0 +1,31 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Downloads Debian packages and unpacks them into a folder, without root and without installing anything.
+# usage: debian_packages.sh [--closure] FOLDER PACKAGE...
+#   --closure   also everything that the packages depend on, as for an empty machine (a root file system)
+# Leaves FOLDER/packages.txt: one "name_version_architecture" a line, of what was unpacked.
+set -eu
+usage='usage: debian_packages.sh [--closure] FOLDER PACKAGE...'
+closure=
+if [ "${1:-}" = --closure ]; then closure=1; shift; fi
+folder=${1:?$usage}; shift
+[ $# -gt 0 ] || { echo "$usage" >&2; exit 2; }
+mkdir -p "$folder/.apt/lists/partial" "$folder/.apt/archives/partial" "$folder/.apt/debs/partial"
+folder=$(cd "$folder" && pwd)
+: >"$folder/.apt/status"
+apt="apt-get -q -o Dir::State::Lists=$folder/.apt/lists -o Dir::Cache=$folder/.apt -o APT::Sandbox::User= -o Debug::NoLocking=1"
+fetch() {
+    if [ -n "$closure" ]; then # with an empty status file apt takes the machine for one that has nothing yet
+        $apt -o Dir::State::Status="$folder/.apt/status" -o Dir::Cache::Archives="$folder/.apt/debs" \
+            -y --no-install-recommends --download-only install "$@"
+    else
+        (cd "$folder/.apt/debs" && $apt download "$@")
+    fi
+}
+$apt update >"$folder/.apt/update.log" 2>&1 || { cat "$folder/.apt/update.log" >&2; exit 1; }
+fetch "$@" >"$folder/.apt/download.log" 2>&1 || { cat "$folder/.apt/download.log" >&2; exit 1; }
+for deb in "$folder"/.apt/debs/*.deb; do
+    dpkg -x "$deb" "$folder"
+    basename "$deb" .deb
+done >"$folder/packages.txt"
+rm -rf "$folder/.apt"

@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The hypervisor seam: everything that ShadowVQ asks of the machine below it.
+ *
+ * Two implementations stand behind it: `sim` (hv_sim.c, the embedded machine) and `xen` (hv_xen.c, the real
+ * libraries through dlopen). Everything above this header is the same code in both.
+ *
+ * This header is also what Python reads: cffi parses it with the preprocessor lines removed, so it holds plain
+ * declarations only (constants are enums, nothing is inline).
+ *
+ * Conventions: every int answer is 0 (or a count) or -errno. Handles may be shared between threads, except a
+ * struct svq_evtchn, which belongs to one thread (as xenevtchn demands). Nothing here prints.
+ */
+#ifndef SVQ_HV_H
+#define SVQ_HV_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    SVQ_PAGE_SHIFT = 12,
+    SVQ_PAGE_SIZE = 4096,
+    SVQ_GRANTS_PER_FRAME = 512, /* version 1 entries, 8 bytes each */
+};
+
+struct svq_hv;     /* one domain's view of the hypervisor */
+struct svq_evtchn; /* one thread's set of event channel ports */
+
+/* What one handle asked of the hypervisor so far, and what it still holds ("live"). */
+struct svq_hv_counters {
+    uint64_t hypercalls;          /* calls that cross into the hypervisor (sim: that would, on Xen) */
+    uint64_t foreign_maps;        /* calls of map_foreign */
+    uint64_t foreign_pages_live;  /* pages of other domains mapped now by foreign mapping */
+    uint64_t grant_maps;          /* calls of map_grants */
+    uint64_t grant_unmaps;        /* calls of unmap_grants: each is a flushing unmap */
+    uint64_t grant_pages_mapped;  /* pages mapped by grant so far */
+    uint64_t grant_pages_live;    /* pages mapped by grant now */
+    uint64_t grant_tables_live;   /* grant tables of other domains mapped now */
+    uint64_t shared_pages_live;   /* own pages granted to others now */
+    uint64_t notifies;            /* event channel notifications sent */
+    uint64_t ports_live;          /* event channel ports open now */
+};
+
+/*
+ * Opens the embedded machine as the domain to which `socket_path` belongs (the machine gives each domain a
+ * socket of its own: that is its identity). -ENOENT: no machine there. -EACCES: the domain is dead.
+ */
+int svq_hv_open_sim(const char *socket_path, struct svq_hv **out);
+
+/* Opens the real libraries with dlopen. -ENOSYS: not on Xen, or a library is missing (svq_hv_why says which). */
+int svq_hv_open_xen(struct svq_hv **out);
+
+/* The last failure of open in this thread, as a sentence for the operator. Never NULL. */
+const char *svq_hv_why(void);
+
+/* Releases all that the handle still holds, then the handle. */
+void svq_hv_close(struct svq_hv *hv);
+
+const char *svq_hv_name(const struct svq_hv *hv); /* "sim" or "xen" */
+int svq_hv_domid(const struct svq_hv *hv);        /* own domid; xen: -ENOSYS until it was told */
+/* xen: the libraries do not know our own domid; whoever read it from XenStore tells. sim: -EPERM, it is known. */
+int svq_hv_set_domid(struct svq_hv *hv, uint16_t domid);
+void svq_hv_read_counters(const struct svq_hv *hv, struct svq_hv_counters *out);
+
+/*
+ * Maps `count` guest frames of domain `domid`, in that order, one after another in our address space.
+ * errs[i] becomes 0 or -errno for each frame (a frame that is no RAM: -EINVAL); touching such a page faults, so
+ * the caller must heed errs. Returns 0 if the caller may map that domain at all, -EPERM if not (no page is
+ * mapped then), -ESRCH if there is no such domain.
+ */
+int svq_hv_map_foreign(struct svq_hv *hv, uint16_t domid, const uint64_t *gfns, size_t count, int writable,
+                       int *errs, void **va);
+int svq_hv_unmap_foreign(struct svq_hv *hv, void *va, size_t count);
+
+/*
+ * Maps frames [first_frame, first_frame + frames) of the grant table (version 1) of `domid`, writable. Frames
+ * beyond the table's present size make it grow, up to the domain's max_grant_frames; -EINVAL beyond that.
+ * *token names the mapping for unmap.
+ */
+int svq_hv_map_grant_table(struct svq_hv *hv, uint16_t domid, uint32_t first_frame, uint32_t frames, void **va,
+                           void **token);
+int svq_hv_unmap_grant_table(struct svq_hv *hv, void *token);
+
+/* The most frames that the grant table of `domid` may grow to (its max_grant_frames). */
+int svq_hv_grant_table_frames(struct svq_hv *hv, uint16_t domid, uint32_t *max_frames);
+
+/*
+ * Allocates `count` zeroed pages of our own, one after another in our address space, and grants each to
+ * `peer_domid`: read-only or writable. grefs[i] belong to our own domid. -ENOSPC: our grant table is full.
+ */
+int svq_hv_share_pages(struct svq_hv *hv, uint16_t peer_domid, size_t count, int peer_may_write, uint32_t *grefs,
+                       void **va);
+int svq_hv_unshare_pages(struct svq_hv *hv, void *va, size_t count);
+
+/*
+ * Maps `count` grants of `domid`, one after another in our address space. All or nothing: -EACCES when an entry
+ * is not granted to us or not with that access, -EINVAL when its frame is no RAM, -ENOENT when the gref is beyond
+ * the table. While mapped, the entry's flags carry GTF_reading (and GTF_writing when mapped writable).
+ */
+int svq_hv_map_grants(struct svq_hv *hv, uint16_t domid, const uint32_t *grefs, size_t count, int writable,
+                      void **va);
+int svq_hv_unmap_grants(struct svq_hv *hv, void *va, size_t count);
+
+/*
+ * Pages of our own domain's memory whose guest frame numbers we know: what a user-space driver builds its rings
+ * and buffers from. sim: frames of the domain's memory, from `first_gfn` on (gfns[i] = first_gfn + i).
+ * xen: locked anonymous memory, first_gfn is ignored.
+ */
+int svq_hv_own_pages(struct svq_hv *hv, uint64_t first_gfn, size_t count, uint64_t *gfns, void **va);
+int svq_hv_release_own_pages(struct svq_hv *hv, void *va, size_t count);
+
+/* Makes a guest frame of `domid` read-only to its owner (or writable again). -ENOSYS where there is no such thing. */
+int svq_hv_set_readonly(struct svq_hv *hv, uint16_t domid, uint64_t gfn, int readonly);
+
+/* --- event channels -------------------------------------------------------------------------------------- */
+int svq_evtchn_open(struct svq_hv *hv, struct svq_evtchn **out);
+void svq_evtchn_close(struct svq_evtchn *ec); /* closes its ports too */
+int svq_evtchn_fd(struct svq_evtchn *ec);     /* readable (poll, epoll) while an unmasked port is pending */
+int svq_evtchn_alloc_unbound(struct svq_evtchn *ec, uint16_t remote_domid); /* a local port, or -errno */
+int svq_evtchn_bind(struct svq_evtchn *ec, uint16_t remote_domid, uint32_t remote_port); /* a local port, or -errno */
+int svq_evtchn_notify(struct svq_evtchn *ec, uint32_t port);
+int svq_evtchn_pending(struct svq_evtchn *ec); /* a pending port, which is masked from now on; -EAGAIN if none */
+int svq_evtchn_unmask(struct svq_evtchn *ec, uint32_t port);
+int svq_evtchn_unbind(struct svq_evtchn *ec, uint32_t port);
+
+#endif

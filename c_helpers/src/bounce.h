@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Mediator memory that the backend sees: bounce slots for what is copied, and blocks for shadow indirect tables. Shared
+ * with the backend once, at set-up; slots are taken last-in first-out, so they stay in the cache.
+ */
+#ifndef SVQ_BOUNCE_H
+#define SVQ_BOUNCE_H
+
+#include "layout.h"
+
+/* Equal slots in shared pages; a slot lies within one page. */
+struct svq_slots {
+    struct svq_hv *hv;
+    uint8_t *va;
+    uint32_t *grefs; /* one per page */
+    uint16_t *free;  /* stack of slot numbers */
+    uint32_t free_count;
+    uint32_t count;
+    uint32_t pages;
+    uint32_t slot_shift; /* log2 of the slot's bytes */
+};
+
+int svq_slots_init(struct svq_slots *slots, struct svq_hv *hv, uint16_t backend_domid, uint32_t slot_shift,
+                   uint32_t count, int backend_may_write);
+/* The pages that the backend still maps stay in quarantine below the seam; returns -EBUSY then. */
+int svq_slots_destroy(struct svq_slots *slots);
+
+enum { SVQ_NO_SLOT = -1 };
+
+static inline int svq_slots_take(struct svq_slots *slots)
+{
+    return slots->free_count ? slots->free[--slots->free_count] : SVQ_NO_SLOT;
+}
+static inline void svq_slots_give(struct svq_slots *slots, uint32_t slot) { slots->free[slots->free_count++] = (uint16_t)slot; }
+static inline uint8_t *svq_slots_va(const struct svq_slots *slots, uint32_t slot)
+{
+    return slots->va + ((size_t)slot << slots->slot_shift);
+}
+static inline uint64_t svq_slots_addr(const struct svq_slots *slots, uint32_t slot)
+{
+    uint64_t offset = (uint64_t)slot << slots->slot_shift;
+    return svq_grant_addr(slots->grefs[offset >> SVQ_PAGE_SHIFT], (uint32_t)(offset & (SVQ_PAGE_SIZE - 1)));
+}
+
+enum { SVQ_SMALL_SHIFT = 6, SVQ_SMALL_BYTES = 1 << SVQ_SMALL_SHIFT };
+
+/* The pools of one queue, by enum svq_pool. Readable: the backend may only read (driver to device). */
+enum svq_pool { SVQ_SMALL_READABLE, SVQ_SMALL_WRITABLE, SVQ_PAGE_READABLE, SVQ_PAGE_WRITABLE, SVQ_POOLS };
+
+struct svq_bounce {
+    struct svq_slots pool[SVQ_POOLS];
+};
+
+int svq_bounce_init(struct svq_bounce *bounce, struct svq_hv *hv, uint16_t backend_domid, uint32_t small_slots,
+                    uint32_t page_slots);
+int svq_bounce_destroy(struct svq_bounce *bounce);
+
+#endif

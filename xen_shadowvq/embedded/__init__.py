@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Stand-ins for Xen's services, for running ShadowVQ where there is no Xen."""

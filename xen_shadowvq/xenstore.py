@@ -1,0 +1,498 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""XenStore as the rest of the program sees it; the only module that knows pyxs, and the place where its defects end.
+
+pyxs 0.4.1 waits for ever when xenstored is gone or silent, dies of a reply that it does not know, spins in
+`Monitor.wait()`, takes no file descriptor above 1023, writes no empty value, cannot list a large directory and cannot
+connect again. Here its router gets a supervised loop, requests get a time limit, and events go to a WatchQueue.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import selectors
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+
+from pyxs import Client, Router
+from pyxs._internal import NUL, Op, Packet
+from pyxs.client import RVar
+from pyxs.connection import UnixSocketConnection, XenBusConnection
+from pyxs.exceptions import PyXSError
+
+from xen_shadowvq.errors import XenStoreError, XenStoreGone, XenStoreTimeout
+from xen_shadowvq.watch_queue import WatchEvent, WatchQueue
+from xen_shadowvq.xenstore_wire import PAYLOAD_BYTES_MAX, SocketTransport, raw_path, raw_perms, raw_token, text
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["Transaction", "WatchEvent", "XenStore"]
+
+T = TypeVar("T")
+
+_DIRECTORY_PART: Final = 22  # newer than pyxs
+_LIST_ATTEMPTS_MAX: Final = 16
+_LIST_PARTS_MAX: Final = 4096
+_TRANSACTION: Final = "(transaction)"  # in place of a path in XenStoreError
+
+
+# ---- pyxs, cured -----------------------------------------------------------------------------------------------------
+
+
+class _AnyPacket:
+    """Receives every message type; pyxs raises on those that it does not know."""
+
+    transport: Any
+
+    def recv(self) -> Any:
+        op, rq_id, tx_id, size = Packet._struct.unpack(self.transport.recv(Packet._struct.size))
+        if size > PAYLOAD_BYTES_MAX:
+            raise PyXSError(errno.EIO, f"a message of {size} bytes")
+        # A zero-byte read of /dev/xen/xenbus would block.
+        payload = self.transport.recv(size) if size else b""
+        return Packet._make((op, rq_id, tx_id, size, payload))
+
+
+class _UnixConnection(_AnyPacket, UnixSocketConnection):  # type: ignore[misc]
+    def __init__(self, path: str, timeout_s: float) -> None:
+        super().__init__(path)
+        self._timeout_s = timeout_s
+
+    def create_transport(self) -> SocketTransport:
+        return SocketTransport(self.path, self._timeout_s)
+
+
+class _XenBusConnection(_AnyPacket, XenBusConnection):  # type: ignore[misc]
+    pass
+
+
+class _SupervisedRouter(Router):  # type: ignore[misc]
+    """A router whose death everyone hears of: pending requests fail at once, later ones are refused."""
+
+    def __init__(self, connection: Any, timeout_s: float, queue: WatchQueue) -> None:
+        super().__init__(connection)
+        self.timeout_s = timeout_s
+        self.failure: str | None = None
+        self._queue = queue
+        self._next_rq_id = 0
+        # TRANSACTION_START requests that timed out: should the answer come after all, that transaction is ended.
+        self._given_up: set[int] = set()
+
+    def __call__(self) -> None:
+        reason = "the connection was closed"
+        try:
+            with selectors.DefaultSelector() as selector:
+                selector.register(self.connection, selectors.EVENT_READ)
+                selector.register(self.r_terminator, selectors.EVENT_READ)
+                while self.r_terminator not in {key.fileobj for key, _ in selector.select()}:
+                    self._take(self.connection.recv())
+        except Exception as error:  # whatever it was, it has to reach those who wait
+            reason = f"lost the connection: {error}"
+        self._die(reason)
+
+    def request(self, op: int, tx_id: int, payload: bytes) -> Any:
+        """Send a request and wait for its answer. Raises XenStoreGone, XenStoreTimeout, PyXSError E2BIG."""
+        if len(payload) > PAYLOAD_BYTES_MAX:
+            raise PyXSError(errno.E2BIG, "longer than a message may be")
+        with self.send_lock:
+            rq_id = self._free_rq_id()
+            rvar = self.rvars[rq_id] = RVar()
+            self._send(op, rq_id, tx_id, payload)
+        with rvar.condition:
+            answered = rvar.condition.wait_for(lambda: rvar.target is not None, self.timeout_s)
+        if not answered:
+            with self.send_lock:
+                self.rvars.pop(rq_id, None)
+                if op == Op.TRANSACTION_START and rvar.target is None:
+                    self._given_up.add(rq_id)
+        packet = rvar.target
+        if packet is None:
+            raise XenStoreTimeout(f"no answer within {self.timeout_s:g} s")
+        if self.failure is not None and packet.rq_id != rq_id:
+            raise XenStoreGone(self.failure)
+        return packet
+
+    def stop(self, reason: str) -> None:
+        """Latch a failure, and let the thread end. Callable without the lock, from any thread."""
+        self.failure = self.failure or reason
+        with contextlib.suppress(OSError):
+            self.w_terminator.send(NUL)
+
+    def terminate(self) -> None:
+        """Disconnect, and wait for the thread."""
+        self.stop("the connection was closed")
+        if self.thread.ident is None:
+            self._die("the connection was closed")
+        else:
+            self.thread.join(2 * self.timeout_s)
+
+    def _free_rq_id(self) -> int:
+        """An unused id; 32 bits on the wire."""
+        while self._next_rq_id in self.rvars or self._next_rq_id in self._given_up:
+            self._next_rq_id = (self._next_rq_id + 1) & 0xFFFFFFFF
+        rq_id = self._next_rq_id
+        self._next_rq_id = (rq_id + 1) & 0xFFFFFFFF
+        return rq_id
+
+    def _send(self, op: int, rq_id: int, tx_id: int, payload: bytes) -> None:
+        """With the lock held. A message that went out in part ruins the stream, so any failure is the end of it."""
+        try:
+            if self.failure is None:
+                self.connection.send(Packet._make((op, rq_id, tx_id, len(payload), payload)))
+        except (PyXSError, OSError, AttributeError, struct.error) as error:
+            self.stop(f"cannot send: {error}")
+        if self.failure is not None:
+            self.rvars.pop(rq_id, None)
+            raise XenStoreGone(self.failure)
+
+    def _take(self, packet: Any) -> None:
+        """A message from xenstored. Unknown ids belong to requests that timed out; extra event fields are ignored."""
+        if packet.op == Op.WATCH_EVENT:
+            path, _, rest = packet.payload.partition(NUL)
+            self._queue.put(text(path), text(rest.partition(NUL)[0]))
+            return
+        with self.send_lock:
+            rvar = self.rvars.pop(packet.rq_id, None)
+            late = packet.rq_id in self._given_up
+            self._given_up.discard(packet.rq_id)
+            if late and packet.op == Op.TRANSACTION_START and packet.payload.rstrip(NUL).isdigit():
+                rq_id = self._free_rq_id()
+                self._send(Op.TRANSACTION_END, rq_id, int(packet.payload.rstrip(NUL)), b"F" + NUL)
+            if rvar is not None:
+                rvar.set(packet)
+
+    def _die(self, reason: str) -> None:
+        with self.send_lock:
+            self.failure = reason = self.failure or reason
+            waiting = list(self.rvars.values())
+            self.rvars.clear()
+            self.connection.close()
+            self.r_terminator.close()
+            self.w_terminator.close()
+        for rvar in waiting:
+            rvar.set(Packet._make((Op.ERROR, None, 0, 4, b"EIO" + NUL)))
+        self._queue.fail(reason)
+
+
+class _Client(Client):  # type: ignore[misc]
+    """Requests by way of a supervised router; takes any bytes as a value, also none."""
+
+    router: _SupervisedRouter
+
+    def __copy__(self) -> _Client:
+        return _Client(router=self.router)
+
+    def execute_command(self, op: int, *args: bytes) -> bytes:
+        payload = self.raw_command(op, *args)
+        return payload if op == Op.READ else payload.rstrip(NUL)
+
+    def raw_command(self, op: int, *args: bytes) -> bytes:
+        """The whole payload of the answer. An ERROR answer is raised as PyXSError with the errno."""
+        packet = self.router.request(op, self.tx_id, b"".join(args))
+        payload: bytes = packet.payload
+        if packet.op == Op.ERROR:
+            name = text(payload.rstrip(NUL))
+            raise PyXSError(getattr(errno, name, errno.EIO) if name in errno.errorcode.values() else errno.EIO, name)
+        if packet.op != op or packet.tx_id != self.tx_id:
+            self.router.stop("an answer to another request")
+            raise XenStoreGone("an answer to another request")
+        return payload
+
+
+# ---- requests --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _own_errors(path: str) -> Iterator[None]:
+    """Turns what pyxs raises into our exceptions, with the path."""
+    try:
+        yield
+    except XenStoreTimeout as error:
+        raise XenStoreTimeout(f"{path}: {error}") from error
+    except PyXSError as error:
+        number = error.args[0] if error.args else None
+        if not isinstance(number, int):
+            raise XenStoreGone(f"unexpected answer: {error}") from error
+        raise XenStoreError(number, path) from error
+
+
+class _Requests:
+    """Reading and writing nodes, in a transaction or not.
+
+    Paths without a leading slash are below the caller's own domain. Every method raises XenStoreError (with errno, e.g.
+    EACCES), XenStoreTimeout (a change may still happen), or XenStoreGone.
+    """
+
+    @property
+    def _client(self) -> _Client:
+        raise NotImplementedError
+
+    def read(self, path: str) -> str | None:
+        """The value, or None when there is no such node."""
+        try:
+            with _own_errors(path):
+                return text(self._client.read(raw_path(path)))
+        except XenStoreError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            return None
+
+    def write(self, path: str, value: str) -> None:
+        """Set the value (UTF-8, may be empty), making the node and its parents as needed."""
+        with _own_errors(path):
+            self._client.write(raw_path(path), value.encode())
+
+    def mkdir(self, path: str) -> None:
+        """Make the node and its parents as needed; one that is there stays as it is."""
+        with _own_errors(path):
+            self._client.mkdir(raw_path(path))
+
+    def rm(self, path: str) -> None:
+        """Remove the node and all below it; fine when it is not there."""
+        try:
+            with _own_errors(path):
+                self._client.delete(raw_path(path))
+        except XenStoreError as error:
+            if error.errno != errno.ENOENT:
+                raise
+
+    def ls(self, path: str) -> list[str]:
+        """Names of the children, in no order; empty when there is no such node."""
+        raw = raw_path(path)
+        try:
+            with _own_errors(path):
+                try:
+                    return [text(name) for name in self._client.list(raw)]
+                except PyXSError as error:
+                    if error.args[0] != errno.E2BIG:
+                        raise
+                    return self._ls_in_parts(raw, path)
+        except XenStoreError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            return []
+
+    def get_perms(self, path: str) -> list[str]:
+        """Permissions such as `n0`, `r3`: the owner and what everyone may do first, then exceptions."""
+        with _own_errors(path):
+            return [text(perm) for perm in self._client.get_perms(raw_path(path))]
+
+    def set_perms(self, path: str, perms: list[str]) -> None:
+        """Replace the permissions."""
+        with _own_errors(path):
+            self._client.set_perms(raw_path(path), raw_perms(perms, path))
+
+    def _ls_in_parts(self, raw: bytes, path: str) -> list[str]:
+        """A directory whose names do not fit in one message; begun again when it changes meanwhile."""
+        for _ in range(_LIST_ATTEMPTS_MAX):
+            names, generation = b"", None
+            for _ in range(_LIST_PARTS_MAX):
+                answer = self._client.raw_command(_DIRECTORY_PART, raw + NUL, str(len(names)).encode() + NUL)
+                new_generation, _, part = answer.partition(NUL)
+                if generation not in (None, new_generation):
+                    break
+                generation = new_generation
+                names += part
+                if part == NUL or part.endswith(NUL + NUL):  # an empty name: the end
+                    return [text(name) for name in names.split(NUL) if name]
+                if not part:
+                    raise PyXSError(errno.EIO, "an empty part")
+        raise XenStoreError(errno.EAGAIN, path)
+
+
+class Transaction(_Requests):
+    """Requests that take effect together, or not at all; only within its `with` block."""
+
+    def __init__(self, client: _Client) -> None:
+        self._open_client: _Client | None = client
+
+    @property
+    def _client(self) -> _Client:
+        if self._open_client is None:
+            raise RuntimeError("the transaction has ended")
+        return self._open_client
+
+    def end(self) -> None:
+        """Refuse further requests, which would run outside of the transaction."""
+        self._open_client = None
+
+
+# ---- the connection --------------------------------------------------------------------------------------------------
+
+
+class XenStore(_Requests):
+    """A connection to XenStore with its watches. Every method may be called from any thread."""
+
+    def __init__(self, socket_path: str | None, timeout_ms: int, paths_per_token_max: int = 64) -> None:
+        """Use connect()."""
+        self._socket_path = socket_path
+        self._timeout_s = timeout_ms / 1000
+        self._queue = WatchQueue(paths_per_token_max)
+        self._reconnect_lock = threading.Lock()
+        self._current: _Client | None = None
+
+    @classmethod
+    def connect(cls, socket_path: str | None = None, timeout_ms: int = 5000) -> Self:
+        """Connect to a Unix socket; None: xenstored's own in dom0, else the kernel's device.
+
+        `timeout_ms` is for each request. Raises XenStoreGone.
+        """
+        store = cls(socket_path, timeout_ms)
+        try:
+            store._open()
+        except BaseException:
+            store._queue.close()
+            raise
+        return store
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Disconnect; xenstored forgets the watches and open transactions."""
+        with self._reconnect_lock:
+            self._disconnect()
+            self._queue.close()
+
+    @property
+    def alive(self) -> bool:
+        """Whether requests have a chance."""
+        return self.failure is None
+
+    @property
+    def failure(self) -> str | None:
+        """Why the connection is lost; None while it is not."""
+        client = self._current
+        return "not connected" if client is None else client.router.failure
+
+    def reconnect(self) -> None:
+        """Connect anew and register all watches again; each token gets a rescan event.
+
+        Raises XenStoreGone, XenStoreError, XenStoreTimeout; it is then not connected, and this may be tried again.
+        """
+        with self._reconnect_lock:
+            self._disconnect()
+            self._queue.revive()
+            try:
+                self._open()
+                for path, token in self._queue.watches():
+                    with _own_errors(path):
+                        self._client.ack(Op.WATCH, raw_path(path) + NUL, raw_token(token, path) + NUL)
+                    self._queue.rescan(token)
+            except BaseException as error:
+                self._disconnect()
+                self._queue.fail(f"not connected: {error}")
+                raise
+
+    def watch(self, path: str, token: str) -> None:
+        """Watch a node and all below it, or `@introduceDomain`, `@releaseDomain`. One event comes at once.
+
+        Tokens come back with the events; several paths may share one. XenStoreError EEXIST for the same pair again.
+        """
+        arguments = raw_path(path) + NUL, raw_token(token, path) + NUL
+        if not self._queue.expect(path, token):
+            raise XenStoreError(errno.EEXIST, path)
+        try:
+            with _own_errors(path):
+                self._client.ack(Op.WATCH, *arguments)
+        except XenStoreError as error:
+            if error.errno == errno.EEXIST:  # left from an attempt that timed out, so its first event has passed
+                self._queue.rescan(token)
+                return
+            self._queue.forget(path, token)
+            raise
+        except BaseException:
+            self._queue.forget(path, token)
+            raise
+
+    def unwatch(self, path: str, token: str) -> None:
+        """End a watch; none of its events is delivered after this. XenStoreError ENOENT when there is none."""
+        arguments = raw_path(path) + NUL, raw_token(token, path) + NUL
+        if not self._queue.forget(path, token):
+            raise XenStoreError(errno.ENOENT, path)
+        with _own_errors(path):
+            self._client.ack(Op.UNWATCH, *arguments)
+
+    def next_event(self, timeout_ms: int) -> WatchEvent | None:
+        """The oldest event, or None after `timeout_ms`. Raises XenStoreGone when there is none and can be none."""
+        return self._queue.get(timeout_ms)
+
+    def fileno(self) -> int:
+        """A descriptor to poll: readable while next_event() would not wait. It outlives reconnect()."""
+        return self._queue.fileno()
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """A transaction, committed at the end of the block, given up when an exception leaves it.
+
+        XenStoreError EAGAIN: something that it had read or written was changed meanwhile.
+        """
+        client = self._client.__copy__()
+        with _own_errors(_TRANSACTION):
+            try:
+                client.transaction()
+            except ValueError as error:
+                raise XenStoreGone(f"not a transaction id: {error}") from error
+        transaction = Transaction(client)
+        try:
+            yield transaction
+        except BaseException:
+            with contextlib.suppress(PyXSError, XenStoreGone, XenStoreTimeout):
+                client.rollback()
+            raise
+        finally:
+            transaction.end()
+        with _own_errors(_TRANSACTION):
+            committed = client.commit()
+        if not committed:
+            raise XenStoreError(errno.EAGAIN, _TRANSACTION)
+
+    def in_transaction(self, work: Callable[[Transaction], T], attempts_max: int = 16) -> T:
+        """Run `work` in a transaction, again when others were in the way; after `attempts_max`, XenStoreError EAGAIN.
+
+        `work` may run several times; only the last run takes effect.
+        """
+        for _ in range(attempts_max):
+            try:
+                with self.transaction() as transaction:
+                    return work(transaction)
+            except XenStoreError as error:
+                if error.errno != errno.EAGAIN:
+                    raise
+        raise XenStoreError(errno.EAGAIN, _TRANSACTION)
+
+    @property
+    def _client(self) -> _Client:
+        if self._current is None:
+            raise XenStoreGone("not connected")
+        return self._current
+
+    def _open(self) -> None:
+        router = _SupervisedRouter(self._connection(), self._timeout_s, self._queue)
+        try:
+            router.start()
+        except (PyXSError, OSError) as error:
+            router.terminate()
+            raise XenStoreGone(f"cannot connect: {error}") from error
+        self._current = _Client(router=router)
+
+    def _connection(self) -> Any:
+        if self._socket_path is not None:
+            return _UnixConnection(self._socket_path, self._timeout_s)
+        daemon = Path("/run/xenstored/socket")
+        if daemon.is_socket():
+            return _UnixConnection(str(daemon), self._timeout_s)
+        return _XenBusConnection()
+
+    def _disconnect(self) -> None:
+        client, self._current = self._current, None
+        if client is not None:
+            client.router.terminate()

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""YAML files as an operator needs them read: lines remembered, a key given twice refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from xen_shadowvq.errors import ConfigError
+
+FILE_BYTES_MAX = 1 << 20
+
+Loc = tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class YamlSource:
+    """What a file said, and on which lines (from 1)."""
+
+    value: Any
+    lines: Mapping[Loc, int]
+
+    def line_of(self, loc: Loc) -> int | None:
+        """The line of a key, or of the nearest thing around it."""
+        for length in range(len(loc), -1, -1):
+            if loc[:length] in self.lines:
+                return self.lines[loc[:length]]
+        return None
+
+
+def load(path: Path) -> YamlSource:
+    """
+    Reads a YAML file of one document; an empty one is an empty mapping. ConfigError names the file and the
+    line: it cannot be read, is no YAML, uses anchors, or has a key that is no text or is there twice.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(FILE_BYTES_MAX + 1)
+    except OSError as failure:
+        raise ConfigError(f"{path}: {failure.strerror}") from failure
+    if len(content) > FILE_BYTES_MAX:
+        raise ConfigError(f"{path}: more than {FILE_BYTES_MAX} bytes, expected a configuration file")
+    try:
+        loader = yaml.SafeLoader(content.decode("utf-8"))
+        root = loader.get_single_node()
+        if root is None:
+            return YamlSource({}, {})
+        lines: dict[Loc, int] = {(): root.start_mark.line + 1}
+        problems = list(_survey(root, (), lines, set()))
+        if problems:
+            raise ConfigError(*(f"{path}:{line}: {problem}" for line, problem in problems))
+        return YamlSource(loader.construct_document(root), lines)
+    except UnicodeDecodeError as failure:
+        line = content.count(b"\n", 0, failure.start) + 1
+        raise ConfigError(f"{path}:{line}: not UTF-8 text") from failure
+    except yaml.MarkedYAMLError as failure:
+        mark = failure.problem_mark or failure.context_mark
+        place = f"{path}:{mark.line + 1}" if mark is not None else str(path)
+        raise ConfigError(f"{place}: not YAML: {failure.problem or failure.context}") from failure
+    except yaml.YAMLError as failure:
+        raise ConfigError(f"{path}: not YAML: {failure}") from failure
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply") from None
+
+
+def _survey(node: yaml.Node, loc: Loc, lines: dict[Loc, int], seen: set[int]) -> Iterator[tuple[int, str]]:
+    """Notes the line of all below `node`; yields (line, problem) for what YAML allows and we do not."""
+    if id(node) in seen:
+        yield node.start_mark.line + 1, "anchors and aliases are not supported"
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            lines[(*loc, index)] = item.start_mark.line + 1
+            yield from _survey(item, (*loc, index), lines, seen)
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
+                yield line, "expected a text as key"
+                continue
+            here = (*loc, key.value)
+            if here in lines:
+                yield line, f"key {key.value!r} is given twice, first in line {lines[here]}"
+            lines.setdefault(here, line)
+            yield from _survey(value, here, lines, seen)

@@ -1,0 +1,385 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""
+Every node and directory, typed: a class of nodes and a table for each directory, and their paths.
+
+Generated from nodes.yaml by `python -m xenstore_schema.generate`; do not edit.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from xenstore_schema.spec import Directory, Node, State
+
+VERSION: Final = 1  # of the protocol
+
+
+class VirtioBack:
+    """Leg 1, the mediator's side. /local/domain/{mediator}/backend/virtio/{frontend}/{device}"""
+
+    FRONTEND: Final[Node[str]] = Node("virtio.back", "frontend", "path", "toolstack", required_from=State.Initialising)
+    """Path of the frontend's directory."""
+    FRONTEND_ID: Final[Node[int]] = Node(
+        "virtio.back", "frontend-id", "domid", "toolstack", required_from=State.Initialising
+    )
+    """Domain id of the frontend. The mediator trusts it because only the toolstack can write it."""
+    ONLINE: Final[Node[bool]] = Node("virtio.back", "online", "bool", "toolstack", default="1")
+    """0 asks the mediator to close the device and not to offer it again (detach)."""
+    STATE: Final[Node[State]] = Node("virtio.back", "state", "state", "mediator", required_from=State.Initialising)
+    """XenBus state of the mediator's side; created by the toolstack."""
+    SVQ_HANDLE: Final[Node[int]] = Node(
+        "virtio.back", "svq-handle", "u32", "toolstack", required_from=State.Initialising
+    )
+    """The {handle} of the leg 2 pair that carries this device."""
+    PLACEMENT: Final[Node[str]] = Node(
+        "virtio.back", "placement", "choice", "toolstack", choices=("exact", "page", "copy")
+    )
+    """How segments reach the backend. Absent: the mediator's configuration decides."""
+    COPY_THRESHOLD: Final[Node[int]] = Node("virtio.back", "copy-threshold", "u32", "toolstack", max=8192, unit="bytes")
+    """With placement exact: whole-page parts shorter than this are copied as well. Absent: the mediator's
+    configuration decides."""
+    VERSION: Final[Node[int]] = Node("virtio.back", "version", "u16", "mediator", required_from=State.InitWait, min=1)
+    """Version of this protocol that the mediator speaks."""
+    DEVICE_TYPE: Final[Node[int]] = Node(
+        "virtio.back", "device-type", "u16", "mediator", required_from=State.InitWait, min=1, max=63
+    )
+    """Virtio device type (virtio 5); 2 is a block device."""
+    FEATURES: Final[Node[int]] = Node("virtio.back", "features", "u64", "mediator", required_from=State.InitWait)
+    """Feature bits offered: what the backend offers, as far as the mediator lets it through, and the mediator's own
+    ring features."""
+    CONFIG: Final[Node[bytes]] = Node(
+        "virtio.back", "config", "hex", "mediator", required_from=State.InitWait, max_bytes=256
+    )
+    """The device configuration space (virtio 2.5)."""
+    CONFIG_GENERATION: Final[Node[int]] = Node(
+        "virtio.back", "config-generation", "u32", "mediator", required_from=State.InitWait
+    )
+    """Grows by one with each change of `config` (virtio 2.5.1); written after it."""
+    NUM_QUEUES: Final[Node[int]] = Node(
+        "virtio.back", "num-queues", "u16", "mediator", required_from=State.InitWait, min=1, max=64
+    )
+    """Queues that the device has."""
+    QUEUE_SIZE_MAX: Final[Node[int]] = Node(
+        "virtio.back", "queue-size-max", "u16", "mediator", required_from=State.InitWait, min=1, max=1024
+    )
+    """Largest ring size, a power of two."""
+    NEEDS_RESET: Final[Node[bool]] = Node("virtio.back", "needs-reset", "bool", "mediator", default="0")
+    """1: the device is broken, as DEVICE_NEEDS_RESET (virtio 2.1); close and connect again."""
+    ERROR: Final[Node[str]] = Node("virtio.back", "error", "text", "mediator", max_bytes=1024)
+    """Why the device is broken or was refused: one sentence that names the node, field or descriptor, and what was
+    expected."""
+    QUEUE_RESET_DONE: Final[Node[int]] = Node("virtio.back", "queue-{n}/reset-done", "u32", "mediator", default="0")
+    """The `reset` count that has been carried out: no request of that queue is alive and all its grants have ended
+    (VIRTIO_F_RING_RESET, virtio 2.6.1)."""
+    STATS: Final[Node[dict[str, Any]]] = Node("virtio.back", "stats", "json", "mediator", max_bytes=2048)
+    """Answer to `stats-request`: counters of the device as JSON, with the `nonce` of the request."""
+    STATS_REQUEST: Final[Node[int]] = Node("virtio.back", "stats-request", "u32", "toolstack")
+    """A number that differs from the one before asks the mediator to write `stats`."""
+
+
+VIRTIO_BACK: Final = Directory(
+    name="virtio.back",
+    path="/local/domain/{mediator}/backend/virtio/{frontend}/{device}",
+    owner="mediator",
+    nodes=(
+        VirtioBack.FRONTEND,
+        VirtioBack.FRONTEND_ID,
+        VirtioBack.ONLINE,
+        VirtioBack.STATE,
+        VirtioBack.SVQ_HANDLE,
+        VirtioBack.PLACEMENT,
+        VirtioBack.COPY_THRESHOLD,
+        VirtioBack.VERSION,
+        VirtioBack.DEVICE_TYPE,
+        VirtioBack.FEATURES,
+        VirtioBack.CONFIG,
+        VirtioBack.CONFIG_GENERATION,
+        VirtioBack.NUM_QUEUES,
+        VirtioBack.QUEUE_SIZE_MAX,
+        VirtioBack.NEEDS_RESET,
+        VirtioBack.ERROR,
+        VirtioBack.QUEUE_RESET_DONE,
+        VirtioBack.STATS,
+        VirtioBack.STATS_REQUEST,
+    ),
+    doc="Leg 1, the mediator's side.",
+)
+
+
+def virtio_back_path(*, mediator: int, frontend: int, device: int) -> str:
+    """The path of that directory, /local/domain/{mediator}/backend/virtio/{frontend}/{device}."""
+    return f"/local/domain/{mediator}/backend/virtio/{frontend}/{device}"
+
+
+def virtio_back_root(*, mediator: int) -> str:
+    """The path below which a mediator domain has all its directories of that kind."""
+    return f"/local/domain/{mediator}/backend/virtio"
+
+
+class VirtioFront:
+    """Leg 1, the frontend's side. /local/domain/{frontend}/device/virtio/{device}"""
+
+    BACKEND: Final[Node[str]] = Node("virtio.front", "backend", "path", "toolstack", required_from=State.Initialising)
+    """Path of the mediator's directory."""
+    BACKEND_ID: Final[Node[int]] = Node(
+        "virtio.front", "backend-id", "domid", "toolstack", required_from=State.Initialising
+    )
+    """Domain id of the mediator."""
+    STATE: Final[Node[State]] = Node("virtio.front", "state", "state", "frontend", required_from=State.Initialising)
+    """XenBus state of the frontend's side; created by the toolstack."""
+    FEATURES_ACCEPTED: Final[Node[int]] = Node(
+        "virtio.front", "features-accepted", "u64", "frontend", required_from=State.Initialised
+    )
+    """Feature bits that the driver accepted; must be part of `features`, with VERSION_1 and ACCESS_PLATFORM."""
+    NUM_QUEUES: Final[Node[int]] = Node(
+        "virtio.front", "num-queues", "u16", "frontend", required_from=State.Initialised, min=1, max=64
+    )
+    """Queues that the driver uses, 0 to this - 1."""
+    QUEUE_SIZE: Final[Node[int]] = Node(
+        "virtio.front", "queue-{n}/size", "u16", "frontend", required_from=State.Initialised, min=1, max=1024
+    )
+    """Ring size, a power of two (virtio 2.7)."""
+    QUEUE_DESC: Final[Node[int]] = Node(
+        "virtio.front", "queue-{n}/desc", "u64", "frontend", required_from=State.Initialised
+    )
+    """Guest physical address of the descriptor table, aligned to 16."""
+    QUEUE_AVAIL: Final[Node[int]] = Node(
+        "virtio.front", "queue-{n}/avail", "u64", "frontend", required_from=State.Initialised
+    )
+    """Guest physical address of the available ring, aligned to 2."""
+    QUEUE_USED: Final[Node[int]] = Node(
+        "virtio.front", "queue-{n}/used", "u64", "frontend", required_from=State.Initialised
+    )
+    """Guest physical address of the used ring, aligned to 4."""
+    QUEUE_EVENT_CHANNEL: Final[Node[int]] = Node(
+        "virtio.front", "queue-{n}/event-channel", "u32", "frontend", required_from=State.Initialised, min=1
+    )
+    """Unbound event channel port for the mediator: kicks one way, used-buffer notifications the other."""
+    QUEUE_RESET: Final[Node[int]] = Node("virtio.front", "queue-{n}/reset", "u32", "frontend", default="0")
+    """Count of ring resets asked for. One more than `reset-done`: reset this queue."""
+    QUEUE_ENABLE: Final[Node[int]] = Node("virtio.front", "queue-{n}/enable", "u32", "frontend", default="0")
+    """Set to the `reset` count after new ring addresses were written: the queue runs again."""
+    STATUS: Final[Node[int]] = Node("virtio.front", "status", "u8", "frontend", default="0")
+    """The driver's device status byte (virtio 2.1), for the operator's eyes."""
+
+
+VIRTIO_FRONT: Final = Directory(
+    name="virtio.front",
+    path="/local/domain/{frontend}/device/virtio/{device}",
+    owner="frontend",
+    nodes=(
+        VirtioFront.BACKEND,
+        VirtioFront.BACKEND_ID,
+        VirtioFront.STATE,
+        VirtioFront.FEATURES_ACCEPTED,
+        VirtioFront.NUM_QUEUES,
+        VirtioFront.QUEUE_SIZE,
+        VirtioFront.QUEUE_DESC,
+        VirtioFront.QUEUE_AVAIL,
+        VirtioFront.QUEUE_USED,
+        VirtioFront.QUEUE_EVENT_CHANNEL,
+        VirtioFront.QUEUE_RESET,
+        VirtioFront.QUEUE_ENABLE,
+        VirtioFront.STATUS,
+    ),
+    doc="Leg 1, the frontend's side.",
+)
+
+
+def virtio_front_path(*, frontend: int, device: int) -> str:
+    """The path of that directory, /local/domain/{frontend}/device/virtio/{device}."""
+    return f"/local/domain/{frontend}/device/virtio/{device}"
+
+
+def virtio_front_root(*, frontend: int) -> str:
+    """The path below which a frontend domain has all its directories of that kind."""
+    return f"/local/domain/{frontend}/device/virtio"
+
+
+class SvqBack:
+    """Leg 2, the backend's side. /local/domain/{backend}/backend/svq/{mediator}/{handle}"""
+
+    FRONTEND: Final[Node[str]] = Node("svq.back", "frontend", "path", "toolstack", required_from=State.Initialising)
+    """Path of the mediator's directory."""
+    FRONTEND_ID: Final[Node[int]] = Node(
+        "svq.back", "frontend-id", "domid", "toolstack", required_from=State.Initialising
+    )
+    """Domain id of the mediator."""
+    ONLINE: Final[Node[bool]] = Node("svq.back", "online", "bool", "toolstack", default="1")
+    """0 asks the backend to close the device (detach)."""
+    STATE: Final[Node[State]] = Node("svq.back", "state", "state", "backend", required_from=State.Initialising)
+    """XenBus state of the backend's side; created by the toolstack."""
+    TYPE: Final[Node[str]] = Node(
+        "svq.back", "type", "choice", "toolstack", required_from=State.Initialising, choices=("blk",)
+    )
+    """What kind of device the backend serves."""
+    PARAMS: Final[Node[str]] = Node("svq.back", "params", "path", "toolstack", required_from=State.Initialising)
+    """Image file or block device, a path in the backend's domain."""
+    MODE: Final[Node[str]] = Node("svq.back", "mode", "choice", "toolstack", default="w", choices=("r", "w"))
+    """r: read-only."""
+    DIRECT_IO: Final[Node[bool]] = Node("svq.back", "direct-io", "bool", "toolstack", default="0")
+    """1: bypass the page cache of the backend's domain."""
+    SERIAL: Final[Node[str]] = Node("svq.back", "serial", "text", "toolstack", max_bytes=20)
+    """Answer to GET_ID (virtio 5.2.6); absent: made from the handle."""
+    QUEUES: Final[Node[int]] = Node("svq.back", "queues", "u16", "toolstack", default="1", min=1, max=64)
+    """Queues to offer."""
+    VERSION: Final[Node[int]] = Node("svq.back", "version", "u16", "backend", required_from=State.InitWait, min=1)
+    """Version of this protocol that the backend speaks."""
+    DEVICE_TYPE: Final[Node[int]] = Node(
+        "svq.back", "device-type", "u16", "backend", required_from=State.InitWait, min=1, max=63
+    )
+    """Virtio device type (virtio 5)."""
+    FEATURES: Final[Node[int]] = Node("svq.back", "features", "u64", "backend", required_from=State.InitWait)
+    """Feature bits that the device offers."""
+    CONFIG: Final[Node[bytes]] = Node(
+        "svq.back", "config", "hex", "backend", required_from=State.InitWait, max_bytes=256
+    )
+    """The device configuration space."""
+    CONFIG_GENERATION: Final[Node[int]] = Node(
+        "svq.back", "config-generation", "u32", "backend", required_from=State.InitWait
+    )
+    """Grows by one with each change of `config`; written after it."""
+    NUM_QUEUES: Final[Node[int]] = Node(
+        "svq.back", "num-queues", "u16", "backend", required_from=State.InitWait, min=1, max=64
+    )
+    """Queues that the device has."""
+    QUEUE_SIZE_MAX: Final[Node[int]] = Node(
+        "svq.back", "queue-size-max", "u16", "backend", required_from=State.InitWait, min=1, max=1024
+    )
+    """Largest ring size, a power of two."""
+    ERROR: Final[Node[str]] = Node("svq.back", "error", "text", "backend", max_bytes=1024)
+    """Why the device cannot be served, in one sentence."""
+
+
+SVQ_BACK: Final = Directory(
+    name="svq.back",
+    path="/local/domain/{backend}/backend/svq/{mediator}/{handle}",
+    owner="backend",
+    nodes=(
+        SvqBack.FRONTEND,
+        SvqBack.FRONTEND_ID,
+        SvqBack.ONLINE,
+        SvqBack.STATE,
+        SvqBack.TYPE,
+        SvqBack.PARAMS,
+        SvqBack.MODE,
+        SvqBack.DIRECT_IO,
+        SvqBack.SERIAL,
+        SvqBack.QUEUES,
+        SvqBack.VERSION,
+        SvqBack.DEVICE_TYPE,
+        SvqBack.FEATURES,
+        SvqBack.CONFIG,
+        SvqBack.CONFIG_GENERATION,
+        SvqBack.NUM_QUEUES,
+        SvqBack.QUEUE_SIZE_MAX,
+        SvqBack.ERROR,
+    ),
+    doc="Leg 2, the backend's side.",
+)
+
+
+def svq_back_path(*, backend: int, mediator: int, handle: int) -> str:
+    """The path of that directory, /local/domain/{backend}/backend/svq/{mediator}/{handle}."""
+    return f"/local/domain/{backend}/backend/svq/{mediator}/{handle}"
+
+
+def svq_back_root(*, backend: int) -> str:
+    """The path below which a backend domain has all its directories of that kind."""
+    return f"/local/domain/{backend}/backend/svq"
+
+
+class SvqFront:
+    """Leg 2, the mediator's side, which plays the frontend. /local/domain/{mediator}/device/svq/{handle}"""
+
+    BACKEND: Final[Node[str]] = Node("svq.front", "backend", "path", "toolstack", required_from=State.Initialising)
+    """Path of the backend's directory."""
+    BACKEND_ID: Final[Node[int]] = Node(
+        "svq.front", "backend-id", "domid", "toolstack", required_from=State.Initialising
+    )
+    """Domain id of the backend. The mediator grants to it and to no other."""
+    STATE: Final[Node[State]] = Node("svq.front", "state", "state", "mediator", required_from=State.Initialising)
+    """XenBus state of the mediator's side; created by the toolstack."""
+    FEATURES_ACCEPTED: Final[Node[int]] = Node(
+        "svq.front", "features-accepted", "u64", "mediator", required_from=State.Initialised
+    )
+    """Feature bits in force on this leg."""
+    NUM_QUEUES: Final[Node[int]] = Node(
+        "svq.front", "num-queues", "u16", "mediator", required_from=State.Initialised, min=1, max=64
+    )
+    """Queues in use."""
+    QUEUE_SIZE: Final[Node[int]] = Node(
+        "svq.front", "queue-{n}/size", "u16", "mediator", required_from=State.Initialised, min=1, max=1024
+    )
+    """Shadow ring size; the frontend's ring size."""
+    QUEUE_DESC_REF: Final[Node[int]] = Node(
+        "svq.front", "queue-{n}/desc-ref-{k}", "u32", "mediator", required_from=State.Initialised, per_page_of="desc"
+    )
+    """Grant of page {k} of the shadow descriptor table, read-only."""
+    QUEUE_AVAIL_REF: Final[Node[int]] = Node(
+        "svq.front", "queue-{n}/avail-ref-{k}", "u32", "mediator", required_from=State.Initialised, per_page_of="avail"
+    )
+    """Grant of page {k} of the shadow available ring, read-only."""
+    QUEUE_USED_REF: Final[Node[int]] = Node(
+        "svq.front", "queue-{n}/used-ref-{k}", "u32", "mediator", required_from=State.Initialised, per_page_of="used"
+    )
+    """Grant of page {k} of the shadow used ring, writable."""
+    QUEUE_EVENT_CHANNEL: Final[Node[int]] = Node(
+        "svq.front", "queue-{n}/event-channel", "u32", "mediator", required_from=State.Initialised, min=1
+    )
+    """Unbound event channel port for the backend."""
+    WINDOW_OWNER: Final[Node[int]] = Node(
+        "svq.front", "window-owner", "domid", "mediator", required_from=State.Initialised
+    )
+    """Domain whose grant references lie in the window: the frontend. All other references belong to the
+    mediator."""
+    WINDOW_FIRST: Final[Node[int]] = Node(
+        "svq.front", "window-first", "u32", "mediator", required_from=State.Initialised
+    )
+    """First grant reference of the window."""
+    WINDOW_COUNT: Final[Node[int]] = Node(
+        "svq.front", "window-count", "u32", "mediator", required_from=State.Initialised, min=1
+    )
+    """Grant references in the window."""
+    LIFETIME: Final[Node[str]] = Node(
+        "svq.front", "lifetime", "choice", "mediator", required_from=State.Initialised, choices=("strict",)
+    )
+    """strict: the backend unmaps every page of the window before it returns the request; a page that is still
+    mapped then breaks the device."""
+
+
+SVQ_FRONT: Final = Directory(
+    name="svq.front",
+    path="/local/domain/{mediator}/device/svq/{handle}",
+    owner="mediator",
+    nodes=(
+        SvqFront.BACKEND,
+        SvqFront.BACKEND_ID,
+        SvqFront.STATE,
+        SvqFront.FEATURES_ACCEPTED,
+        SvqFront.NUM_QUEUES,
+        SvqFront.QUEUE_SIZE,
+        SvqFront.QUEUE_DESC_REF,
+        SvqFront.QUEUE_AVAIL_REF,
+        SvqFront.QUEUE_USED_REF,
+        SvqFront.QUEUE_EVENT_CHANNEL,
+        SvqFront.WINDOW_OWNER,
+        SvqFront.WINDOW_FIRST,
+        SvqFront.WINDOW_COUNT,
+        SvqFront.LIFETIME,
+    ),
+    doc="Leg 2, the mediator's side, which plays the frontend.",
+)
+
+
+def svq_front_path(*, mediator: int, handle: int) -> str:
+    """The path of that directory, /local/domain/{mediator}/device/svq/{handle}."""
+    return f"/local/domain/{mediator}/device/svq/{handle}"
+
+
+def svq_front_root(*, mediator: int) -> str:
+    """The path below which a mediator domain has all its directories of that kind."""
+    return f"/local/domain/{mediator}/device/svq"
+
+
+DIRECTORIES: Final = (VIRTIO_BACK, VIRTIO_FRONT, SVQ_BACK, SVQ_FRONT)

@@ -15,6 +15,7 @@ EVENT_IDX = 1 << 29
 VERSION_1 = 1 << 32
 ACCESS_PLATFORM = 1 << 33
 RING_RESET = 1 << 40
+BLK_SIZE_MAX = 1 << 1
 
 TRANSPORT_OFFERED = VERSION_1 | ACCESS_PLATFORM | INDIRECT_DESC | EVENT_IDX | RING_RESET
 """What the mediator implements itself on leg 1, whatever the backend can do."""
@@ -124,7 +125,8 @@ def clamp_blk_config(
 ) -> bytes:
     """
     The backend's struct virtio_blk_config with seg_max, size_max (bytes) and num_queues lowered to the
-    mediator's limits. A field of 0 (its feature is not offered) or beyond the end stays; None: no limit.
+    mediator's limits. A field beyond the end stays, and so does one of 0 (its feature is not offered), but for
+    size_max: with a limit the mediator offers that feature itself. None: no limit.
     PeerProtocolError naming `node` when the space ends before its capacity or inside one of these fields.
     """
     clamped = bytearray(config)
@@ -136,5 +138,6 @@ def clamp_blk_config(
         if len(clamped) < offset + layout.size:
             raise PeerProtocolError(node, config.hex(), f"no end inside the field at byte {offset}")
         (value,) = layout.unpack_from(clamped, offset)
-        layout.pack_into(clamped, offset, min(value, limit))
+        unlimited = value == 0 and offset == _SIZE_MAX[1]
+        layout.pack_into(clamped, offset, limit if unlimited else min(value, limit))
     return bytes(clamped)

@@ -49,6 +49,10 @@ class Hypervisor:
         self.library.check(rc, "grant_table_frames", domid)
         return int(frames[0])
 
+    def set_domid(self, domid: int) -> None:
+        """Tells real Xen's libraries who we are: they cannot know. The embedded machine knows, and checks."""
+        self.library.check(self.library.lib.svq_hv_set_domid(self.handle, domid), "set_domid", domid)
+
     def close(self) -> None:
         """Releases all that the handle holds. Safe to call twice."""
         if self.handle is not None:

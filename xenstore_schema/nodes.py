@@ -31,6 +31,11 @@ class VirtioBack:
         "virtio.back", "svq-handle", "u32", "toolstack", required_from=State.Initialising
     )
     """The {handle} of the leg 2 pair that carries this device."""
+    FRONTEND_MEMORY: Final[Node[int]] = Node(
+        "virtio.back", "frontend-memory", "u64", "toolstack", required_from=State.Initialising, min=4, unit="KiB"
+    )
+    """The most memory that the frontend can have (its memory/static-max, which only dom0 and the frontend may
+    read)."""
     PLACEMENT: Final[Node[str]] = Node(
         "virtio.back", "placement", "choice", "toolstack", choices=("exact", "page", "copy")
     )
@@ -87,6 +92,7 @@ VIRTIO_BACK: Final = Directory(
         VirtioBack.ONLINE,
         VirtioBack.STATE,
         VirtioBack.SVQ_HANDLE,
+        VirtioBack.FRONTEND_MEMORY,
         VirtioBack.PLACEMENT,
         VirtioBack.COPY_THRESHOLD,
         VirtioBack.VERSION,

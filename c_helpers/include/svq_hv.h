@@ -30,7 +30,7 @@ struct svq_evtchn; /* one thread's set of event channel ports */
 struct svq_hv_counters {
     uint64_t hypercalls;          /* calls that cross into the hypervisor (sim: that would, on Xen) */
     uint64_t foreign_maps;        /* calls of map_foreign */
-    uint64_t foreign_pages_live;  /* pages of other domains mapped now by foreign mapping */
+    uint64_t foreign_pages_live;  /* pages mapped now by foreign mapping, those with an error among them */
     uint64_t grant_maps;          /* calls of map_grants */
     uint64_t grant_unmaps;        /* calls of unmap_grants: each is a flushing unmap */
     uint64_t grant_pages_mapped;  /* pages mapped by grant so far */
@@ -50,10 +50,13 @@ int svq_hv_open_sim(const char *socket_path, struct svq_hv **out);
 /* Opens the real libraries with dlopen. -ENOSYS: not on Xen, or a library is missing (svq_hv_why says which). */
 int svq_hv_open_xen(struct svq_hv **out);
 
-/* The last failure of open in this thread, as a sentence for the operator. Never NULL. */
+/*
+ * The last failure of open in this thread, as a sentence for the operator. Never NULL. xen: also why a device node
+ * could not be opened when it was first needed.
+ */
 const char *svq_hv_why(void);
 
-/* Releases all that the handle still holds, then the handle. */
+/* Releases all that the handle still holds, its event channels with it, then the handle. */
 void svq_hv_close(struct svq_hv *hv);
 
 const char *svq_hv_name(const struct svq_hv *hv); /* "sim" or "xen" */
@@ -109,7 +112,7 @@ int svq_hv_unmap_grants(struct svq_hv *hv, void *va, size_t count);
 int svq_hv_own_pages(struct svq_hv *hv, uint64_t first_gfn, size_t count, uint64_t *gfns, void **va);
 int svq_hv_release_own_pages(struct svq_hv *hv, void *va, size_t count);
 
-/* Makes a guest frame of `domid` read-only to its owner (or writable again). -ENOSYS where there is no such thing. */
+/* Makes a guest frame of `domid` read-only to its owner (or writable again). -ENOSYS: there is no such thing. */
 int svq_hv_set_readonly(struct svq_hv *hv, uint16_t domid, uint64_t gfn, int readonly);
 
 /* --- event channels -------------------------------------------------------------------------------------- */
@@ -117,7 +120,8 @@ int svq_evtchn_open(struct svq_hv *hv, struct svq_evtchn **out);
 void svq_evtchn_close(struct svq_evtchn *ec); /* closes its ports too */
 int svq_evtchn_fd(struct svq_evtchn *ec);     /* readable (poll, epoll) while an unmasked port is pending */
 int svq_evtchn_alloc_unbound(struct svq_evtchn *ec, uint16_t remote_domid); /* a local port, or -errno */
-int svq_evtchn_bind(struct svq_evtchn *ec, uint16_t remote_domid, uint32_t remote_port); /* a local port, or -errno */
+/* A local port, or -errno. As on Xen it starts out pending: the other end may have notified before. */
+int svq_evtchn_bind(struct svq_evtchn *ec, uint16_t remote_domid, uint32_t remote_port);
 int svq_evtchn_notify(struct svq_evtchn *ec, uint32_t port);
 int svq_evtchn_pending(struct svq_evtchn *ec); /* a pending port, which is masked from now on; -EAGAIN if none */
 int svq_evtchn_unmask(struct svq_evtchn *ec, uint32_t port);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The embedded machine: domains that are processes, guest RAM that is a memfd, grant tables in shared memory with the
- * real entry layout, event channels that are eventfds. A broker thread of the calling process plays the hypervisor.
+ * The embedded machine: domains that are processes, guest RAM that is a memfd, grant tables in shared memory with
+ * the real entry layout, event channels that are eventfds. A broker thread of the calling process plays the
+ * hypervisor.
  *
  * It is for trying the product, for tests and for timing, and it is no security boundary between its domains: the
  * library of the grantee enforces grants (a process that maps the granted memfd without it could reach all of that
@@ -9,11 +10,11 @@
  * decides is beyond a client's reach: who may map foreign memory and grant tables, event channel ports, deaths.
  *
  * Each domain is reached at <directory>/hv-dom<domid>.sock (svq_hv_open_sim): that socket is its identity, so the
- * directory's permissions are the machine's. Several processes and handles may be one domain. A domain dies when it
- * is destroyed, or when the last of its handles closes or its process ends.
+ * directory's permissions are the machine's. Several processes and handles may be one domain. A domain dies when
+ * it is destroyed, or when the last of its handles closes or its process ends.
  *
- * cffi parses this header with the preprocessor lines removed: plain declarations only. Every int answer is 0 (or a
- * count, or a value where said) or -errno. All functions may be called from any thread.
+ * cffi parses this header with the preprocessor lines removed: plain declarations only. Every int answer is 0 (or
+ * a count, or a value where said) or -errno. All functions may be called from any thread.
  */
 #ifndef SVQ_SIM_H
 #define SVQ_SIM_H
@@ -83,8 +84,8 @@ int svq_sim_next_event(struct svq_sim_machine *machine, int *kind, uint16_t *dom
 
 /*
  * svq_hv_set_readonly answers -ENOSYS in this machine, for nothing here stops a guest's writes to its own memory.
- * To exercise and time the code above it, it may be told to pretend: then the frame is recorded as read-only, and only
- * grant maps heed that.
+ * To exercise and time the code above it, it may be told to pretend: then the frame is recorded as read-only, and
+ * only grant maps heed that.
  */
 int svq_sim_pretend_readonly(struct svq_sim_machine *machine, int enabled);
 

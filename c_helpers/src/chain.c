@@ -95,7 +95,10 @@ static int walk_indirect(const struct svq_chain_source *source, const struct vri
             return reject(chain, SVQ_E_NEXT_RANGE, untrusted_desc.next, entries);
         i = untrusted_desc.next;
     }
-    return reject(chain, SVQ_E_CHAIN_LIMIT, entries + 1u, entries); /* add_segment has said CHAIN_LOOP before */
+    /* more steps than entries: a loop, of a table smaller than the queue, or add_segment had said so */
+    if (SVQ_REJECTS(true, SVQ_E_CHAIN_LOOP))
+        return reject(chain, SVQ_E_CHAIN_LOOP, entries + 1u, entries);
+    return reject(chain, SVQ_E_CHAIN_LIMIT, entries + 1u, entries);
 }
 
 static inline int walk_table(const struct svq_chain_source *source, uint16_t head, struct svq_chain *chain,
@@ -114,7 +117,7 @@ static inline int walk_table(const struct svq_chain_source *source, uint16_t hea
             return reject(chain, SVQ_E_NEXT_RANGE, untrusted_desc.next, source->size);
         i = untrusted_desc.next;
     }
-    return reject(chain, SVQ_E_CHAIN_LIMIT, source->size + 1u, source->size); /* as above */
+    return reject(chain, SVQ_E_CHAIN_LIMIT, source->size + 1u, source->size); /* add_segment has said CHAIN_LOOP before */
 }
 
 int svq_chain_fetch(const struct svq_chain_source *source, uint16_t head, struct svq_chain *chain)

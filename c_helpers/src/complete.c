@@ -15,7 +15,7 @@ static int access_kept(struct svq_queue *q, uint16_t head, const struct svq_part
 }
 
 /* Ends the backend's access to every part. The first failure is the answer; the rest is ended all the same. */
-static inline int end_access(struct svq_queue *q, uint16_t head, const struct svq_part *parts, uint32_t count)
+static inline int end_access(struct svq_queue *q, uint16_t head, struct svq_part *parts, uint32_t count)
 {
     int failed = 0;
     for (uint32_t i = 0; i < count; i++) {

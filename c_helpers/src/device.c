@@ -158,14 +158,23 @@ int svq_queue_restart(struct svq_device *dev, const struct svq_queue_config *con
     return rc;
 }
 
+/* A worker may be stopped once its devices are closed, so the guest must not remember it then. */
+static void forget_worker(struct svq_guest *guest, const struct svq_worker *worker)
+{
+    if (guest->worker == worker && --guest->worker_queues == 0)
+        guest->worker = NULL;
+}
+
 int svq_device_close(struct svq_device *dev)
 {
     unsigned left = 0;
     for (uint16_t i = 0; i < dev->config.num_queues; i++) {
         struct svq_queue *q = &dev->queues[i];
         struct svq_worker *worker = q->worker;
-        if (worker)
+        if (worker) {
             svq_worker_unbind_queue(worker, q);
+            forget_worker(dev->guest, worker);
+        }
         left += svq_queue_free(q);
     }
     free(dev->queues);

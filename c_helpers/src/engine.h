@@ -25,7 +25,8 @@ struct svq_guest {
     struct svq_guestmem mem;
     struct svq_window window;
     struct svq_hv *hv;
-    struct svq_worker *worker; /* the first that served a queue of this guest */
+    struct svq_worker *worker; /* the first that served a queue of this guest; NULL: none does */
+    uint32_t worker_queues;    /* how many it serves */
 };
 
 /* Where a piece of a segment went. Kept for the way back: the shadow descriptors are never read again. */
@@ -142,15 +143,21 @@ int svq_fault_set(struct svq_queue *q, int code, uint16_t head, uint16_t desc, u
  * enum svq_err; all or nothing.
  */
 int svq_place_chain(struct svq_queue *q, struct svq_in_flight *entry);
-/* Gives back all that a placed chain holds, without copying anything to the driver. Returns grants left in quarantine. */
-unsigned svq_unplace_chain(struct svq_queue *q, struct svq_in_flight *entry);
+/*
+ * Gives back all that a placed chain holds, without copying anything to the driver. Returns the grants that could not be
+ * ended (*code says why): then the entry still holds those, and may be given here again.
+ */
+unsigned svq_unplace_chain(struct svq_queue *q, struct svq_in_flight *entry, int *code);
 static inline void svq_give_block(struct svq_queue *q, const struct svq_in_flight *entry)
 {
     if (entry->block_class != SVQ_NO_BLOCK)
         svq_slots_give(&q->blocks[entry->block_class].tables, entry->block);
 }
-/* Ends the grants of a part. Returns how many pages could not be ended; *code says why, and is left alone if all could. */
-unsigned svq_end_grants(struct svq_queue *q, const struct svq_part *part, int *code);
+/*
+ * Ends the grants of a part. Returns how many pages could not be ended; *code says why, and is left alone if all could.
+ * The part then is those pages and no others, so that no page is ended twice: someone else may have it granted by then.
+ */
+unsigned svq_end_grants(struct svq_queue *q, struct svq_part *part, int *code);
 
 static inline uint64_t svq_part_addr(const struct svq_queue *q, const struct svq_part *part)
 {

@@ -8,9 +8,13 @@ int svq_fault_set(struct svq_queue *q, int code, uint16_t head, uint16_t desc, u
     __atomic_fetch_add(&dev->fault_counts[SVQ_ERR_BASE - code], 1, __ATOMIC_RELAXED);
     int well = 0;
     if (__atomic_compare_exchange_n(&dev->broken, &well, code, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
-        dev->fault = (struct svq_fault){ .queue = q->index, .head = head, .desc = desc, .value = value, .limit = limit,
-                                         .in_indirect = desc != SVQ_NO_DESC && q->chain->in_indirect };
-        __atomic_store_n(&dev->fault.code, code, __ATOMIC_RELEASE);
+        dev->fault.queue = q->index;
+        dev->fault.head = head;
+        dev->fault.desc = desc;
+        dev->fault.in_indirect = desc != SVQ_NO_DESC && q->chain->in_indirect;
+        dev->fault.value = value;
+        dev->fault.limit = limit;
+        __atomic_store_n(&dev->fault.code, code, __ATOMIC_RELEASE); /* last: who sees it sees the rest */
     }
     return code;
 }
@@ -18,7 +22,7 @@ int svq_fault_set(struct svq_queue *q, int code, uint16_t head, uint16_t desc, u
 /* What cannot be had now and never will be, since nothing is in flight that could give it back, is over the limits. */
 static int full_or_too_large(struct svq_queue *q)
 {
-    if (q->in_flight_count)
+    if (!SVQ_REJECTS(q->in_flight_count == 0, SVQ_E_CHAIN_LIMIT))
         return SVQ_FULL;
     return svq_fault_set(q, SVQ_E_CHAIN_LIMIT, q->chain->head, SVQ_NO_DESC, q->chain->count, SVQ_PARTS_MAX);
 }

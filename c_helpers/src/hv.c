@@ -90,8 +90,8 @@ static int bad_count(size_t count)
     return count == 0 || count > SVQ_HV_MAP_PAGES_MAX;
 }
 
-int svq_hv_map_foreign(struct svq_hv *hv, uint16_t domid, const uint64_t *gfns, size_t count, int writable, int *errs,
-                       void **va)
+int svq_hv_map_foreign(struct svq_hv *hv, uint16_t domid, const uint64_t *gfns, size_t count, int writable,
+                       int *errs, void **va)
 {
     int rc;
 
@@ -180,7 +180,8 @@ int svq_hv_unshare_pages(struct svq_hv *hv, void *va, size_t count)
     return rc;
 }
 
-int svq_hv_map_grants(struct svq_hv *hv, uint16_t domid, const uint32_t *grefs, size_t count, int writable, void **va)
+int svq_hv_map_grants(struct svq_hv *hv, uint16_t domid, const uint32_t *grefs, size_t count, int writable,
+                      void **va)
 {
     int rc;
 
@@ -231,7 +232,7 @@ int svq_hv_set_readonly(struct svq_hv *hv, uint16_t domid, uint64_t gfn, int rea
     return hv->ops->set_readonly(hv, domid, gfn, readonly);
 }
 
-/* --- event channels -------------------------------------------------------------------------------------- */
+/* --- event channels ----------------------------------------------------------------------------------- */
 int svq_evtchn_open(struct svq_hv *hv, struct svq_evtchn **out)
 {
     struct svq_evtchn *ec;

@@ -12,7 +12,7 @@
 #include "svq_hv.h"
 
 enum {
-    SVQ_HV_SHARDS = 8,             /* threads count into shards of their own, so that they do not share cache lines */
+    SVQ_HV_SHARDS = 8, /* threads count into shards of their own, so that they do not share cache lines */
     SVQ_HV_MAP_PAGES_MAX = 1 << 24, /* pages of one call: count * 4096 cannot overflow */
 };
 
@@ -42,8 +42,8 @@ struct svq_hv_ops {
     const char *name;
     void (*close)(struct svq_hv *hv);
     int (*set_domid)(struct svq_hv *hv, uint16_t domid);
-    int (*map_foreign)(struct svq_hv *hv, uint16_t domid, const uint64_t *gfns, size_t count, int writable, int *errs,
-                       void **va);
+    int (*map_foreign)(struct svq_hv *hv, uint16_t domid, const uint64_t *gfns, size_t count, int writable,
+                       int *errs, void **va);
     int (*unmap_foreign)(struct svq_hv *hv, void *va, size_t count);
     int (*map_grant_table)(struct svq_hv *hv, uint16_t domid, uint32_t first_frame, uint32_t frames, void **va,
                            void **token);
@@ -52,7 +52,8 @@ struct svq_hv_ops {
     int (*share_pages)(struct svq_hv *hv, uint16_t peer_domid, size_t count, int peer_may_write, uint32_t *grefs,
                        void **va);
     int (*unshare_pages)(struct svq_hv *hv, void *va, size_t count);
-    int (*map_grants)(struct svq_hv *hv, uint16_t domid, const uint32_t *grefs, size_t count, int writable, void **va);
+    int (*map_grants)(struct svq_hv *hv, uint16_t domid, const uint32_t *grefs, size_t count, int writable,
+                      void **va);
     int (*unmap_grants)(struct svq_hv *hv, void *va, size_t count);
     int (*own_pages)(struct svq_hv *hv, uint64_t first_gfn, size_t count, uint64_t *gfns, void **va);
     int (*release_own_pages)(struct svq_hv *hv, void *va, size_t count);

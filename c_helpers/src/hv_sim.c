@@ -17,7 +17,9 @@ static int receive_answer(int socket, struct sim_answer *answer, int fds[SIM_WIR
 {
     char control[CMSG_SPACE(sizeof(int) * SIM_WIRE_FDS_MAX)] __attribute__((aligned(8)));
     struct iovec iov = { .iov_base = answer, .iov_len = sizeof(*answer) };
-    struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control) };
+    struct msghdr msg = {
+        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)
+    };
     struct cmsghdr *header;
     ssize_t got;
 
@@ -70,14 +72,14 @@ int sim_ask_simply(struct sim_hv *sim, uint32_t op, uint16_t domid, uint64_t arg
     return sim_ask(sim, &request, &answer, fds);
 }
 
-/* --- operations -------------------------------------------------------------------------------------------- */
+/* --- operations --------------------------------------------------------------------------------------- */
 static int set_domid(struct svq_hv *hv, uint16_t domid)
 {
     return hv->domid == domid ? 0 : -EPERM;
 }
 
-static int map_foreign(struct svq_hv *hv, uint16_t domid, const uint64_t *gfns, size_t count, int writable, int *errs,
-                       void **va)
+static int map_foreign(struct svq_hv *hv, uint16_t domid, const uint64_t *gfns, size_t count, int writable,
+                       int *errs, void **va)
 {
     struct sim_hv *sim = sim_of(hv);
     struct sim_area *area;
@@ -97,8 +99,8 @@ static int map_foreign(struct svq_hv *hv, uint16_t domid, const uint64_t *gfns, 
         errs[i] = is_ram ? 0 : -EINVAL;
     }
     rc = frames == NULL ? -ENOMEM
-                        : sim_area_create(sim_peer_slot(sim, peer), SIM_AREA_FOREIGN, peer->memory_fd, frames, count,
-                                          writable, &area);
+                        : sim_area_create(sim_peer_slot(sim, peer), SIM_AREA_FOREIGN, peer->memory_fd, frames,
+                                          count, writable, &area);
     free(frames);
     if (rc != 0) {
         sim_peer_put(sim, sim_peer_slot(sim, peer), count);
@@ -145,8 +147,8 @@ static int map_grant_table(struct svq_hv *hv, uint16_t domid, uint32_t first_fra
     for (uint32_t i = 0; numbers != NULL && i < frames; i++)
         numbers[i] = (uint64_t)first_frame + i;
     rc = numbers == NULL ? -ENOMEM
-                         : sim_area_create(sim_peer_slot(sim, peer), SIM_AREA_TABLE, peer->table_fd, numbers, frames, 1,
-                                           &area);
+                         : sim_area_create(sim_peer_slot(sim, peer), SIM_AREA_TABLE, peer->table_fd, numbers,
+                                           frames, 1, &area);
     free(numbers);
     if (rc != 0) {
         sim_peer_put(sim, sim_peer_slot(sim, peer), frames);
@@ -181,7 +183,9 @@ static int share_pages(struct svq_hv *hv, uint16_t peer_domid, size_t count, int
                        void **va)
 {
     struct sim_hv *sim = sim_of(hv);
-    struct sim_request request = { .op = SIM_OP_SHARE, .domid = peer_domid, .args = { count, peer_may_write != 0 } };
+    struct sim_request request = {
+        .op = SIM_OP_SHARE, .domid = peer_domid, .args = { count, peer_may_write != 0 }
+    };
     struct sim_answer answer;
     int fds[SIM_WIRE_FDS_MAX];
     int rc = sim_ask(sim, &request, &answer, fds);
@@ -287,7 +291,7 @@ static const struct svq_hv_ops sim_ops = {
     .evtchn_unbind = sim_evtchn_unbind,
 };
 
-/* --- opening ----------------------------------------------------------------------------------------------- */
+/* --- opening ------------------------------------------------------------------------------------------ */
 /* A socket address holds 107 characters: a longer path is reached through a descriptor of its directory. */
 static int connect_to(const char *path)
 {
@@ -366,6 +370,7 @@ int svq_hv_open_sim(const char *socket_path, struct svq_hv **out)
     if (rc == -ENOENT || rc == -ECONNREFUSED || rc == -ENOTDIR)
         return svq_hv_fail(-ENOENT, "no embedded machine answers at %s", socket_path);
     if (rc == -EACCES)
-        return svq_hv_fail(-EACCES, "the domain behind %s is dead, or its socket is not ours to open", socket_path);
+        return svq_hv_fail(-EACCES, "the domain behind %s is dead, or its socket is not ours to open",
+                           socket_path);
     return svq_hv_fail(rc, "cannot open the embedded machine at %s: %s", socket_path, strerror(-rc));
 }

@@ -12,7 +12,9 @@ enum {
     XENMEM_RESOURCE_GRANT_TABLE_ID_SHARED = 0,
 };
 
-/* Opens one of the three handles when it is first needed. NULL: not to be had; *rc says why, as does svq_hv_why. */
+/*
+ * Opens one of the three handles when it is first needed. NULL: not to be had; *rc says why, as does svq_hv_why.
+ */
 static void *handle(struct xen_hv *xen, void **slot, void *(*open_it)(void *, unsigned int),
                     const struct xen_node *node, int *rc)
 {
@@ -57,8 +59,9 @@ static int set_domid(struct svq_hv *hv, uint16_t domid)
 }
 
 /*
- * Errors of a batch come per frame, so a domain that we may not map, or that does not exist, shows in every one of them.
- * Linux's privcmd writes negative numbers there where the library's header promises positive ones: take both.
+ * Errors of a batch come per frame, so a domain that we may not map, or that does not exist, shows in every one of
+ * them. Linux's privcmd writes negative numbers there where the library's header promises positive ones: take
+ * both.
  */
 static int whole_error(int *errs, size_t count)
 {
@@ -74,8 +77,8 @@ static int whole_error(int *errs, size_t count)
     return mapped == 0 ? refused : 0;
 }
 
-static int map_foreign(struct svq_hv *hv, uint16_t domid, const uint64_t *gfns, size_t count, int writable, int *errs,
-                       void **va)
+static int map_foreign(struct svq_hv *hv, uint16_t domid, const uint64_t *gfns, size_t count, int writable,
+                       int *errs, void **va)
 {
     struct xen_hv *xen = xen_of(hv);
     struct xen_map *map;
@@ -88,7 +91,8 @@ static int map_foreign(struct svq_hv *hv, uint16_t domid, const uint64_t *gfns, 
     map = xen_map_new(XEN_MAP_FOREIGN, count);
     if (map == NULL)
         return -ENOMEM;
-    mapped = xen->libs->foreignmemory_map(fmem, domid, writable ? PROT_READ | PROT_WRITE : PROT_READ, count, gfns, errs);
+    mapped = xen->libs->foreignmemory_map(fmem, domid, writable ? PROT_READ | PROT_WRITE : PROT_READ, count, gfns,
+                                          errs);
     if (mapped == NULL) {
         rc = negative_errno();
         free(map);
@@ -133,8 +137,8 @@ static int map_grant_table(struct svq_hv *hv, uint16_t domid, uint32_t first_fra
     if (map == NULL)
         return -ENOMEM;
     map->resource = xen->libs->foreignmemory_map_resource(fmem, domid, XENMEM_RESOURCE_GRANT_TABLE,
-                                                          XENMEM_RESOURCE_GRANT_TABLE_ID_SHARED, first_frame, frames,
-                                                          &mapped, PROT_READ | PROT_WRITE, 0);
+                                                          XENMEM_RESOURCE_GRANT_TABLE_ID_SHARED, first_frame,
+                                                          frames, &mapped, PROT_READ | PROT_WRITE, 0);
     if (map->resource == NULL) {
         rc = negative_errno();
         free(map);
@@ -200,7 +204,8 @@ static int unshare_pages(struct svq_hv *hv, void *va, size_t count)
     return unmap(xen_of(hv), va, XEN_MAP_SHARED, count);
 }
 
-static int map_grants(struct svq_hv *hv, uint16_t domid, const uint32_t *grefs, size_t count, int writable, void **va)
+static int map_grants(struct svq_hv *hv, uint16_t domid, const uint32_t *grefs, size_t count, int writable,
+                      void **va)
 {
     struct xen_hv *xen = xen_of(hv);
     struct xen_map *map;

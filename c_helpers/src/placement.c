@@ -227,6 +227,28 @@ static int place_segments(struct builder *b)
     return 0;
 }
 
+/*
+ * The chain cannot be placed, or not now. A backend that guesses grefs may have mapped a page of it already: then the
+ * driver must not get that page back, and the device is broken (XSA-396).
+ */
+static __attribute__((cold, noinline)) int take_back(struct svq_queue *q, struct builder *b, int rc)
+{
+    int code = 0;
+    untally(q, b->parts, b->count);
+    unsigned left = svq_unplace_chain(q, b->entry, &code);
+    if (SVQ_REJECTS(left, code)) {
+        b->entry->live = 1; /* closing the device tries again */
+        q->in_flight_count++;
+        q->tally.grants += left;
+        q->tally.revokes += left; /* untally took them away */
+        svq_count(&q->stats.quarantined, left);
+        q->chain->bad_value = left;
+        q->chain->bad_limit = 0;
+        return code;
+    }
+    return rc;
+}
+
 int svq_place_chain(struct svq_queue *q, struct svq_in_flight *entry)
 {
     const struct svq_chain *chain = q->chain;
@@ -237,11 +259,8 @@ int svq_place_chain(struct svq_queue *q, struct svq_in_flight *entry)
         return SVQ_FULL;
     int rc = place_segments(&b);
     entry->part_count = (uint16_t)b.count;
-    if (svq_unlikely(rc < 0)) {
-        untally(q, b.parts, b.count);
-        svq_unplace_chain(q, entry);
-        return rc;
-    }
+    if (svq_unlikely(rc < 0))
+        return take_back(q, &b, rc);
     b.table[b.count - 1].flags &= VRING_DESC_F_WRITE; /* the last has no next */
     b.table[b.count - 1].next = 0;
     if (entry->block_class != SVQ_NO_BLOCK)
@@ -253,37 +272,60 @@ int svq_place_chain(struct svq_queue *q, struct svq_in_flight *entry)
     return 0;
 }
 
-unsigned svq_end_grants(struct svq_queue *q, const struct svq_part *part, int *code)
+static inline enum svq_revoke end_page(struct svq_queue *q, const struct svq_part *part, uint32_t i)
 {
     struct svq_window *window = &q->guest->window;
-    uint16_t domid = q->dev->config.backend_domid;
     uint64_t gfn = part->gpa >> SVQ_PAGE_SHIFT;
-    unsigned left = 0;
-    for (uint32_t i = 0; i < part->pages; i++) {
-        enum svq_revoke outcome = svq_window_revoke(window, part->ref + i, domid, gfn + i, part->writable);
-        if (svq_likely(outcome == SVQ_REVOKED)) {
-            if (!window->direct)
-                svq_window_free_gref(window, &q->range, part->ref + i);
-            continue;
-        }
-        *code = outcome == SVQ_REVOKE_BUSY ? SVQ_E_GRANT_BUSY : SVQ_E_GRANT_TAMPERED;
-        left++;
-    }
-    q->tally.revokes += part->pages - left;
-    return left;
+    enum svq_revoke outcome =
+        svq_window_revoke(window, part->ref + i, q->dev->config.backend_domid, gfn + i, part->writable);
+    if (outcome == SVQ_REVOKED && !window->direct)
+        svq_window_free_gref(window, &q->range, part->ref + i);
+    return outcome;
 }
 
-unsigned svq_unplace_chain(struct svq_queue *q, struct svq_in_flight *entry)
+/* Page `first` of the part could not be ended: ends what it can from the other end, and keeps the pages between. */
+static __attribute__((cold, noinline)) unsigned keep_pages(struct svq_queue *q, struct svq_part *part, uint32_t first)
 {
-    const struct svq_part *parts = svq_in_flight_parts(q, entry);
-    unsigned left = 0;
-    int code;
-    for (uint32_t i = 0; i < entry->part_count; i++) {
-        if (parts[i].where == SVQ_GRANTED)
-            left += svq_end_grants(q, &parts[i], &code);
-        else
-            svq_part_give_slot(q, &parts[i]);
+    uint32_t end = part->pages;
+    while (end - 1 > first && end_page(q, part, end - 1) == SVQ_REVOKED)
+        end--;
+    q->tally.revokes += part->pages - end;
+    part->gpa += (uint64_t)first << SVQ_PAGE_SHIFT;
+    part->ref += first;
+    part->pages = end - first;
+    return part->pages;
+}
+
+unsigned svq_end_grants(struct svq_queue *q, struct svq_part *part, int *code)
+{
+    enum svq_revoke outcome = SVQ_REVOKED;
+    uint32_t ended = 0;
+    while (ended < part->pages && svq_likely((outcome = end_page(q, part, ended)) == SVQ_REVOKED))
+        ended++;
+    q->tally.revokes += ended;
+    if (svq_likely(ended == part->pages)) {
+        part->pages = 0;
+        return 0;
     }
-    svq_give_block(q, entry);
+    *code = outcome == SVQ_REVOKE_BUSY ? SVQ_E_GRANT_BUSY : SVQ_E_GRANT_TAMPERED;
+    return keep_pages(q, part, ended);
+}
+
+unsigned svq_unplace_chain(struct svq_queue *q, struct svq_in_flight *entry, int *code)
+{
+    struct svq_part *parts = svq_in_flight_parts(q, entry);
+    unsigned left = 0;
+    for (uint32_t i = 0; i < entry->part_count; i++) {
+        struct svq_part *part = &parts[i];
+        if (part->where == SVQ_GRANTED) {
+            left += svq_end_grants(q, part, code);
+        } else {
+            svq_part_give_slot(q, part);
+            part->where = SVQ_GRANTED; /* nothing is left of it */
+            part->pages = 0;
+        }
+    }
+    if (svq_likely(!left))
+        svq_give_block(q, entry);
     return left;
 }

@@ -61,10 +61,17 @@ static int map_part(struct svq_queue *q, int i, const struct ring_part *part)
     int rc = svq_hv_map_foreign(q->guest->hv, q->guest->mem.domid, gfns, pages, 1, errs, &q->ring_maps[i]);
     if (rc < 0)
         return rc;
-    for (uint64_t p = 0; p < pages; p++)
+    for (uint64_t p = 0; p < pages && rc == 0; p++)
         if (SVQ_REJECTS(errs[p], SVQ_E_RING_NOT_RAM))
-            return refuse(q, SVQ_E_RING_NOT_RAM, gfns[p], 0);
-    return svq_guestmem_add_ring(&q->guest->mem, part->gpa, part->bytes);
+            rc = refuse(q, SVQ_E_RING_NOT_RAM, gfns[p], 0);
+    if (rc == 0)
+        rc = svq_guestmem_add_ring(&q->guest->mem, part->gpa, part->bytes);
+    if (rc < 0) {
+        /* here, for svq_queue_unmap_rings would take away the protection of another ring on the same pages */
+        svq_hv_unmap_foreign(q->guest->hv, q->ring_maps[i], pages);
+        q->ring_maps[i] = NULL;
+    }
+    return rc;
 }
 
 int svq_queue_map_rings(struct svq_queue *q, const struct svq_queue_config *untrusted)
@@ -193,6 +200,7 @@ static void note_worker(struct svq_guest *guest, struct svq_worker *worker)
 {
     if (!guest->worker)
         guest->worker = worker;
+    guest->worker_queues += guest->worker == worker;
     if (guest->worker == worker || !guest->window.exclusive)
         return;
     svq_worker_lock(guest->worker);
@@ -234,11 +242,12 @@ int svq_queue_setup(struct svq_device *dev, struct svq_worker *worker, const str
 unsigned svq_queue_abandon_in_flight(struct svq_queue *q)
 {
     unsigned left = 0;
+    int code;
     for (uint32_t head = 0; q->in_flight && head < q->size; head++) {
         struct svq_in_flight *entry = &q->in_flight[head];
         if (!entry->live)
             continue;
-        left += svq_unplace_chain(q, entry);
+        left += svq_unplace_chain(q, entry, &code);
         entry->live = 0;
         q->in_flight_count--;
     }

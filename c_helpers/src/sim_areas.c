@@ -23,8 +23,8 @@ static int map_runs(uint8_t *va, int fd, const uint64_t *frames, size_t count, i
         while (i + run < count && frames[i] != SIM_NO_FRAME && frames[i + run] == frames[i] + run)
             run++;
         if (frames[i] != SIM_NO_FRAME &&
-            mmap(va + (i << SVQ_PAGE_SHIFT), run << SVQ_PAGE_SHIFT, prot, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, fd,
-                 (off_t)(frames[i] << SVQ_PAGE_SHIFT)) == MAP_FAILED)
+            mmap(va + (i << SVQ_PAGE_SHIFT), run << SVQ_PAGE_SHIFT, prot, MAP_SHARED | MAP_FIXED | MAP_NORESERVE,
+                 fd, (off_t)(frames[i] << SVQ_PAGE_SHIFT)) == MAP_FAILED)
             return -errno;
         i += run;
     }

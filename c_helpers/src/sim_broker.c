@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The broker's thread: accepts handles, receives requests, sends answers, notices ends. And the machine around it. */
+/*
+ * The broker's thread: accepts handles, receives requests, sends answers, notices ends. And the machine around it.
+ */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -79,7 +81,10 @@ static void handle(struct svq_sim_machine *machine, uint64_t what)
     }
 }
 
-/* An event may be stale, since one before it in the batch can end a connection: both paths then find nothing to do. */
+/*
+ * An event may be stale, since one before it in the batch can end a connection: both paths then find nothing to
+ * do.
+ */
 void *sim_broker_run(void *argument)
 {
     struct svq_sim_machine *machine = argument;
@@ -172,28 +177,37 @@ int svq_sim_event_fd(struct svq_sim_machine *machine)
     return machine->event_fd;
 }
 
+/*
+ * The descriptor is readable while a death is unreported, and once more if the host itself destroyed or recreated
+ * that domain meanwhile: then there is nothing to report.
+ */
 int svq_sim_next_event(struct svq_sim_machine *machine, int *kind, uint16_t *domid)
 {
+    struct sim_domain *found = NULL;
     eventfd_t drained;
-    int found = 0;
+    int unreported = 0;
 
     if (kind == NULL || domid == NULL)
         return -EINVAL;
     pthread_mutex_lock(&machine->lock);
-    for (uint32_t slot = 0; slot < SVQ_SIM_DOMAINS_MAX && found == 0; slot++) {
+    for (uint32_t slot = 0; slot < SVQ_SIM_DOMAINS_MAX; slot++) {
         struct sim_domain *domain = &machine->domains[slot];
 
-        if (domain->used && domain->death_unreported) {
-            domain->death_unreported = false;
-            *kind = SVQ_SIM_EVENT_DIED;
-            *domid = domain->domid;
-            found = 1;
-        }
+        if (!domain->used || !domain->death_unreported)
+            continue;
+        unreported++;
+        if (found == NULL)
+            found = domain;
     }
-    if (found == 0)
+    if (found != NULL) {
+        found->death_unreported = false;
+        *kind = SVQ_SIM_EVENT_DIED;
+        *domid = found->domid;
+    }
+    if (unreported <= 1)
         (void)eventfd_read(machine->event_fd, &drained);
     pthread_mutex_unlock(&machine->lock);
-    return found;
+    return found != NULL;
 }
 
 int svq_sim_pretend_readonly(struct svq_sim_machine *machine, int enabled)

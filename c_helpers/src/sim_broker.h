@@ -127,7 +127,13 @@ bool sim_answer_request(struct svq_sim_machine *machine, struct sim_connection *
 /* sim_broker.c */
 void *sim_broker_run(void *machine);
 int sim_broker_watch(struct svq_sim_machine *machine, int fd, uint64_t what);
-static inline uint64_t sim_watch_domain(uint32_t slot) { return slot; }
-static inline uint64_t sim_watch_connection(uint16_t id) { return 1ULL << 32 | id; }
+static inline uint64_t sim_watch_domain(uint32_t slot)
+{
+    return slot;
+}
+static inline uint64_t sim_watch_connection(uint16_t id)
+{
+    return 1ULL << 32 | id;
+}
 
 #endif

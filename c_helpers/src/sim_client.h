@@ -13,8 +13,9 @@ enum {
 };
 
 /*
- * A domain whose grants we map. Both windows map all of its memory for as long as the handle is open, so that mapping a
- * grant costs no system call. slots[w][gfn] says by which gref a page of window w is mapped now, and how many times.
+ * A domain whose grants we map. Both windows map all of its memory for as long as the handle is open, so that
+ * mapping a grant costs no system call. slots[w][gfn] says by which gref a page of window w is mapped now, and how
+ * many times.
  */
 struct sim_peer {
     uint32_t ready; /* 1: the rest is valid. It stays so while we hold anything of this domain */
@@ -70,7 +71,10 @@ static inline struct sim_peer *sim_own(struct sim_hv *sim)
     return &sim->peers[sim->own_slot];
 }
 
-/* hv_sim.c: asks the broker. fds become -1 where the answer has none. -ENOTCONN: the machine or our domain is gone. */
+/*
+ * hv_sim.c: asks the broker. fds become -1 where the answer has none. -ENOTCONN: the machine or our domain is
+ * gone.
+ */
 int sim_ask(struct sim_hv *sim, const struct sim_request *request, struct sim_answer *answer,
             int fds[SIM_WIRE_FDS_MAX]);
 int sim_ask_simply(struct sim_hv *sim, uint32_t op, uint16_t domid, uint64_t arg0, uint64_t arg1);
@@ -106,7 +110,8 @@ void sim_area_free(struct sim_area *area);
 void sim_areas_free(struct sim_hv *sim);
 
 /* sim_grants.c */
-int sim_map_grants(struct svq_hv *hv, uint16_t domid, const uint32_t *grefs, size_t count, int writable, void **va);
+int sim_map_grants(struct svq_hv *hv, uint16_t domid, const uint32_t *grefs, size_t count, int writable,
+                   void **va);
 int sim_unmap_grants(struct svq_hv *hv, void *va, size_t count);
 
 /* sim_evtchn.c */

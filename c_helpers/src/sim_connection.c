@@ -43,7 +43,8 @@ static void connection_free(struct sim_connection *connection)
 {
     sim_unmap(connection->page, sizeof(*connection->page));
     sim_close(&connection->page_fd);
-    (void)shutdown(connection->fd, SHUT_RDWR); /* the host may have forked: closing alone would not tell the client */
+    /* The host may have forked: closing alone would not tell the client. */
+    (void)shutdown(connection->fd, SHUT_RDWR);
     sim_close(&connection->fd);
     free(connection);
 }
@@ -98,9 +99,11 @@ void sim_connection_forget_pins(struct sim_connection *connection, const struct 
 /* Is whoever holds a lock past letting go of it? A killed process has closed its sockets. */
 static bool owner_is_gone(struct svq_sim_machine *machine, uint16_t owner)
 {
-    const struct sim_connection *connection = owner <= SIM_CONNECTIONS_MAX ? machine->connections[owner - 1] : NULL;
+    const struct sim_connection *connection = NULL;
     struct pollfd pfd = { .events = POLLRDHUP };
 
+    if (owner <= SIM_CONNECTIONS_MAX)
+        connection = machine->connections[owner - 1];
     if (connection == NULL || connection->gone)
         return true;
     pfd.fd = connection->fd;

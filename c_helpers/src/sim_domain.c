@@ -29,7 +29,8 @@ bool sim_domain_held(struct svq_sim_machine *machine, const struct sim_domain *d
     for (uint32_t i = 0; i < SIM_CONNECTIONS_MAX; i++) {
         const struct sim_connection *connection = machine->connections[i];
 
-        if (connection != NULL && connection->domain != domain && svq_acquire_u64(&connection->page->held[domain->slot]))
+        if (connection != NULL && connection->domain != domain &&
+            svq_acquire_u64(&connection->page->held[domain->slot]))
             return true;
     }
     return false;
@@ -192,8 +193,8 @@ int svq_sim_domain_create(struct svq_sim_machine *machine, uint16_t domid, uint6
     struct sim_domain *domain;
     int rc;
 
-    if (ram_pages > SVQ_SIM_RAM_PAGES_MAX || max_grant_frames == 0 || max_grant_frames > SVQ_SIM_GRANT_FRAMES_MAX ||
-        privilege < SVQ_SIM_PRIVILEGE_ALL || privilege > UINT16_MAX)
+    if (ram_pages > SVQ_SIM_RAM_PAGES_MAX || max_grant_frames == 0 ||
+        max_grant_frames > SVQ_SIM_GRANT_FRAMES_MAX || privilege < SVQ_SIM_PRIVILEGE_ALL || privilege > UINT16_MAX)
         return -EINVAL;
     pthread_mutex_lock(&machine->lock);
     rc = pick_slot(machine, domid, &domain);

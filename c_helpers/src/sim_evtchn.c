@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Event channels of the embedded machine, the client's side. Each port waits on an eventfd, armed once in an epoll: a
- * port that was reported is masked until it is armed again.
+ * Event channels of the embedded machine, the client's side. Each port waits on an eventfd, armed once in an
+ * epoll: a port that was reported is masked until it is armed again.
  */
 #include <errno.h>
 #include <stdlib.h>

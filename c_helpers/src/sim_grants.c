@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Mapping grants. This library, in the grantee's own process, checks the entry and sets its flags, as the hypervisor
- * does on Xen: it is a simulation of the rule, not a boundary that a hostile process could not cross.
+ * Mapping grants. This library, in the grantee's own process, checks the entry and sets its flags, as the
+ * hypervisor does on Xen: it is a simulation of the rule, not a boundary that a hostile process could not cross.
  *
  * Fast path, no system call: frames that follow one another are handed out from the window that maps all of the
- * granter's memory. Order: the entry is pinned before its page is handed out, and unpinned after it was given back.
+ * granter's memory. Order: the entry is pinned before its page is handed out, and unpinned after it was given
+ * back.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -30,7 +31,8 @@ static int check_entry(const struct sim_hv *sim, const struct sim_peer *peer, ui
         return -EACCES;
     if (gfn >= peer->pages || sim_peer_is_hole(peer, gfn))
         return -EINVAL;
-    if (writable && gfn < peer->ram_pages && (svq_load_u16(&peer->info->frame_flags[gfn]) & SIM_FRAME_READONLY) != 0)
+    if (writable && gfn < peer->ram_pages &&
+        (svq_load_u16(&peer->info->frame_flags[gfn]) & SIM_FRAME_READONLY) != 0)
         return -EACCES;
     return 0;
 }
@@ -63,7 +65,10 @@ static int pin(struct sim_hv *sim, struct sim_peer *peer, uint32_t gref, int wri
         return -ENOENT;
     active = &peer->active[gref];
     pins = &peer->pins[gref];
-    /* Reading it first makes its page exist: where the broker looks if we are killed with the lock (sim_connection.c). */
+    /*
+     * Reading it first makes its page exist: where the broker looks if we are killed with the lock
+     * (sim_connection.c).
+     */
     (void)svq_load_u32(pins);
     rc = sim_active_lock(active, sim->connection, &counts);
     if (rc != 0)
@@ -100,7 +105,7 @@ static void unpin(struct sim_hv *sim, struct sim_peer *peer, uint32_t gref, int 
     sim_active_unlock(active, counts);
 }
 
-/* --- pages handed out from a window: gref in the low half, how many times in the high half --------------------- */
+/* --- pages handed out from a window: gref in the low half, how many times in the high half ------------ */
 static int window_page_take(struct sim_peer *peer, int window, uint64_t gfn, uint32_t gref)
 {
     uint64_t *slot = &peer->slots[window][gfn];
@@ -132,7 +137,8 @@ static int window_page_put(struct sim_peer *peer, int window, uint64_t gfn, uint
     return -EBUSY;
 }
 
-static int take_window(struct sim_peer *peer, int window, const uint64_t *gfns, const uint32_t *grefs, size_t count)
+static int take_window(struct sim_peer *peer, int window, const uint64_t *gfns, const uint32_t *grefs,
+                       size_t count)
 {
     size_t taken;
     uint32_t gref;
@@ -164,8 +170,8 @@ static int map_area(struct sim_hv *sim, struct sim_peer *peer, const uint64_t *g
     return 0;
 }
 
-static int pin_and_place(struct sim_hv *sim, struct sim_peer *peer, const uint32_t *grefs, size_t count, int writable,
-                         uint64_t *gfns, void **va)
+static int pin_and_place(struct sim_hv *sim, struct sim_peer *peer, const uint32_t *grefs, size_t count,
+                         int writable, uint64_t *gfns, void **va)
 {
     size_t pinned;
     int rc = 0;

@@ -49,7 +49,8 @@ static int create_all(struct sim_domain *domain)
 {
     void *va;
 
-    domain->memory_fd = sim_shared_memory("svq-ram", (domain->ram_pages + SIM_PRIVATE_PAGES) << SVQ_PAGE_SHIFT, NULL);
+    domain->memory_fd = sim_shared_memory("svq-ram", (domain->ram_pages + SIM_PRIVATE_PAGES) << SVQ_PAGE_SHIFT,
+                                          NULL);
     if (domain->memory_fd < 0)
         return domain->memory_fd;
     domain->table_fd = sim_shared_memory("svq-grants", sim_grefs(domain) * sizeof(uint64_t), &va);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The domains that a handle knows: their memory, mapped once, and how much we hold of each. The held counts lie in a page
- * that the broker reads: a dead domain of which somebody holds something is a zombie.
+ * The domains that a handle knows: their memory, mapped once, and how much we hold of each. The held counts lie in
+ * a page that the broker reads: a dead domain of which somebody holds something is a zombie.
  */
 #define _GNU_SOURCE
 #include <errno.h>

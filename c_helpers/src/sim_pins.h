@@ -10,7 +10,10 @@
 #include "layout.h"
 #include "sim_wire.h"
 
-static inline uint16_t sim_active_owner(uint64_t active) { return (uint16_t)active; }
+static inline uint16_t sim_active_owner(uint64_t active)
+{
+    return (uint16_t)active;
+}
 static inline uint32_t sim_active_readers(uint64_t active)
 {
     return (uint32_t)(active >> SIM_ACTIVE_READ_SHIFT) & SIM_ACTIVE_COUNT_MAX;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Event channels of the embedded machine. A port is made with both of its eventfds, the one that its owner waits on
- * and the one that wakes the other end, so that nobody needs to be told when the other end binds.
+ * Event channels of the embedded machine. A port is made with both of its eventfds, the one that its owner waits
+ * on and the one that wakes the other end, so that nobody needs to be told when the other end binds.
  */
 #include <errno.h>
 #include <fcntl.h>

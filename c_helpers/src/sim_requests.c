@@ -26,8 +26,8 @@ static int hello(struct sim_connection *connection, uint64_t version, struct sim
 }
 
 /*
- * Whatever is needed to map grants of a domain. Any domain gets it, of any domain: it is the library of the grantee that
- * looks at the entries (sim_grants.c). This is where the machine is a simulation and not a boundary.
+ * Whatever is needed to map grants of a domain. Any domain gets it, of any domain: it is the library of the
+ * grantee that looks at the entries (sim_grants.c). This is where the machine is a simulation and not a boundary.
  */
 static int peer(struct sim_connection *connection, struct sim_domain *target, struct sim_reply *reply)
 {

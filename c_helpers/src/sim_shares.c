@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Pages that a domain shares of its own: frames behind its RAM, entries of its own grant table. What gntalloc does in
- * Linux; here the broker does it, since several processes may be one domain.
+ * Pages that a domain shares of its own: frames behind its RAM, entries of its own grant table. What gntalloc does
+ * in Linux; here the broker does it, since several processes may be one domain.
  */
 #define _GNU_SOURCE
 #include <errno.h>

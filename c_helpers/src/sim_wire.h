@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Between the embedded machine's broker and its clients: the messages on a domain's socket (SOCK_SEQPACKET, one answer
- * a request, file descriptors by SCM_RIGHTS), and the layouts of the memory that both map.
+ * Between the embedded machine's broker and its clients: the messages on a domain's socket (SOCK_SEQPACKET, one
+ * answer a request, file descriptors by SCM_RIGHTS), and the layouts of the memory that both map.
  */
 #ifndef SVQ_SIM_WIRE_H
 #define SVQ_SIM_WIRE_H
@@ -52,7 +52,7 @@ struct sim_answer {
     uint64_t incarnation; /* tells the domains of one slot apart, in time */
 };
 
-/* --- shared memory ------------------------------------------------------------------------------------------ */
+/* --- shared memory ------------------------------------------------------------------------------------ */
 enum {
     SIM_FRAME_HOLE = 1,     /* not RAM */
     SIM_FRAME_READONLY = 2, /* svq_hv_set_readonly */
@@ -72,7 +72,9 @@ struct sim_info {
     uint16_t frame_flags[]; /* of RAM frames */
 };
 
-/* One connection's words. `held` is the client's: how many pages and tables it holds of the domain in each slot. */
+/*
+ * One connection's words. `held` is the client's: how many pages and tables it holds of the domain in each slot.
+ */
 struct sim_connection_page {
     uint32_t revoked; /* set by the broker before it takes all away */
     uint32_t reserved;
@@ -95,7 +97,8 @@ enum {
 
 static inline uint64_t sim_info_bytes(uint64_t ram_pages)
 {
-    return (sizeof(struct sim_info) + ram_pages * sizeof(uint16_t) + SVQ_PAGE_SIZE - 1) & ~(uint64_t)(SVQ_PAGE_SIZE - 1);
+    return (sizeof(struct sim_info) + ram_pages * sizeof(uint16_t) + SVQ_PAGE_SIZE - 1) &
+           ~(uint64_t)(SVQ_PAGE_SIZE - 1);
 }
 
 #endif

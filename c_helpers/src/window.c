@@ -94,7 +94,7 @@ struct svq_grant_run svq_window_take_run(struct svq_window *window, struct svq_w
             range->used[w] |= 1ULL << i;
             range->hint = w;
             if (!svq_window_take(window, gref, domid, gfn + run.pages, backend_may_write)) {
-                ++*taken; /* not ours: its bit stays set, so that we meet it once only */
+                svq_count(taken, 1); /* not ours: its bit stays set, so that we meet it once only */
                 if (run.pages)
                     return run;
                 continue;

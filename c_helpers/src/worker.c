@@ -218,7 +218,7 @@ static unsigned serve_active(struct svq_worker *worker)
             now = now ? now : now_ns();
             q->idle_since_ns = q->idle_since_ns ? q->idle_since_ns : now;
         }
-        if (n < 0 || (n == 0 && now - q->idle_since_ns >= worker->poll_ns && !svq_queue_arm(q))) {
+        if (n < 0 || !svq_queue_is_live(q) || (n == 0 && now - q->idle_since_ns >= worker->poll_ns && !svq_queue_arm(q))) {
             *link = q->next_active;
             q->active = false;
         } else {
@@ -334,6 +334,8 @@ static void *run(void *arg)
         yield_to_control(worker);
         uint64_t start = now_ns();
         if (++since_look >= LOOK_EVERY_ROUNDS || !worker->active) {
+            if (worker->held_back)
+                release_held_back(worker);
             look_for_events(worker);
             since_look = 0;
         }

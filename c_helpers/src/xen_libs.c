@@ -16,9 +16,9 @@ struct symbol {
 #define SYMBOL(field) { "xen" #field, offsetof(struct xen_libs, field), 0 }
 
 static const struct symbol gnttab_symbols[] = {
-    SYMBOL(gnttab_open),  SYMBOL(gnttab_close),  SYMBOL(gnttab_map_domain_grant_refs), SYMBOL(gnttab_unmap),
-    SYMBOL(gntshr_open),  SYMBOL(gntshr_close),  SYMBOL(gntshr_share_pages),           SYMBOL(gntshr_unshare),
-    { NULL, 0, 0 },
+    SYMBOL(gnttab_open),        SYMBOL(gnttab_close),   SYMBOL(gnttab_map_domain_grant_refs),
+    SYMBOL(gnttab_unmap),       SYMBOL(gntshr_open),    SYMBOL(gntshr_close),
+    SYMBOL(gntshr_share_pages), SYMBOL(gntshr_unshare), { NULL, 0, 0 },
 };
 
 static const struct symbol foreignmemory_symbols[] = {
@@ -105,7 +105,7 @@ int xen_node_failed(const struct xen_node *node, int err)
     return svq_hv_fail(-err, "%s cannot be opened: %s", node->path, strerror(err));
 }
 
-/* --- the logger: struct xentoollog_logger of xentoollog.h ------------------------------------------------------ */
+/* --- the logger: struct xentoollog_logger of xentoollog.h --------------------------------------------- */
 struct logger {
     void (*vmessage)(struct logger *logger, int level, int errnoval, const char *context, const char *format,
                      va_list args);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Xen's user-space libraries, opened at run time: libxengnttab, libxenforeignmemory and libxenevtchn, all of ABI version
- * 1, which Xen keeps stable. Prototypes as in tools/include/{xengnttab,xenforeignmemory,xenevtchn}.h of Xen 4.17, with
- * void * for their opaque handles, so that building needs no Xen headers.
+ * Xen's user-space libraries, opened at run time: libxengnttab, libxenforeignmemory and libxenevtchn, all of ABI
+ * version 1, which Xen keeps stable. Prototypes as in tools/include/{xengnttab,xenforeignmemory,xenevtchn}.h of
+ * Xen 4.17, with void * for their opaque handles, so that building needs no Xen headers.
  */
 #ifndef SVQ_XEN_LIBS_H
 #define SVQ_XEN_LIBS_H
@@ -27,7 +27,8 @@ struct xen_libs {
     /* foreign memory and grant tables */
     void *(*foreignmemory_open)(void *logger, unsigned int flags);
     int (*foreignmemory_close)(void *fmem);
-    void *(*foreignmemory_map)(void *fmem, uint32_t domid, int prot, size_t pages, const uint64_t *gfns, int *errs);
+    void *(*foreignmemory_map)(void *fmem, uint32_t domid, int prot, size_t pages, const uint64_t *gfns,
+                               int *errs);
     int (*foreignmemory_unmap)(void *fmem, void *va, size_t pages);
     void *(*foreignmemory_map_resource)(void *fmem, uint16_t domid, unsigned int type, unsigned int id,
                                         unsigned long frame, unsigned long frames, void **va, int prot, int flags);

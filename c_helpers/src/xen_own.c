@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Our own domain's memory with its frame numbers, and a guest frame's type: both without a library call that fits. */
+/*
+ * Our own domain's memory with its frame numbers, and a guest frame's type: both without a library call that fits.
+ */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -41,8 +43,8 @@ static int read_gfns(const void *va, size_t count, uint64_t *gfns)
 }
 
 /*
- * Locked pages do not go to swap, but the kernel may still move them while it compacts memory: a domain that runs a
- * user-space driver sets vm.compact_unevictable_allowed to 0.
+ * Locked pages do not go to swap, but the kernel may still move them while it compacts memory: a domain that runs
+ * a user-space driver sets vm.compact_unevictable_allowed to 0.
  */
 int xen_own_pages(struct svq_hv *hv, uint64_t first_gfn, size_t count, uint64_t *gfns, void **va)
 {
@@ -55,7 +57,8 @@ int xen_own_pages(struct svq_hv *hv, uint64_t first_gfn, size_t count, uint64_t 
     (void)first_gfn; /* the kernel chooses */
     if (map == NULL)
         return -ENOMEM;
-    pages = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_LOCKED | MAP_POPULATE, -1, 0);
+    pages = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_LOCKED | MAP_POPULATE, -1,
+                 0);
     if (pages == MAP_FAILED) {
         rc = -errno;
         free(map);
@@ -80,7 +83,7 @@ int xen_release_own_pages(struct svq_hv *hv, void *va, size_t count)
     return map == NULL ? -EINVAL : xen_map_undo(xen_of(hv), map);
 }
 
-/* --- device-model operations: Linux include/uapi/xen/privcmd.h, Xen public/hvm/dm_op.h --------------------------- */
+/* --- device-model operations: Linux include/uapi/xen/privcmd.h, Xen public/hvm/dm_op.h ---------------- */
 enum {
     XEN_DMOP_SET_MEM_TYPE = 12,
     HVMMEM_RAM_RW = 0,
@@ -121,7 +124,8 @@ static int privcmd_of(struct xen_hv *xen)
 }
 
 /*
- * Not by libxendevicemodel: that probes with domid 0 when it opens, which a privcmd restricted to our target refuses.
+ * Not by libxendevicemodel: that probes with domid 0 when it opens, which a privcmd restricted to our target
+ * refuses.
  */
 int xen_set_readonly(struct svq_hv *hv, uint16_t domid, uint64_t gfn, int readonly)
 {

@@ -46,6 +46,11 @@ class Connection:
         return self._domain
 
     @property
+    def unsent_bytes(self) -> int:
+        """Answers and events that the client has not taken yet."""
+        return self._unsent_bytes
+
+    @property
     def has_unsent(self) -> bool:
         """Whether the socket should be watched for room."""
         return bool(self._unsent)

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The C block device as Python objects: the image, and the device that serves rings with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xen_shadowvq.errors import DeviceBroken, HypervisorError, ImageError
+from xen_shadowvq.hypervisor import Hypervisor, struct_to_dict
+from xen_shadowvq.native import load
+
+_PARTS_MAX = 65536
+
+
+@dataclass(frozen=True)
+class LivePart:
+    """One buffer of a request that the backend has now: `length` bytes at `offset` in grant `gref` of domain `owner`."""
+
+    gref: int
+    offset: int
+    length: int
+    owner: int
+    queue: int
+    head: int
+    writable: bool
+
+
+class Image:
+    """An open raw image. ImageError: it cannot be used, and why."""
+
+    def __init__(self, path: Path, *, read_only: bool, direct_io: bool) -> None:
+        self._library = load("backend")
+        ffi, lib = self._library.ffi, self._library.lib
+        out, self.info = ffi.new("struct svq_be_image **"), ffi.new("struct svq_be_image_info *")
+        flags = (lib.SVQ_BE_READ_ONLY if read_only else 0) | (lib.SVQ_BE_DIRECT_IO if direct_io else 0)
+        if lib.svq_be_open_image(str(path).encode(), flags, out, self.info) < 0:
+            raise ImageError(str(path), ffi.string(lib.svq_be_why()).decode())
+        self.handle: Any = out[0]
+
+    def offer(self, queues: int, queue_size_max: int) -> tuple[bytes, int]:
+        """The configuration space and the feature bits to offer."""
+        ffi, lib = self._library.ffi, self._library.lib
+        config, features = ffi.new("uint8_t[]", int(lib.SVQ_BE_CONFIG_BYTES)), ffi.new("uint64_t *")
+        rc = lib.svq_be_config_space(self.info, queues, queue_size_max, config, len(config), features)
+        self._library.check(rc, "config_space")
+        return bytes(ffi.buffer(config)), int(features[0])
+
+    def close(self) -> None:
+        """Safe to call twice."""
+        if self.handle is not None:
+            self._library.lib.svq_be_close_image(self.handle)
+            self.handle = None
+
+
+@dataclass(frozen=True)
+class RingRefs:
+    """One shadow ring: grant references of the mediator for each page, and the port to bind."""
+
+    size: int
+    desc: Sequence[int]
+    avail: Sequence[int]
+    used: Sequence[int]
+    port: int
+
+
+@dataclass(frozen=True)
+class BlkConfig:
+    """What leg 2 settled."""
+
+    features: int
+    mediator_domid: int
+    window_owner: int
+    window_first: int
+    window_count: int
+    queues: int
+    serial: str
+    poll_us: int = 20
+
+
+class BlkDevice:
+    """A running block device: a thread of its own that serves all its queues."""
+
+    def __init__(self, hypervisor: Hypervisor, image: Image, config: BlkConfig) -> None:
+        self._library = hypervisor.library
+        ffi, lib = self._library.ffi, self._library.lib
+        c = ffi.new("struct svq_be_config *")
+        c.features, c.mediator_domid, c.queues = config.features, config.mediator_domid, config.queues
+        c.window_owner, c.window_first, c.window_count = config.window_owner, config.window_first, config.window_count
+        c.poll_us, c.serial = config.poll_us, config.serial.encode()
+        out = ffi.new("struct svq_be_device **")
+        self._check(lib.svq_be_create(hypervisor.handle, image.handle, c, out), "be_create")
+        self.handle: Any = out[0]
+        self.error_fd: int = lib.svq_be_error_fd(self.handle)
+
+    def attach(self, index: int, refs: RingRefs) -> None:
+        """Maps a shadow ring. HypervisorError: the mediator's grants are not as it said."""
+        ffi, lib = self._library.ffi, self._library.lib
+        desc, avail, used = (ffi.new("uint32_t[]", list(part)) for part in (refs.desc, refs.avail, refs.used))
+        rc = lib.svq_be_queue_attach(self.handle, index, refs.size, desc, avail, used, refs.port)
+        self._check(rc, "be_queue_attach")
+
+    def start(self) -> None:
+        """Requests are served from now on."""
+        self._check(self._library.lib.svq_be_start(self.handle), "be_start")
+
+    def fault(self) -> DeviceBroken | None:
+        """Why a queue stopped, or None while all run."""
+        error = self._library.ffi.new("struct svq_be_error *")
+        if self._library.lib.svq_be_read_error(self.handle, error) != 1:
+            return None
+        text = self._library.ffi.string(error.text).decode()
+        return DeviceBroken(f"SVQ_BE_FAULT_{error.fault}", queue=int(error.queue), reason=text)
+
+    def hold(self, on: bool) -> None:
+        """While on, requests are taken and mapped, but not executed: so that one can look at what is live."""
+        self._check(self._library.lib.svq_be_hold(self.handle, on), "be_hold")
+
+    def live_parts(self) -> list[LivePart]:
+        """The buffers of all requests that are live now."""
+        parts = self._library.ffi.new("struct svq_be_part[]", _PARTS_MAX)
+        count = self._check(self._library.lib.svq_be_live_parts(self.handle, parts, _PARTS_MAX), "be_live_parts")
+        return [
+            LivePart(p.gref, p.offset, p.length, p.owner, p.queue, p.head, bool(p.writable))
+            for p in parts[0 : min(count, _PARTS_MAX)]
+        ]
+
+    def stats(self) -> dict[str, int]:
+        """struct svq_be_stats."""
+        stats = self._library.ffi.new("struct svq_be_stats *")
+        self._library.lib.svq_be_read_stats(self.handle, stats)
+        return struct_to_dict(self._library, stats)
+
+    def close(self) -> None:
+        """Ends the requests in flight, unmaps everything. Safe to call twice."""
+        if self.handle is not None:
+            self._library.lib.svq_be_destroy(self.handle)
+            self.handle = None
+
+    def _check(self, rc: int, call: str) -> int:
+        if rc < 0:
+            raise HypervisorError(f"{call} ({self._library.ffi.string(self._library.lib.svq_be_why()).decode()})", None, -rc)
+        return rc

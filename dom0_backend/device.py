@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One device of the backend: leg 2's offering side, and the block device behind it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dom0_backend.blk import BlkConfig, BlkDevice, Image, RingRefs
+from xen_shadowvq import features
+from xen_shadowvq.errors import DeviceBroken, HypervisorError, ImageError, PeerProtocolError, ShadowVQError
+from xen_shadowvq.hypervisor import Hypervisor
+from xen_shadowvq.log import RateLimited, get_logger
+from xen_shadowvq.publish import publish
+from xen_shadowvq.service import Service
+from xen_shadowvq.side import Side, read_of_peer
+from xen_shadowvq.xenbus import Action, Event, Phase, Role
+from xen_shadowvq.xenstore import XenStore
+from xenstore_schema import State, nodes, read_directory
+
+QUEUE_SIZE_MAX = 1024
+
+complaints = RateLimited(interval_s=1.0)
+
+
+@dataclass(frozen=True)
+class BackendContext:
+    """What all devices of a backend share."""
+
+    store: XenStore
+    hypervisor: Hypervisor
+    domid: int
+
+
+def _drain(fd: int) -> Callable[[], None]:
+    def drain() -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(fd, 8)
+
+    return drain
+
+
+class BackendDevice:
+    """Serves one image to one mediator. See xen_shadowvq.service.ServedDevice for the calls."""
+
+    def __init__(self, context: BackendContext, mediator_domid: int, handle: int) -> None:
+        self._context = context
+        self._store = context.store
+        self._mediator = mediator_domid
+        self._handle = handle
+        self.path = nodes.svq_back_path(backend=context.domid, mediator=mediator_domid, handle=handle)
+        peer_path = nodes.svq_front_path(mediator=mediator_domid, handle=handle)
+        self.side = Side(self._store, Role.BACK, self.path, peer_path, self._on_action)
+        self._log = get_logger(domid=mediator_domid, device=handle)
+        self._image: Image | None = None
+        self.device: BlkDevice | None = None
+        self._service: Service | None = None
+
+    def serve_in(self, service: Service) -> None:
+        """Whose loop is to hear of faults."""
+        self._service = service
+
+    @property
+    def watched_paths(self) -> tuple[str, ...]:
+        return (self.side.peer_state_path, f"{self.path}/online")
+
+    @property
+    def watch_token(self) -> str:
+        return f"device/{self._mediator}/{self._handle}"
+
+    @property
+    def busy(self) -> bool:
+        return False
+
+    @property
+    def gone(self) -> bool:
+        return self.side.phase is Phase.GONE
+
+    def begin(self) -> None:
+        self.side.begin()
+        self.look()
+
+    def look(self) -> None:
+        detached = self._store.read(f"{self.path}/online") == "0" or self._store.read(f"{self.path}/state") is None
+        if detached:
+            self.side.feed(Event.DETACH)
+        self.side.look()
+        if self.side.phase is Phase.CLOSED and read_of_peer(self._store, self.side.peer_state_path) is None:
+            self.side.feed(Event.DETACH)  # the mediator took the pair away
+
+    def tick(self) -> None:
+        return
+
+    def check_fault(self) -> None:
+        fault = self.device.fault() if self.device else None
+        if fault is not None and self.side.phase is Phase.CONNECTED:
+            self._complain(fault)
+            self.side.feed(Event.FAULT)
+
+    def release(self) -> None:
+        self._disconnect()
+
+    # ---- actions ---------------------------------------------------------------------------------------------------
+
+    def _on_action(self, action: Action) -> Event | None:
+        try:
+            match action:
+                case Action.OFFER:
+                    self._offer()
+                    return Event.OFFER_READY
+                case Action.CONNECT:
+                    self._connect()
+                    return Event.CONNECT_DONE
+                case Action.DISCONNECT:
+                    self._disconnect()
+                    return Event.STOPPED
+                case Action.REMOVE:
+                    self._store.rm(self.path)
+                    self._log.info("device_removed")
+        except (PeerProtocolError, HypervisorError, ImageError, DeviceBroken) as error:
+            self._complain(error)
+            return Event.FAULT
+        return None
+
+    def _offer(self) -> None:
+        found = self._store.in_transaction(
+            lambda t: read_directory(t.read, nodes.SVQ_BACK, self.path, State.Initialising)
+        )
+        back = nodes.SvqBack
+        self._disconnect()
+        self._image = Image(
+            Path(found[back.PARAMS]), read_only=found[back.MODE] == "r", direct_io=found[back.DIRECT_IO]
+        )
+        queues = found[back.QUEUES]
+        config, offered = self._image.offer(queues, QUEUE_SIZE_MAX)
+        publish(
+            self._store,
+            self.path,
+            [
+                (back.VERSION, nodes.VERSION),
+                (back.DEVICE_TYPE, features.DEVICE_TYPE_BLK),
+                (back.FEATURES, offered),
+                (back.CONFIG, config),
+                (back.CONFIG_GENERATION, 0),
+                (back.NUM_QUEUES, queues),
+                (back.QUEUE_SIZE_MAX, QUEUE_SIZE_MAX),
+            ],
+        )
+        self._store.rm(f"{self.path}/error")
+
+    def _connect(self) -> None:
+        if self._image is None:
+            raise PeerProtocolError(self.side.peer_path, "Initialised", "no connection before the offer")
+        peer = self.side.peer_path
+        found = self._store.in_transaction(lambda t: read_directory(t.read, nodes.SVQ_FRONT, peer, State.Initialised))
+        front = nodes.SvqFront
+        serial = nodes.SvqBack.SERIAL.read(self._store.read, self.path) or f"shadowvq-{self._mediator}-{self._handle}"
+        self.device = BlkDevice(
+            self._context.hypervisor,
+            self._image,
+            BlkConfig(
+                features=found[front.FEATURES_ACCEPTED],
+                mediator_domid=self._mediator,
+                window_owner=found[front.WINDOW_OWNER],
+                window_first=found[front.WINDOW_FIRST],
+                window_count=found[front.WINDOW_COUNT],
+                queues=found[front.NUM_QUEUES],
+                serial=serial,
+            ),
+        )
+        for n in range(found[front.NUM_QUEUES]):
+            self.device.attach(
+                n,
+                RingRefs(
+                    found.at(front.QUEUE_SIZE, n),
+                    found.pages(front.QUEUE_DESC_REF, n),
+                    found.pages(front.QUEUE_AVAIL_REF, n),
+                    found.pages(front.QUEUE_USED_REF, n),
+                    found.at(front.QUEUE_EVENT_CHANNEL, n),
+                ),
+            )
+        self.device.start()
+        if self._service:
+            self._service.on_readable(self.device.error_fd, _drain(self.device.error_fd))
+        self._log.info("device_connected", queues=found[front.NUM_QUEUES])
+
+    def _disconnect(self) -> None:
+        if self.device:
+            if self._service:
+                self._service.forget_fd(self.device.error_fd)
+            self.device.close()
+            self.device = None
+        if self._image:
+            self._image.close()
+            self._image = None
+
+    def _complain(self, error: ShadowVQError) -> None:
+        complaints.warning(self._log, "device_broken", key=(self._mediator, self._handle), reason=str(error))
+        if self._store.read(f"{self.path}/state") is not None:
+            self._store.write(f"{self.path}/error", str(error)[:1024])

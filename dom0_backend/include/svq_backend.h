@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The backend's data plane: the device side of shadow rings (leg 2) and a virtio-blk device (virtio 5.2) on a raw
+ * image file or a block device.
+ *
+ * Order of calls: open_image, config_space (to offer), create (once the mediator has accepted features), one
+ * queue_attach per queue, start; then stop, destroy, close_image. One thread per device serves all its queues; no
+ * call below is needed per request. Calls about one device may come from any one thread at a time.
+ *
+ * This header is also what Python reads: cffi parses it with the preprocessor lines removed, so it holds plain
+ * declarations only. Every int answer is 0 (or a count) or -errno; svq_be_why() then says more.
+ */
+#ifndef SVQ_BACKEND_H
+#define SVQ_BACKEND_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    SVQ_BE_QUEUES_MAX = 64,
+    SVQ_BE_QUEUE_SIZE_MAX = 1024,
+    SVQ_BE_TABLE_MAX = 512,         /* descriptors in a shadow indirect table */
+    SVQ_BE_CONFIG_BYTES = 60,       /* struct virtio_blk_config up to write zeroes */
+    SVQ_BE_SERIAL_BYTES = 20,       /* virtio 5.2.6: no NUL when all 20 are used */
+    SVQ_BE_TEXT_BYTES = 512,
+};
+
+/* virtio 5.2.3: feature bits of the block device */
+enum {
+    VIRTIO_BLK_F_SEG_MAX = 2,
+    VIRTIO_BLK_F_RO = 5,
+    VIRTIO_BLK_F_BLK_SIZE = 6,
+    VIRTIO_BLK_F_FLUSH = 9,
+    VIRTIO_BLK_F_TOPOLOGY = 10,
+    VIRTIO_BLK_F_MQ = 12,
+    VIRTIO_BLK_F_DISCARD = 13,
+    VIRTIO_BLK_F_WRITE_ZEROES = 14,
+};
+
+enum {
+    SVQ_BE_ENGINE_SYNC = 0, /* preadv and pwritev in the device's thread */
+    SVQ_BE_ENGINE_URING = 1,
+};
+
+/* Why a queue stopped: what the ring held that it must not hold. */
+enum {
+    SVQ_BE_FAULT_NONE = 0,
+    SVQ_BE_FAULT_AVAIL_IDX = 1,       /* avail idx moved by more than the ring's size */
+    SVQ_BE_FAULT_HEAD_RANGE = 2,      /* an avail entry names no descriptor */
+    SVQ_BE_FAULT_HEAD_LIVE = 3,       /* a head offered again before it was used */
+    SVQ_BE_FAULT_NEXT_RANGE = 4,      /* next names no descriptor of its table */
+    SVQ_BE_FAULT_LOOP = 5,            /* more descriptors than the table has */
+    SVQ_BE_FAULT_INDIRECT_OFF = 6,    /* INDIRECT was not negotiated */
+    SVQ_BE_FAULT_INDIRECT_NESTED = 7, /* INDIRECT inside an indirect table */
+    SVQ_BE_FAULT_INDIRECT_NEXT = 8,   /* INDIRECT and NEXT together */
+    SVQ_BE_FAULT_INDIRECT_SIZE = 9,   /* table empty, too long, no multiple of 16 bytes, or not aligned to 16 */
+    SVQ_BE_FAULT_INDIRECT_MAP = 10,   /* table page is not granted */
+    SVQ_BE_FAULT_ORDER = 11,          /* device-readable after device-writable */
+    SVQ_BE_FAULT_ADDRESS = 12,        /* not a grant address, or beyond the last gref */
+    SVQ_BE_FAULT_WINDOW = 13,         /* one descriptor both inside and outside the window */
+    SVQ_BE_FAULT_TOO_LONG = 14,       /* more descriptors or bytes than a chain may have */
+    SVQ_BE_FAULT_POOL_MAP = 15,       /* a page of the mediator is not granted with that access */
+    SVQ_BE_FAULT_UNMAP = 16,          /* the hypervisor refused to unmap: the request cannot be returned */
+    SVQ_BE_FAULT_EVTCHN = 17,         /* notifications cannot be sent or received */
+};
+
+/* flags of svq_be_open_image */
+enum {
+    SVQ_BE_READ_ONLY = 1,
+    SVQ_BE_DIRECT_IO = 2,
+};
+
+struct svq_hv;
+struct svq_be_image;
+struct svq_be_device;
+
+struct svq_be_image_info {
+    uint64_t capacity;       /* bytes, a multiple of logical_block */
+    uint32_t logical_block;  /* bytes; with direct I/O, requests must be aligned to it */
+    uint32_t physical_block; /* bytes, 0: not known */
+    uint32_t min_io;         /* bytes, 0: not known */
+    uint32_t opt_io;         /* bytes, 0: not known */
+    uint32_t align_offset;   /* bytes to the first aligned physical block */
+    uint32_t discard_align;  /* bytes; meaningful with can_discard */
+    uint8_t is_block;
+    uint8_t read_only;
+    uint8_t direct_io;
+    uint8_t can_discard;     /* space can be given back */
+};
+
+struct svq_be_config {
+    uint64_t features;        /* accepted feature bits, as a mask */
+    uint16_t mediator_domid;  /* owner of the rings and of every gref outside the window */
+    uint16_t window_owner;    /* the frontend domain */
+    uint32_t window_first;
+    uint32_t window_count;
+    uint16_t queues;          /* queues in use, 1 to SVQ_BE_QUEUES_MAX */
+    uint32_t max_requests;    /* requests worked on at a time, over all queues; 0: 256 */
+    uint32_t cache_pages;     /* mediator pages kept mapped; 0: 16384; at least 4096 */
+    uint32_t poll_us;         /* longest busy wait before sleeping, microseconds; 0: none */
+    uint8_t force_sync;       /* 1: do not use io_uring */
+    char serial[24];          /* NUL-terminated, at most SVQ_BE_SERIAL_BYTES used */
+};
+
+/* Counters since create; the last ones are states. Only completed requests are counted. */
+struct svq_be_stats {
+    uint64_t reads, writes, flushes, get_ids, discards, write_zeroes, unsupported;
+    uint64_t read_bytes, write_bytes; /* of requests that succeeded */
+    uint64_t io_errors;               /* requests answered with IOERR */
+    uint64_t image_errors;            /* of those: the image refused (EIO, ENOSPC, end of file) */
+    uint64_t no_status;               /* requests returned with length 0: there was no status byte to write */
+    uint64_t map_calls;               /* map_grants calls for frontend pages */
+    uint64_t map_pages;               /* pages of them */
+    uint64_t map_failures;            /* requests failed because a frontend page could not be mapped */
+    uint64_t cache_misses, cache_evictions;
+    uint64_t kicks;                   /* event channel notifications received */
+    uint64_t notifies;                /* sent */
+    uint64_t sleeps;                  /* times the thread went to sleep */
+    uint64_t short_ios;               /* reads and writes continued after a short answer */
+    uint64_t bounced_ios;             /* direct I/O that went through an aligned copy */
+    uint64_t bounce_waits;            /* times one had to wait for such a buffer */
+    uint64_t cache_pages;             /* mediator pages mapped now */
+    uint64_t live_requests;           /* requests between avail and used now */
+    uint64_t held_requests;           /* of those: stopped by svq_be_hold */
+    int32_t io_engine;                /* SVQ_BE_ENGINE_* */
+    int32_t io_engine_errno;          /* why io_uring is not used, -errno; 0: it is, or force_sync */
+    int32_t direct_io;
+};
+
+struct svq_be_error {
+    int32_t fault; /* SVQ_BE_FAULT_*, 0: no queue has stopped */
+    int32_t queue;
+    char text[512]; /* one sentence */
+};
+
+/* One buffer of a request that is live. */
+struct svq_be_part {
+    uint32_t gref;   /* the first; the part goes on in consecutive grefs */
+    uint32_t offset; /* in the first page */
+    uint32_t length; /* bytes */
+    uint16_t owner;  /* domid whose gref it is */
+    uint16_t queue;
+    uint16_t head;
+    uint8_t writable; /* by the device */
+    uint8_t held;
+};
+
+/* The last failure of a call in this thread, as a sentence for the operator. Never NULL. */
+const char *svq_be_why(void);
+const char *svq_be_fault_text(int fault);
+const char *svq_be_engine_name(int engine); /* "io_uring" or "sync" */
+
+/* Opens a raw image file or a block device. `info` may be NULL. */
+int svq_be_open_image(const char *path, unsigned int flags, struct svq_be_image **out,
+                      struct svq_be_image_info *info);
+void svq_be_close_image(struct svq_be_image *image);
+
+/*
+ * Writes SVQ_BE_CONFIG_BYTES of configuration space (virtio 5.2.4) to `config` and the offered feature bits, ring
+ * features included, to *features.
+ */
+int svq_be_config_space(const struct svq_be_image_info *info, uint16_t queues, uint16_t queue_size_max,
+                        uint8_t *config, size_t config_bytes, uint64_t *features);
+
+/* Pages of each ring part for a ring of `size`. -EINVAL: no power of two, or above SVQ_BE_QUEUE_SIZE_MAX. */
+int svq_be_ring_pages(uint16_t size, uint32_t *desc_pages, uint32_t *avail_pages, uint32_t *used_pages);
+
+/* `image` and `hv` stay the caller's and must outlive the device. -EINVAL: svq_be_why() names the field. */
+int svq_be_create(struct svq_hv *hv, struct svq_be_image *image, const struct svq_be_config *config,
+                  struct svq_be_device **out);
+
+/*
+ * Maps the ring of queue `index` (as many references as svq_be_ring_pages says; all of the mediator's) and binds
+ * its event channel. Serving begins after what used idx says was already returned: 0 in a fresh ring. -EBUSY:
+ * running or attached already.
+ */
+int svq_be_queue_attach(struct svq_be_device *dev, uint16_t index, uint16_t size, const uint32_t *desc_refs,
+                        const uint32_t *avail_refs, const uint32_t *used_refs, uint32_t remote_port);
+
+int svq_be_start(struct svq_be_device *dev);
+
+/*
+ * Takes no more requests, lets those in flight end and returns them, drops held ones unreturned, and ends the
+ * thread. After it nothing of the frontend is mapped. Harmless if not running.
+ */
+int svq_be_stop(struct svq_be_device *dev);
+void svq_be_destroy(struct svq_be_device *dev); /* stops; unmaps rings and cached pages; closes ports */
+
+void svq_be_read_stats(const struct svq_be_device *dev, struct svq_be_stats *out);
+
+/* An eventfd that becomes readable when a queue stops with a fault; owned by the device. */
+int svq_be_error_fd(const struct svq_be_device *dev);
+/* The first fault. 1: there is one; 0: none. */
+int svq_be_read_error(const struct svq_be_device *dev, struct svq_be_error *out);
+
+/*
+ * While on, requests are taken, mapped and parsed, but neither executed nor returned; turning it off lets them go
+ * on in their order. Has taken effect when the call returns.
+ */
+int svq_be_hold(struct svq_be_device *dev, int on);
+/* Writes up to `max` parts of live requests; returns how many there are (which may be more). */
+int svq_be_live_parts(struct svq_be_device *dev, struct svq_be_part *parts, size_t max);
+
+#endif

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* A device with its queues, requests and thread; shared by the files that make up its life. */
+#ifndef SVQ_BE_DEVICE_H
+#define SVQ_BE_DEVICE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "be_blk.h"
+#include "be_image.h"
+#include "be_map.h"
+
+struct svq_be_queue {
+    bool attached;
+    bool blocked; /* could not map a request for want of room: nothing to do before another one has ended */
+    uint32_t port;
+    struct svq_be_ring ring;
+    void *desc_va, *avail_va, *used_va;
+    uint32_t desc_pages, avail_pages, used_pages;
+};
+
+/* A function that the control plane wants run between two rounds of the thread. */
+struct svq_be_call {
+    int (*function)(struct svq_be_device *dev, void *argument);
+    void *argument;
+    int answer;
+    bool done;
+};
+
+struct svq_be_device {
+    struct svq_hv *hv;
+    struct svq_evtchn *evtchn; /* the thread's while it runs, its creator's otherwise */
+    struct svq_be_image *image;
+    struct svq_be_config config;
+    struct svq_be_blk blk;
+    struct svq_be_map map;
+    struct svq_be_io *io;
+    struct svq_be_queue *queues;
+    struct svq_be_stats stats; /* written by the thread only */
+    struct vring_desc table[SVQ_BE_TABLE_MAX]; /* scratch: the indirect table being walked */
+
+    struct svq_be_req *requests;
+    struct svq_be_req *free;
+    struct svq_be_req *held; /* in their order */
+    struct svq_be_req **held_tail;
+    uint32_t live;
+    uint32_t in_flight; /* with the I/O engine */
+    bool hold;
+
+    pthread_t thread;
+    bool running; /* as the control plane sees it */
+    bool quit;    /* the thread's own */
+    bool deaf;    /* the event channels' descriptor has failed */
+    uint64_t poll_ns; /* present length of the busy wait */
+
+    pthread_mutex_t lock;
+    pthread_cond_t answered;
+    struct svq_be_call *call; /* under lock */
+    _Atomic bool call_pending;
+    int control_fd;
+
+    int error_fd;
+    struct svq_be_error error; /* under lock */
+};
+
+/* be_serve.c: one round of work; what follows a request through its life */
+bool svq_be_serve(struct svq_be_device *dev);        /* true: something was done */
+bool svq_be_serve_arm(struct svq_be_device *dev);    /* asks all peers to wake us; true: there is work already */
+void svq_be_serve_quiet(struct svq_be_device *dev);  /* we look by ourselves */
+void svq_be_release_held(struct svq_be_device *dev); /* lets held requests go on */
+void svq_be_drop_held(struct svq_be_device *dev);    /* forgets them, unreturned */
+void svq_be_queue_fault(struct svq_be_device *dev, struct svq_be_queue *queue, int fault);
+
+/* be_thread.c */
+void *svq_be_thread(void *device);
+/* be_control.c: runs `function` between two rounds of the thread, or here if there is none. */
+int svq_be_in_thread(struct svq_be_device *dev, int (*function)(struct svq_be_device *, void *), void *argument);
+void svq_be_answer_call(struct svq_be_device *dev);
+
+#endif

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Memory of requests. Window pages (the frontend's) are mapped for one request with one call per access mode and
+ * unmapped before it is returned; mediator pages come from the cache.
+ */
+#ifndef SVQ_BE_MAP_H
+#define SVQ_BE_MAP_H
+
+#include "be_cache.h"
+#include "be_req.h"
+
+struct svq_be_map {
+    struct svq_hv *hv;
+    struct svq_be_window window;
+    struct svq_be_cache cache;
+    struct svq_be_stats *stats;
+    uint32_t grefs[SVQ_BE_REQ_PAGES_MAX]; /* scratch of one call */
+};
+
+int svq_be_map_init(struct svq_be_map *map, struct svq_hv *hv, const struct svq_be_config *config,
+                    struct svq_be_stats *stats);
+void svq_be_map_fini(struct svq_be_map *map);
+
+/*
+ * Maps what req->chain describes and sets req->in, req->out and req->status_at. Frontend pages that cannot be
+ * mapped (or are too many) are the frontend's fault and only make the request `unreachable`. -EAGAIN: try again
+ * when another request has ended. -EPROTO: a mediator page is not granted as its descriptor says; -EIO: unmapping
+ * failed.
+ */
+int svq_be_map_request(struct svq_be_map *map, struct svq_be_req *req);
+
+/* Nothing of the request is mapped afterwards. -errno: the hypervisor refused, a page may still be mapped. */
+int svq_be_unmap_request(struct svq_be_map *map, struct svq_be_req *req);
+
+/* The reader of indirect tables (be_chain.h); context is the map. */
+int svq_be_map_read_table(void *context, uint32_t gref, uint32_t offset, uint32_t count, struct vring_desc *table);
+
+#endif

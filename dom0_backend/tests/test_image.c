@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Opening images, and what the device says of itself; refusals name what is wrong. */
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "be_test.h"
+#include "rig.h"
+
+static uint64_t get(const uint8_t *config, int at, int bytes)
+{
+    uint64_t value = 0;
+
+    memcpy(&value, config + at, (size_t)bytes);
+    return value;
+}
+
+static bool has(uint64_t features, int bit)
+{
+    return features >> bit & 1;
+}
+
+TEST(config_space, "Configuration space and feature bits are those of virtio 5.2")
+{
+    const struct svq_be_image_info info = {.capacity = 1 << 20, .logical_block = 512, .physical_block = 4096,
+                                           .min_io = 4096, .opt_io = 65536, .discard_align = 4096,
+                                           .can_discard = 1};
+    uint8_t config[64];
+    uint64_t features;
+
+    memset(config, 0xff, sizeof(config));
+    REQUIRE_EQUAL(svq_be_config_space(&info, 4, 256, config, sizeof(config), &features), 0);
+    REQUIRE_EQUAL(get(config, 0, 8), 2048);
+    REQUIRE_EQUAL(get(config, 8, 4), 0);
+    REQUIRE_EQUAL(get(config, 12, 4), 126);
+    REQUIRE_EQUAL(get(config, 20, 4), 512);
+    REQUIRE_EQUAL(get(config, 24, 1), 3);
+    REQUIRE_EQUAL(get(config, 26, 2), 8);
+    REQUIRE_EQUAL(get(config, 28, 4), 128);
+    REQUIRE_EQUAL(get(config, 34, 2), 4);
+    REQUIRE_EQUAL(get(config, 36, 4), 131072);
+    REQUIRE_EQUAL(get(config, 40, 4), 16);
+    REQUIRE_EQUAL(get(config, 44, 4), 8);
+    REQUIRE_EQUAL(get(config, 48, 4), 131072);
+    REQUIRE_EQUAL(get(config, 52, 4), 16);
+    REQUIRE_EQUAL(get(config, 56, 4), 1);
+    REQUIRE_EQUAL(config[60], 0xff);
+    REQUIRE(has(features, VIRTIO_BLK_F_MQ) && has(features, VIRTIO_BLK_F_TOPOLOGY));
+    REQUIRE(has(features, VIRTIO_BLK_F_FLUSH));
+    REQUIRE(!has(features, VIRTIO_BLK_F_RO) && !has(features, 1) && has(features, VIRTIO_F_VERSION_1));
+}
+
+TEST(config_less, "A small read-only device with one queue offers less, and bad shapes are refused")
+{
+    const struct svq_be_image_info info = {.capacity = 4096, .logical_block = 4096, .read_only = 1};
+    uint8_t config[SVQ_BE_CONFIG_BYTES];
+    uint64_t features;
+
+    REQUIRE_EQUAL(svq_be_config_space(&info, 1, 8, config, sizeof(config), &features), 0);
+    REQUIRE_EQUAL(get(config, 0, 8), 8);
+    REQUIRE_EQUAL(get(config, 12, 4), 6);
+    REQUIRE_EQUAL(get(config, 20, 4), 4096);
+    REQUIRE_EQUAL(get(config, 34, 2), 0);
+    REQUIRE(has(features, VIRTIO_BLK_F_RO));
+    REQUIRE(!has(features, VIRTIO_BLK_F_MQ) && !has(features, VIRTIO_BLK_F_TOPOLOGY));
+    REQUIRE(!has(features, VIRTIO_BLK_F_DISCARD) && !has(features, VIRTIO_BLK_F_WRITE_ZEROES));
+    REQUIRE_EQUAL(svq_be_config_space(&info, 0, 8, config, sizeof(config), &features), -EINVAL);
+    REQUIRE_EQUAL(svq_be_config_space(&info, 65, 8, config, sizeof(config), &features), -EINVAL);
+    REQUIRE_EQUAL(svq_be_config_space(&info, 1, 7, config, sizeof(config), &features), -EINVAL);
+    REQUIRE_EQUAL(svq_be_config_space(&info, 1, 2048, config, sizeof(config), &features), -EINVAL);
+    REQUIRE_EQUAL(svq_be_config_space(&info, 1, 8, config, 59, &features), -EINVAL);
+}
+
+static void expect_refusal(const char *path, unsigned int flags, int error, const char *words)
+{
+    struct svq_be_image *image = NULL;
+
+    REQUIRE_EQUAL(svq_be_open_image(path, flags, &image, NULL), error);
+    REQUIRE(image == NULL);
+    REQUIRE(strstr(svq_be_why(), path) && strstr(svq_be_why(), words));
+}
+
+TEST(image_refused, "An image that cannot be served is refused in a sentence that names it")
+{
+    char directory[] = "/tmp/svq-images-XXXXXX", path[64];
+    int fd;
+
+    REQUIRE(mkdtemp(directory));
+    expect_refusal(directory, SVQ_BE_READ_ONLY, -EINVAL, "neither a regular file nor a block device");
+    expect_refusal(directory, 0, -EISDIR, "reading and writing");
+    snprintf(path, sizeof(path), "%s/none", directory);
+    expect_refusal(path, 0, -ENOENT, "No such file");
+    expect_refusal("/dev/null", 0, -EINVAL, "neither");
+    snprintf(path, sizeof(path), "%s/fifo", directory);
+    REQUIRE_EQUAL(mkfifo(path, 0600), 0);
+    expect_refusal(path, SVQ_BE_READ_ONLY, -EINVAL, "neither");
+    unlink(path);
+    snprintf(path, sizeof(path), "%s/short", directory);
+    fd = open(path, O_RDWR | O_CREAT, 0600);
+    REQUIRE_EQUAL(ftruncate(fd, 511), 0);
+    expect_refusal(path, 0, -EINVAL, "smaller than one block");
+    expect_refusal(path, 8, -EINVAL, "flags");
+    close(fd);
+    unlink(path);
+    rmdir(directory);
+}
+
+TEST(image_geometry, "An image is served up to its last whole block")
+{
+    char path[] = "/tmp/svq-image-XXXXXX";
+    struct svq_be_image_info info;
+    struct svq_be_image *image;
+    int fd = mkstemp(path);
+
+    REQUIRE_EQUAL(ftruncate(fd, 10 * 512 + 100), 0);
+    REQUIRE_EQUAL(svq_be_open_image(path, 0, &image, &info), 0);
+    REQUIRE_EQUAL(info.capacity, 10 * 512);
+    REQUIRE_EQUAL(info.logical_block, 512);
+    REQUIRE(!info.is_block && !info.read_only && !info.direct_io);
+    svq_be_close_image(image);
+    REQUIRE_EQUAL(ftruncate(fd, 1 << 20), 0);
+    REQUIRE_EQUAL(svq_be_open_image(path, SVQ_BE_DIRECT_IO, &image, &info), 0);
+    REQUIRE(info.direct_io && info.logical_block >= 512 && info.logical_block <= 4096);
+    svq_be_close_image(image);
+    close(fd);
+    unlink(path);
+}
+
+TEST(device_refused, "Unsound configurations and rings are refused, and nothing stays mapped")
+{
+    static struct rig rig;
+    struct svq_be_config good;
+    struct svq_be_device *dev = NULL;
+    uint32_t refs[4] = {500, 501, 502, 503};
+
+    rig_open(&rig, "/tmp", 8, 0);
+    good = rig.config;
+    for (int i = 0; i < 6; i++) {
+        static const char *const words[] = {"queues", "queues", "window", "window", "features", "cache_pages"};
+
+        rig.config = good;
+        rig.config.queues = i == 0 ? 0 : i == 1 ? 65 : 1;
+        rig.config.window_count = i == 2 ? 0 : i == 3 ? UINT32_MAX : 1;
+        rig.config.features = i == 4 ? 0 : good.features;
+        rig.config.cache_pages = i == 5 ? 100 : 0;
+        REQUIRE_EQUAL(svq_be_create(fake_handle(), rig.image, &rig.config, &dev), -EINVAL);
+        REQUIRE(dev == NULL && strstr(svq_be_why(), words[i]));
+    }
+    rig.config = good;
+    rig_attach(&rig, 16);
+    REQUIRE_EQUAL(svq_be_queue_attach(rig.dev, 0, 16, refs, refs, refs, 1), -EBUSY);
+    REQUIRE_EQUAL(svq_be_queue_attach(rig.dev, 1, 16, refs, refs, refs, 1), -EINVAL);
+    rig_close(&rig);
+
+    rig_open(&rig, "/tmp", 8, 0);
+    rig.config.queues = 2;
+    REQUIRE_EQUAL(svq_be_create(fake_handle(), rig.image, &rig.config, &rig.dev), 0);
+    REQUIRE_EQUAL(svq_be_queue_attach(rig.dev, 0, 16, refs, refs, refs, 1), -EACCES);
+    REQUIRE(strstr(svq_be_why(), "desc-ref-0 = 500"));
+    REQUIRE_EQUAL(svq_be_queue_attach(rig.dev, 0, 24, refs, refs, refs, 1), -EINVAL);
+    for (int i = 0; i < 4; i++)
+        fake_grant(MEDIATOR, refs[i], fake_frames(1), i != 0);
+    REQUIRE_EQUAL(svq_be_queue_attach(rig.dev, 0, 16, &refs[0], &refs[1], &refs[0], 1), -EACCES);
+    REQUIRE_EQUAL(svq_be_queue_attach(rig.dev, 0, 16, &refs[0], &refs[1], &refs[2], 99), -ENOENT);
+    REQUIRE(strstr(svq_be_why(), "event channel 99"));
+    REQUIRE_EQUAL(fake_mapped(MEDIATOR), 0);
+    rig_close(&rig);
+}
+
+SVQ_TEST_MAIN()

@@ -1,0 +1,340 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Every request type of the block device, through shadow rings, with window and pool memory. */
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "be_blk.h"
+#include "be_test.h"
+#include "rig.h"
+
+enum { SECTORS = 2048 };
+
+static struct rig rig;
+
+static bool holds_image(const uint8_t *va, uint64_t offset, uint32_t len)
+{
+    for (uint32_t i = 0; i < len; i++) {
+        if (va[i] != rig_byte(offset + i))
+            return false;
+    }
+    return true;
+}
+
+static bool all(const uint8_t *va, uint32_t len, uint8_t value)
+{
+    for (uint32_t i = 0; i < len; i++) {
+        if (va[i] != value)
+            return false;
+    }
+    return true;
+}
+
+static uint8_t simple(uint32_t type, uint64_t sector, uint32_t len, bool writable, uint8_t **data)
+{
+    struct buf bufs[3] = {
+        rig_header(&rig, type, sector),
+        rig_window(&rig, 0, len, writable),
+        rig_pool(&rig, 5, 1, true),
+    };
+
+    if (!writable)
+        memset(bufs[1].va, 0xa5, len);
+    else
+        memset(bufs[1].va, 0xee, len);
+    bufs[2].va[0] = 0xff;
+    *data = bufs[1].va;
+    return rig_do(&rig, bufs, 3);
+}
+
+TEST(read_write, "Reads and writes move the right bytes; a write is seen by the next read")
+{
+    uint8_t *data, back[8192];
+
+    rig_open(&rig, "/tmp", SECTORS, 0);
+    rig_start(&rig, 64);
+    REQUIRE_EQUAL(simple(VIRTIO_BLK_T_IN, 3, 8192, true, &data), VIRTIO_BLK_S_OK);
+    REQUIRE(holds_image(data, 3 * 512, 8192));
+    REQUIRE_EQUAL(simple(VIRTIO_BLK_T_OUT, 10, 8192, false, &data), VIRTIO_BLK_S_OK);
+    REQUIRE_EQUAL(pread(rig.image_fd, back, sizeof(back), 10 * 512), (long)sizeof(back));
+    REQUIRE(all(back, sizeof(back), 0xa5));
+    REQUIRE_EQUAL(simple(VIRTIO_BLK_T_IN, 10, 8192, true, &data), VIRTIO_BLK_S_OK);
+    REQUIRE(all(data, 8192, 0xa5));
+    REQUIRE_EQUAL(fake_mapped(FRONTEND), 0);
+    REQUIRE_EQUAL(fake_map_calls(FRONTEND), 3);
+    REQUIRE_EQUAL(rig_stats(&rig).reads, 2);
+    REQUIRE_EQUAL(rig_stats(&rig).read_bytes, 16384);
+    REQUIRE_EQUAL(rig_stats(&rig).io_engine, SVQ_BE_ENGINE_URING);
+    rig_close(&rig);
+}
+
+TEST(direct_device, "With direct I/O, memory at odd addresses is read into and written from all the same")
+{
+    struct buf bufs[3], written[3];
+
+    rig_open(&rig, "/tmp", SECTORS, SVQ_BE_DIRECT_IO);
+    rig_start(&rig, 64);
+    bufs[0] = rig_header(&rig, VIRTIO_BLK_T_IN, 8);
+    bufs[1] = rig_window(&rig, 1001, 300 * 512, true);
+    bufs[2] = rig_pool(&rig, 5, 1, true);
+    REQUIRE_EQUAL(rig_do(&rig, bufs, 3), VIRTIO_BLK_S_OK);
+    REQUIRE(holds_image(bufs[1].va, 8 * 512, 300 * 512));
+    written[0] = rig_header(&rig, VIRTIO_BLK_T_OUT, 1000);
+    written[1] = bufs[1];
+    written[1].writable = false;
+    written[2] = bufs[2];
+    REQUIRE_EQUAL(rig_do(&rig, written, 3), VIRTIO_BLK_S_OK);
+    memset(bufs[1].va, 0, 300 * 512);
+    bufs[0] = rig_header(&rig, VIRTIO_BLK_T_IN, 1000);
+    REQUIRE_EQUAL(rig_do(&rig, bufs, 3), VIRTIO_BLK_S_OK);
+    REQUIRE(holds_image(bufs[1].va, 8 * 512, 300 * 512));
+    REQUIRE_EQUAL(rig_stats(&rig).bounced_ios, 3);
+    rig_close(&rig);
+}
+
+TEST(bounds, "Only whole sectors inside the image are transferred")
+{
+    uint8_t *data;
+
+    rig_open(&rig, "/tmp", SECTORS, 0);
+    rig_start(&rig, 64);
+    REQUIRE_EQUAL(simple(VIRTIO_BLK_T_IN, 0, 511, true, &data), VIRTIO_BLK_S_IOERR);
+    REQUIRE(all(data, 511, 0));
+    REQUIRE_EQUAL(simple(VIRTIO_BLK_T_OUT, 0, 513, false, &data), VIRTIO_BLK_S_IOERR);
+    REQUIRE_EQUAL(simple(VIRTIO_BLK_T_IN, SECTORS - 1, 1024, true, &data), VIRTIO_BLK_S_IOERR);
+    REQUIRE_EQUAL(simple(VIRTIO_BLK_T_IN, SECTORS, 512, true, &data), VIRTIO_BLK_S_IOERR);
+    REQUIRE_EQUAL(simple(VIRTIO_BLK_T_OUT, UINT64_MAX, 512, false, &data), VIRTIO_BLK_S_IOERR);
+    REQUIRE_EQUAL(simple(VIRTIO_BLK_T_OUT, 1ULL << 55, 512, false, &data), VIRTIO_BLK_S_IOERR); /* * 512 is 2^64 */
+    REQUIRE_EQUAL(simple(VIRTIO_BLK_T_IN, SECTORS - 1, 512, true, &data), VIRTIO_BLK_S_OK);
+    REQUIRE_EQUAL(rig_stats(&rig).io_errors, 6);
+    REQUIRE_EQUAL(rig_stats(&rig).image_errors, 0);
+    rig_close(&rig);
+}
+
+TEST(other_types, "Flush, identity and unknown types are answered as virtio says")
+{
+    uint8_t *data;
+
+    rig_open(&rig, "/tmp", SECTORS, 0);
+    rig_start(&rig, 64);
+    REQUIRE_EQUAL(simple(VIRTIO_BLK_T_FLUSH, 0, 1, false, &data), VIRTIO_BLK_S_OK);
+    REQUIRE_EQUAL(simple(VIRTIO_BLK_T_GET_ID, 0, 20, true, &data), VIRTIO_BLK_S_OK);
+    REQUIRE(memcmp(data, "rig-serial\0\0\0\0\0\0\0\0\0", 20) == 0);
+    REQUIRE_EQUAL(simple(VIRTIO_BLK_T_GET_ID, 0, 30, true, &data), VIRTIO_BLK_S_OK);
+    REQUIRE(all(data + 20, 10, 0));
+    REQUIRE_EQUAL(simple(VIRTIO_BLK_T_GET_ID, 0, 19, true, &data), VIRTIO_BLK_S_IOERR);
+    REQUIRE_EQUAL(simple(16, 0, 100, true, &data), VIRTIO_BLK_S_UNSUPP);
+    REQUIRE(all(data, 100, 0)); /* used.len says they were written, so they were */
+    REQUIRE_EQUAL(simple(UINT32_MAX, 0, 100, false, &data), VIRTIO_BLK_S_UNSUPP);
+    REQUIRE_EQUAL(rig_stats(&rig).unsupported, 2);
+    REQUIRE_EQUAL(rig_stats(&rig).flushes, 1);
+    rig_close(&rig);
+}
+
+TEST(framing, "Header, data and status may be cut anywhere (virtio 2.7.4)")
+{
+    static const uint32_t cuts[] = {1, 2, 3, 7, 15, 16, 17, 100, 511, 4096};
+    uint32_t count;
+
+    rig_open(&rig, "/tmp", SECTORS, 0);
+    rig_start(&rig, 64);
+    for (size_t c = 0; c < sizeof(cuts) / sizeof(cuts[0]); c++) {
+        struct {
+            uint32_t type, reserved;
+            uint64_t sector;
+            uint8_t data[512];
+        } out = {.type = VIRTIO_BLK_T_OUT, .sector = 20 + c};
+        uint8_t in[513];
+        struct buf bufs[512], header = rig_header(&rig, VIRTIO_BLK_T_IN, 20 + c);
+        uint32_t cut = cuts[c] < 2 ? 2 : cuts[c];
+
+        count = 0;
+        memset(out.data, (int)(c + 1), 512);
+        for (uint32_t at = 0; at < 528; at += cut) { /* header and data in pieces, from both memories */
+            uint32_t len = 528 - at < cut ? 528 - at : cut;
+            bool pool = count % 2;
+
+            bufs[count] = pool ? rig_pool(&rig, at % 4096, len, false) : rig_window(&rig, 4090, len, false);
+            memcpy(bufs[count++].va, (uint8_t *)&out + at, len);
+        }
+        bufs[count++] = rig_pool(&rig, 0, 1, true);
+        REQUIRE_EQUAL(rig_do(&rig, bufs, count), VIRTIO_BLK_S_OK);
+
+        count = 0;
+        bufs[count++] = header;
+        for (uint32_t at = 0; at < 513; at += cut) /* data and status in pieces */
+            bufs[count++] = rig_window(&rig, at % 4096, 513 - at < cut ? 513 - at : cut, true);
+        REQUIRE_EQUAL(rig_do(&rig, bufs, count), VIRTIO_BLK_S_OK);
+        for (uint32_t i = 1, at = 0; i < count; at += bufs[i++].len)
+            memcpy(in + at, bufs[i].va, bufs[i].len);
+        REQUIRE(all(in, 512, (uint8_t)(c + 1)) && in[512] == VIRTIO_BLK_S_OK);
+    }
+    REQUIRE_EQUAL(fake_mapped(FRONTEND), 0);
+    rig_close(&rig);
+}
+
+TEST(malformed, "Missing headers get IOERR; without a writable byte the length is 0")
+{
+    struct buf status, bufs[2];
+
+    rig_open(&rig, "/tmp", SECTORS, 0);
+    rig_start(&rig, 64);
+    status = rig_pool(&rig, 0, 8, true);
+    rig_offer_direct(&rig, 0, &status, 1); /* no header at all */
+    rig_kick(&rig, 0);
+    REQUIRE_EQUAL(rig_wait(&rig, 0).len, 8);
+    REQUIRE_EQUAL(status.va[7], VIRTIO_BLK_S_IOERR);
+    bufs[0] = rig_header(&rig, VIRTIO_BLK_T_FLUSH, 0);
+    bufs[0].len = 15;
+    bufs[1] = rig_pool(&rig, 0, 1, true);
+    rig_offer_direct(&rig, 0, bufs, 2);
+    rig_kick(&rig, 0);
+    REQUIRE_EQUAL(rig_wait(&rig, 0).len, 1);
+    REQUIRE_EQUAL(bufs[1].va[0], VIRTIO_BLK_S_IOERR);
+    bufs[0].len = 16;
+    rig_offer_direct(&rig, 0, bufs, 1); /* nowhere to write a status */
+    rig_kick(&rig, 0);
+    REQUIRE_EQUAL(rig_wait(&rig, 0).len, 0);
+    REQUIRE_EQUAL(rig_stats(&rig).no_status, 1);
+    rig_close(&rig);
+}
+
+struct range {
+    uint64_t sector;
+    uint32_t count;
+    uint32_t flags;
+};
+
+static uint8_t ranges(uint32_t type, const struct range *range, uint32_t bytes)
+{
+    struct buf bufs[3] = {
+        rig_header(&rig, type, 0),
+        rig_pool(&rig, 16, bytes, false),
+        rig_pool(&rig, 5, 1, true),
+    };
+
+    memcpy(bufs[1].va, range, bytes);
+    return rig_do(&rig, bufs, 3);
+}
+
+TEST(ranges_checked, "Discard and write zeroes check every range before they do any")
+{
+    const struct range good[3] = {{8, 16, 0}, {100, 0, 0}, {200, 8, 0}};
+    const struct range unmap[2] = {{400, 64, 1}, {500, 4, 0}};
+    const struct range reserved = {8, 8, 2}, outside = {SECTORS - 1, 2, 0}, wrap = {UINT64_MAX, 8, 0};
+    const struct range huge = {0, SVQ_BE_RANGE_SECTORS_MAX + 1, 0};
+    struct range many[SVQ_BE_RANGES_MAX + 1] = {{0}};
+    uint8_t *data;
+
+    rig_open(&rig, "/tmp", SECTORS, 0);
+    REQUIRE(rig.info.can_discard);
+    rig_start(&rig, 64);
+    REQUIRE_EQUAL(ranges(VIRTIO_BLK_T_WRITE_ZEROES, good, 48), VIRTIO_BLK_S_OK);
+    REQUIRE_EQUAL(ranges(VIRTIO_BLK_T_WRITE_ZEROES, unmap, 32), VIRTIO_BLK_S_OK);
+    REQUIRE_EQUAL(ranges(VIRTIO_BLK_T_DISCARD, good, 48), VIRTIO_BLK_S_OK);
+    for (uint32_t type = VIRTIO_BLK_T_DISCARD; type <= VIRTIO_BLK_T_WRITE_ZEROES; type += 2) {
+        REQUIRE_EQUAL(ranges(type, &reserved, 16), VIRTIO_BLK_S_UNSUPP);
+        REQUIRE_EQUAL(ranges(type, &outside, 16), VIRTIO_BLK_S_IOERR);
+        REQUIRE_EQUAL(ranges(type, &wrap, 16), VIRTIO_BLK_S_IOERR);
+        REQUIRE_EQUAL(ranges(type, &huge, 16), VIRTIO_BLK_S_IOERR);
+        REQUIRE_EQUAL(ranges(type, good, 17), VIRTIO_BLK_S_IOERR);
+        REQUIRE_EQUAL(ranges(type, many, sizeof(many)), VIRTIO_BLK_S_IOERR);
+        REQUIRE_EQUAL(ranges(type, many, sizeof(many) - 16), VIRTIO_BLK_S_OK); /* as many as advertised */
+    }
+    REQUIRE_EQUAL(ranges(VIRTIO_BLK_T_DISCARD, unmap, 16), VIRTIO_BLK_S_UNSUPP);
+    REQUIRE_EQUAL(simple(VIRTIO_BLK_T_IN, 8, 8192, true, &data), VIRTIO_BLK_S_OK);
+    REQUIRE(all(data, 8192, 0));
+    REQUIRE_EQUAL(simple(VIRTIO_BLK_T_IN, 400, 64 * 512, true, &data), VIRTIO_BLK_S_OK);
+    REQUIRE(all(data, 64 * 512, 0));
+    REQUIRE_EQUAL(simple(VIRTIO_BLK_T_IN, 464, 512, true, &data), VIRTIO_BLK_S_OK);
+    REQUIRE(holds_image(data, 464 * 512, 512));
+    REQUIRE_EQUAL(simple(VIRTIO_BLK_T_IN, 7, 512, true, &data), VIRTIO_BLK_S_OK);
+    REQUIRE(holds_image(data, 7 * 512, 512));
+    rig_close(&rig);
+}
+
+TEST(zero_fallback, "Write zeroes works, at length, on a file system without ZERO_RANGE")
+{
+    const struct range range = {1, 1500, 0};
+    uint8_t back[1500 * 512 + 1024];
+
+    rig_open(&rig, "/dev/shm", SECTORS, 0);
+    rig_start(&rig, 64);
+    REQUIRE_EQUAL(ranges(VIRTIO_BLK_T_WRITE_ZEROES, &range, 16), VIRTIO_BLK_S_OK);
+    REQUIRE_EQUAL(pread(rig.image_fd, back, sizeof(back), 0), (long)sizeof(back));
+    REQUIRE(holds_image(back, 0, 512) && holds_image(back + 1501 * 512, 1501 * 512, 512));
+    REQUIRE(all(back + 512, 1500 * 512, 0));
+    rig_close(&rig);
+}
+
+TEST(features, "Features that were not accepted are not served; without FLUSH, writes are write-through")
+{
+    const struct range range = {8, 8, 0};
+    uint8_t *data;
+
+    rig_open(&rig, "/tmp", SECTORS, 0);
+    rig.config.features &= ~(1ULL << VIRTIO_BLK_F_DISCARD | 1ULL << VIRTIO_BLK_F_WRITE_ZEROES);
+    rig.config.features &= ~(1ULL << VIRTIO_BLK_F_FLUSH); /* then every write is followed by a flush of ours */
+    rig_start(&rig, 64);
+    REQUIRE_EQUAL(ranges(VIRTIO_BLK_T_DISCARD, &range, 16), VIRTIO_BLK_S_UNSUPP);
+    REQUIRE_EQUAL(ranges(VIRTIO_BLK_T_WRITE_ZEROES, &range, 16), VIRTIO_BLK_S_UNSUPP);
+    REQUIRE_EQUAL(simple(VIRTIO_BLK_T_OUT, 8, 512, false, &data), VIRTIO_BLK_S_OK);
+    REQUIRE_EQUAL(simple(VIRTIO_BLK_T_IN, 8, 512, true, &data), VIRTIO_BLK_S_OK);
+    REQUIRE(all(data, 512, 0xa5));
+    rig_close(&rig);
+}
+
+TEST(read_only, "A read-only device answers IOERR to all that would write")
+{
+    const struct range range = {8, 8, 0};
+    uint8_t *data;
+
+    rig_open(&rig, "/tmp", SECTORS, SVQ_BE_READ_ONLY);
+    REQUIRE(rig.config.features >> VIRTIO_BLK_F_RO & 1);
+    REQUIRE(!(rig.config.features >> VIRTIO_BLK_F_DISCARD & 1));
+    rig_start(&rig, 64);
+    REQUIRE_EQUAL(simple(VIRTIO_BLK_T_OUT, 8, 512, false, &data), VIRTIO_BLK_S_IOERR);
+    REQUIRE_EQUAL(ranges(VIRTIO_BLK_T_WRITE_ZEROES, &range, 16), VIRTIO_BLK_S_IOERR);
+    REQUIRE_EQUAL(ranges(VIRTIO_BLK_T_DISCARD, &range, 16), VIRTIO_BLK_S_IOERR);
+    REQUIRE_EQUAL(simple(VIRTIO_BLK_T_FLUSH, 0, 1, false, &data), VIRTIO_BLK_S_OK);
+    REQUIRE_EQUAL(simple(VIRTIO_BLK_T_IN, 8, 512, true, &data), VIRTIO_BLK_S_OK);
+    REQUIRE(holds_image(data, 8 * 512, 512));
+    rig_close(&rig);
+}
+
+TEST(truncated, "On a truncated image single requests fail, and leak nothing")
+{
+    uint8_t *data;
+
+    rig_open(&rig, "/tmp", SECTORS, 0);
+    rig_start(&rig, 64);
+    REQUIRE_EQUAL(ftruncate(rig.image_fd, 100 * 512 + 300), 0);
+    REQUIRE_EQUAL(simple(VIRTIO_BLK_T_IN, 99, 2048, true, &data), VIRTIO_BLK_S_IOERR);
+    REQUIRE(holds_image(data, 99 * 512, 812));
+    REQUIRE(all(data + 812, 2048 - 812, 0));
+    REQUIRE_EQUAL(simple(VIRTIO_BLK_T_IN, 1000, 512, true, &data), VIRTIO_BLK_S_IOERR);
+    REQUIRE(all(data, 512, 0));
+    REQUIRE_EQUAL(simple(VIRTIO_BLK_T_IN, 99, 512, true, &data), VIRTIO_BLK_S_OK);
+    REQUIRE_EQUAL(rig_stats(&rig).image_errors, 2);
+    REQUIRE_EQUAL(rig_stats(&rig).short_ios, 1);
+    rig_close(&rig);
+}
+
+TEST(many_pieces, "A request of more pieces than a system call takes is carried out")
+{
+    struct buf bufs[130];
+
+    rig_open(&rig, "/tmp", 16384, 0);
+    rig_start(&rig, 256);
+    bufs[0] = rig_header(&rig, VIRTIO_BLK_T_IN, 0);
+    for (uint32_t i = 1; i <= 126; i++)
+        bufs[i] = rig_pool(&rig, 512, 16 * 4096 - 4096, true);
+    bufs[127] = rig_window(&rig, 0, 512, true);
+    bufs[128] = rig_pool(&rig, 7, 1, true);
+    REQUIRE_EQUAL(rig_do(&rig, bufs, 129), VIRTIO_BLK_S_OK);
+    for (uint32_t i = 1, at = 0; i <= 127; at += bufs[i++].len)
+        REQUIRE(holds_image(bufs[i].va, at, bufs[i].len));
+    REQUIRE_EQUAL(fake_mapped(FRONTEND), 0);
+    rig_close(&rig);
+}
+
+SVQ_TEST_MAIN()

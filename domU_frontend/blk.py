@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The user-space virtio-blk driver as Python objects: memory, rings and a job of requests, all run by C."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from xen_shadowvq.errors import HypervisorError
+from xen_shadowvq.hypervisor import Hypervisor, struct_to_dict
+
+IN, OUT, FLUSH, GET_ID, DISCARD, WRITE_ZEROES = 0, 1, 4, 8, 11, 13
+STATUS_OK, STATUS_IOERR, STATUS_UNSUPP = 0, 1, 2
+PAGE = 4096
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request: `buffer` is a guest physical address, `length` bytes; split into `segments` of about equal size."""
+
+    kind: int
+    sector: int = 0
+    buffer: int = 0
+    length: int = 0
+    segments: int = 1
+    indirect: bool = True
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of it. `error` is 0 or -errno of the driver; `status` as the device wrote it."""
+
+    latency_ns: int
+    error: int
+    used_len: int
+    status: int
+
+
+@dataclass(frozen=True)
+class QueueAddresses:
+    """What is published about a queue."""
+
+    size: int
+    desc: int
+    avail: int
+    used: int
+    port: int
+
+
+class BlkDriver:
+    """
+    A driver that owns all of its domain's memory from `first_gfn` on, `pages` pages of it.
+
+    HypervisorError: the memory or an event channel cannot be had.
+    """
+
+    def __init__(
+        self,
+        hypervisor: Hypervisor,
+        *,
+        mediator: int,
+        pages: int,
+        queues: int,
+        queue_size: int,
+        features: int,
+        poll_us: int = 50,
+        first_gfn: int = 0,
+    ) -> None:
+        self._library = hypervisor.library
+        ffi, lib = self._library.ffi, self._library.lib
+        c = ffi.new("struct svq_drv_config *")
+        c.first_gfn, c.pages, c.features, c.poll_us = first_gfn, pages, features, poll_us
+        c.mediator_domid, c.queues, c.queue_size = mediator, queues, queue_size
+        out = ffi.new("struct svq_drv **")
+        self._library.check(lib.svq_drv_create(hypervisor.handle, c, out), "drv_create")
+        self.handle: Any = out[0]
+        self.queues = queues
+        first, count = ffi.new("size_t *"), ffi.new("size_t *")
+        lib.svq_drv_data_pages(self.handle, first, count)
+        self.data_first_page, self.data_pages = int(first[0]), int(count[0])
+
+    def addresses(self, queue: int) -> QueueAddresses:
+        """Where a queue's rings lie, in guest physical addresses."""
+        info = self._library.ffi.new("struct svq_drv_queue_info *")
+        self._library.check(self._library.lib.svq_drv_queue_info(self.handle, queue, info), "drv_queue_info")
+        return QueueAddresses(info.size, info.desc, info.avail, info.used, info.port)
+
+    def start(self, features: int) -> None:
+        """Empties the rings and uses these features from now on."""
+        self._library.check(self._library.lib.svq_drv_start(self.handle, features), "drv_start")
+
+    def gpa(self, page: int) -> int:
+        """Guest physical address of one of the driver's pages."""
+        gpa = self._library.ffi.new("uint64_t *")
+        self._library.check(self._library.lib.svq_drv_page_gpa(self.handle, page, gpa), "drv_page_gpa")
+        return int(gpa[0])
+
+    def memory(self, gpa: int, length: int) -> memoryview:
+        """The driver's own memory at a guest physical address, writable."""
+        va = self._library.lib.svq_drv_va(self.handle, gpa, length)
+        if va == self._library.ffi.NULL:
+            raise ValueError(f"{length} bytes at {gpa:#x} are not all the driver's")
+        return memoryview(self._library.ffi.buffer(va, length))
+
+    def run(self, requests: Sequence[Request], depth: int, progress: Any = None) -> list[Result]:
+        """Does the requests, at most `depth` at a time, over all queues. HypervisorError: the device hangs or lied."""
+        ffi = self._library.ffi
+        reqs = ffi.new("struct svq_drv_req[]", len(requests))
+        for c, r in zip(reqs, requests, strict=True):
+            c.sector, c.buf_gpa, c.type, c.len = r.sector, r.buffer, r.kind, r.length
+            c.segments, c.flags = r.segments, self._library.lib.SVQ_DRV_REQ_INDIRECT if r.indirect else 0
+        results = ffi.new("struct svq_drv_result[]", len(requests))
+        progress = ffi.NULL if progress is None else progress
+        rc = self._library.lib.svq_drv_run(self.handle, reqs, len(requests), depth, results, progress)
+        if rc < 0:
+            raise HypervisorError("drv_run", None, -rc)
+        return [Result(r.latency_ns, r.error, r.used_len, r.status) for r in results]
+
+    def new_progress(self) -> Any:
+        """A struct svq_drv_progress that another thread may read while `run` runs."""
+        return self._library.ffi.new("struct svq_drv_progress *")
+
+    def reset_prepare(self, queue: int) -> int:
+        """Ring reset, first half: the driver leaves the queue; returns the requests that it leaves behind."""
+        return self._library.check(self._library.lib.svq_drv_queue_reset_prepare(self.handle, queue), "drv_reset")
+
+    def rearm(self, queue: int) -> None:
+        """Ring reset, second half: the queue is empty and in use again."""
+        self._library.check(self._library.lib.svq_drv_queue_rearm(self.handle, queue, 0), "drv_rearm")
+
+    def fill_tags(self, first_page: int, count: int, seed: int) -> None:
+        """Fills pages so that each 16 bytes say where they are from."""
+        self._library.check(self._library.lib.svq_drv_fill_tags(self.handle, first_page, count, seed), "drv_fill_tags")
+
+    def counters(self) -> dict[str, int]:
+        """struct svq_drv_counters."""
+        counters = self._library.ffi.new("struct svq_drv_counters *")
+        self._library.lib.svq_drv_read_counters(self.handle, counters)
+        return struct_to_dict(self._library, counters)
+
+    def close(self) -> None:
+        """Safe to call twice."""
+        if self.handle is not None:
+            self._library.lib.svq_drv_destroy(self.handle)
+            self.handle = None

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""
+The embedded machine as a whole: hypervisor broker, XenStore, and the part of a toolstack that makes and buries domains.
+
+It runs in a process of its own, or in threads of one; domains are whoever connects to the sockets in its directory.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from xen_shadowvq.embedded.xs_server import XenStoreServer
+from xen_shadowvq.log import get_logger
+from xen_shadowvq.native import load
+from xen_shadowvq.xenstore import XenStore
+
+PAGES_PER_MIB = 256
+PRIVILEGE_NONE = -1
+PRIVILEGE_ALL = -2
+
+
+@dataclass(frozen=True)
+class DomainSpec:
+    """A domain to create. `privilege`: PRIVILEGE_NONE, PRIVILEGE_ALL, or the domid of the one domain it serves."""
+
+    domid: int
+    name: str
+    memory_mib: int = 16
+    max_grant_frames: int = 64
+    privilege: int = PRIVILEGE_NONE
+
+
+class Machine:
+    """A context manager; `directory` gets the sockets. Domain 0 is there from the start."""
+
+    def __init__(self, directory: Path, dom0_grant_frames: int = 512) -> None:
+        self.directory = directory
+        self._library = load("mediator")
+        self._xenstore = XenStoreServer(directory)
+        self._handle: Any = None
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._undertaker = threading.Thread(target=self._bury_the_dead, name="undertaker", daemon=True)
+        self._dom0 = DomainSpec(0, "Domain-0", 16, dom0_grant_frames, PRIVILEGE_ALL)
+        self._store: XenStore | None = None
+        self._log = get_logger()
+
+    def __enter__(self) -> Self:
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._xenstore.start()
+        out = self._library.ffi.new("struct svq_sim_machine **")
+        rc = self._library.lib.svq_sim_machine_start(str(self.directory).encode(), out)
+        self._library.check(rc, "sim_machine_start")
+        self._handle = out[0]
+        self._create(self._dom0)
+        self._store = XenStore.connect(str(self._xenstore.socket_path(0)))
+        self._undertaker.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.eventfd_write(self._wake, 1)
+        self._undertaker.join()
+        if self._store:
+            self._store.close()
+        self._library.lib.svq_sim_machine_stop(self._handle)
+        self._xenstore.stop()
+        os.close(self._wake)
+
+    @property
+    def store(self) -> XenStore:
+        """dom0's connection to XenStore."""
+        if self._store is None:
+            raise RuntimeError("the machine is not running")
+        return self._store
+
+    def create_domain(self, spec: DomainSpec) -> None:
+        """Makes a domain that nobody runs in yet."""
+        self._xenstore.add_domain(spec.domid, name=spec.name)
+        self.store.write(f"/local/domain/{spec.domid}/memory/static-max", str(spec.memory_mib * 1024))
+        self._create(spec)
+
+    def destroy_domain(self, domid: int) -> None:
+        """Ends a domain, as `xl destroy` does."""
+        self._library.check(self._library.lib.svq_sim_domain_destroy(self._handle, domid), "domain_destroy", domid)
+        self._bury(domid)
+
+    def zombies(self) -> list[int]:
+        """Dead domains of which a living one still holds pages."""
+        domids = self._library.ffi.new("uint16_t[64]")
+        count = self._library.lib.svq_sim_zombies(self._handle, domids, 64)
+        return list(domids[0 : min(count, 64)])
+
+    def state(self, domid: int) -> str:
+        """`created`, `running`, `dead`, `zombie`, or `none`."""
+        state = self._library.lib.svq_sim_domain_state(self._handle, domid)
+        return ("created", "running", "dead", "zombie")[state] if state >= 0 else "none"
+
+    def _create(self, spec: DomainSpec) -> None:
+        pages = spec.memory_mib * PAGES_PER_MIB
+        rc = self._library.lib.svq_sim_domain_create(
+            self._handle, spec.domid, pages, spec.max_grant_frames, spec.privilege
+        )
+        self._library.check(rc, "sim_domain_create", spec.domid)
+
+    def _bury(self, domid: int) -> None:
+        self._xenstore.remove_domain(domid)
+
+    def _bury_the_dead(self) -> None:
+        """A domain whose process ended is taken out of XenStore, as the toolstack does after a crash."""
+        poller = select.poll()
+        poller.register(self._wake, select.POLLIN)
+        poller.register(self._library.lib.svq_sim_event_fd(self._handle), select.POLLIN)
+        kind, domid = self._library.ffi.new("int *"), self._library.ffi.new("uint16_t *")
+        while not any(fd == self._wake for fd, _ in poller.poll()):
+            while self._library.lib.svq_sim_next_event(self._handle, kind, domid) == 1:
+                self._log.info("domain_died", domid=int(domid[0]))
+                self._bury(int(domid[0]))

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The loop of a service that serves devices found in XenStore: the mediator's on leg 1, the backend's on leg 2."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from xen_shadowvq.errors import ShadowVQError, XenStoreGone, XenStoreTimeout
+from xen_shadowvq.log import get_logger
+from xen_shadowvq.xenstore import XenStore
+
+BUSY_INTERVAL_MS = 5
+"""How often devices are asked that wait for something which no watch tells."""
+
+_ROOT_TOKEN = "devices"  # noqa: S105 - a watch token
+_RECONNECT_DELAYS_S = (0.05, 0.2, 1.0, 5.0)
+
+
+class ServedDevice(Protocol):
+    """What the loop needs of a device."""
+
+    @property
+    def watched_paths(self) -> tuple[str, ...]: ...
+    @property
+    def watch_token(self) -> str: ...
+    @property
+    def busy(self) -> bool: ...
+    @property
+    def gone(self) -> bool: ...
+    def begin(self) -> None: ...
+    def look(self) -> None: ...
+    def tick(self) -> None: ...
+    def check_fault(self) -> None: ...
+    def release(self) -> None: ...
+
+
+Key = tuple[int, int]
+Make = Callable[[int, int], ServedDevice]
+
+
+class Service:
+    """
+    Serves the devices below `root`, at `root`/<peer domid>/<id>.
+
+    A mistake of one peer ends in that device's own error state; the loop goes on. When xenstored is lost the loop connects
+    again and looks at everything anew, while requests go on flowing in the data plane.
+    """
+
+    def __init__(self, store: XenStore, root: str, make: Make, devices_max: int) -> None:
+        self._store = store
+        self._root = root
+        self._make = make
+        self._devices_max = devices_max
+        self._devices: dict[Key, ServedDevice] = {}
+        self._watches: dict[Key, set[str]] = {}
+        self._refused: set[Key] = set()
+        self._alert_fds: dict[int, Callable[[], None]] = {}
+        self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._stopping = False
+        self._log = get_logger()
+
+    def on_readable(self, fd: int, acknowledge: Callable[[], None]) -> None:
+        """Has the loop check all devices for faults when `fd` becomes readable, after `acknowledge`."""
+        self._alert_fds[fd] = acknowledge
+
+    def forget_fd(self, fd: int) -> None:
+        """Ends that."""
+        self._alert_fds.pop(fd, None)
+
+    def stop(self) -> None:
+        """Ends `run`. May be called from a signal handler or another thread."""
+        self._stopping = True
+        os.eventfd_write(self._stop_fd, 1)
+
+    def run(self) -> None:
+        """Serves until `stop`. At the end every device is released."""
+        self._store.watch(self._root, _ROOT_TOKEN)
+        self._store.watch("@releaseDomain", _ROOT_TOKEN)
+        notify_systemd("READY=1")
+        self._log.info("service_ready", root=self._root)
+        try:
+            while not self._stopping:
+                try:
+                    self._turn()
+                except (XenStoreGone, XenStoreTimeout) as error:
+                    self._reconnect(error)
+        finally:
+            notify_systemd("STOPPING=1")
+            for device in self._devices.values():
+                device.release()
+            self._log.info("service_stopped", devices=len(self._devices))
+            os.close(self._stop_fd)
+
+    # ---- one turn --------------------------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        busy = [key for key, device in self._devices.items() if device.busy]
+        self._wait(BUSY_INTERVAL_MS if busy else None)
+        for key in busy:
+            self._serve(key, lambda device: device.tick())
+        looked: set[Key] = set()
+        while (event := self._store.next_event(timeout_ms=0)) is not None:
+            if event.token == _ROOT_TOKEN:
+                self._scan()
+                looked |= set(self._devices)
+            else:
+                _, peer, number = event.token.split("/")
+                looked.add((int(peer), int(number)))
+        for key in looked:
+            self._serve(key, lambda device: device.look())
+
+    def _wait(self, timeout_ms: int | None) -> None:
+        poller = select.poll()
+        poller.register(self._store.fileno(), select.POLLIN)
+        poller.register(self._stop_fd, select.POLLIN)
+        for fd in self._alert_fds:
+            poller.register(fd, select.POLLIN)
+        for fd, _ in poller.poll(timeout_ms):
+            if fd in self._alert_fds:
+                self._alert_fds[fd]()
+                for key in list(self._devices):
+                    self._serve(key, lambda device: device.check_fault())
+
+    def _serve(self, key: Key, call: Callable[[ServedDevice], None]) -> None:
+        device = self._devices.get(key)
+        if device is None:
+            return
+        try:
+            call(device)
+            self._sync_watches(key, device)
+        except (XenStoreGone, XenStoreTimeout):
+            raise
+        except ShadowVQError as error:
+            self._log.warning("device_trouble", peer=key[0], device=key[1], reason=str(error))
+        if device.gone:
+            self._forget(key)
+
+    def _scan(self) -> None:
+        """Finds new devices. One that cannot even be begun is refused until its directory is gone."""
+        found = {
+            (int(peer), int(number))
+            for peer in self._store.ls(self._root)
+            if peer.isdecimal()
+            for number in self._store.ls(f"{self._root}/{peer}")
+            if number.isdecimal()
+        }
+        self._refused &= found
+        for key in sorted(found - set(self._devices) - self._refused):
+            path = f"{self._root}/{key[0]}/{key[1]}"
+            if self._store.read(f"{path}/state") is None:
+                continue  # its nodes are not all there yet: another event comes
+            try:
+                if len(self._devices) >= self._devices_max:
+                    raise ShadowVQError(f"{path}: {self._devices_max} devices are served already (limits.devices)")
+                self._devices[key] = self._make(*key)
+                self._watches[key] = set()
+                self._sync_watches(key, self._devices[key])
+                self._devices[key].begin()
+            except (XenStoreGone, XenStoreTimeout):
+                raise
+            except ShadowVQError as error:
+                self._log.warning("device_refused", peer=key[0], device=key[1], reason=str(error))
+                self._refused.add(key)
+                if key in self._devices:
+                    self._forget(key)
+
+    def _sync_watches(self, key: Key, device: ServedDevice) -> None:
+        wanted, have = set(device.watched_paths), self._watches[key]
+        for path in wanted - have:
+            self._store.watch(path, device.watch_token)
+        for path in have - wanted:
+            self._store.unwatch(path, device.watch_token)
+        self._watches[key] = wanted
+
+    def _forget(self, key: Key) -> None:
+        device = self._devices.pop(key)
+        for path in self._watches.pop(key):
+            self._store.unwatch(path, device.watch_token)
+        device.release()
+
+    def _reconnect(self, error: ShadowVQError) -> None:
+        self._log.warning("xenstore_lost", reason=str(error))
+        for attempt in range(1 << 30):
+            if self._stopping:
+                return
+            time.sleep(_RECONNECT_DELAYS_S[min(attempt, len(_RECONNECT_DELAYS_S) - 1)])
+            try:
+                self._store.reconnect()
+            except (XenStoreGone, XenStoreTimeout):
+                continue
+            self._log.info("xenstore_back")
+            return
+
+
+def notify_systemd(state: str) -> None:
+    """Tells the service manager (sd_notify), if there is one."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.connect("\0" + address[1:] if address.startswith("@") else address)
+        sock.send(state.encode())

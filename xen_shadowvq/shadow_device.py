@@ -1,0 +1,423 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""
+One device in the mediator: both legs and the data plane between them.
+
+Leg 2's offer comes first (the backend says what it has), then leg 1's; the frontend's rings then make leg 2's shadow
+rings, and when the backend has taken those up, requests flow. Closing goes the other way round: drain, then leg 2, then
+the data plane, then leg 1, so that no side sees Closed while somebody still holds its pages.
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from xen_shadowvq import features, legs
+from xen_shadowvq.config import Config
+from xen_shadowvq.engine import Device, Guest, Policy, QueueRings, Worker
+from xen_shadowvq.errors import ConfigError, DeviceBroken, HypervisorError, PeerProtocolError, ShadowVQError
+from xen_shadowvq.guests import GuestTable
+from xen_shadowvq.hypervisor import Hypervisor
+from xen_shadowvq.log import RateLimited, get_logger
+from xen_shadowvq.publish import publish
+from xen_shadowvq.side import Side, read_of_peer
+from xen_shadowvq.xenbus import Action, Event, Phase, Role
+from xen_shadowvq.xenstore import XenStore
+from xenstore_schema import nodes
+
+_DONE_PHASES = {Phase.CLOSED, Phase.GONE}
+_PEER_DONE_STATES = {None, "6"}  # no such node, or Closed
+
+complaints = RateLimited(interval_s=1.0)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What all devices of a mediator share."""
+
+    store: XenStore
+    hypervisor: Hypervisor
+    config: Config
+    guests: GuestTable
+    workers: tuple[Worker, ...]
+    domid: int
+
+
+class _Teardown(enum.Enum):
+    NONE = "none"
+    DRAINING = "draining"
+    CLOSING_LEG2 = "closing-leg2"
+
+
+class ShadowDevice:
+    """See the module. `look` takes up whatever changed in XenStore; `tick` moves what waits for time or completions."""
+
+    def __init__(self, context: Context, frontend_domid: int, device_id: int) -> None:
+        self._context = context
+        self._store = context.store
+        self.frontend_domid = frontend_domid
+        self.device_id = device_id
+        self.path = nodes.virtio_back_path(mediator=context.domid, frontend=frontend_domid, device=device_id)
+        self.front_path = nodes.virtio_front_path(frontend=frontend_domid, device=device_id)
+        self._policy = self._read_policy()
+        handle = nodes.VirtioBack.SVQ_HANDLE.read(self._store.read, self.path)
+        if handle is None:
+            raise PeerProtocolError(f"{self.path}/svq-handle", None, nodes.VirtioBack.SVQ_HANDLE.expected)
+        self.leg2_path = nodes.svq_front_path(mediator=context.domid, handle=handle)
+        backend = nodes.SvqFront.BACKEND_ID.read(self._store.read, self.leg2_path)
+        if backend is None:
+            raise PeerProtocolError(f"{self.leg2_path}/backend-id", None, nodes.SvqFront.BACKEND_ID.expected)
+        self.backend_domid = backend
+        backend_path = nodes.svq_back_path(backend=backend, mediator=context.domid, handle=handle)
+        self.leg1 = Side(self._store, Role.BACK, self.path, self.front_path, self._on_leg1)
+        self.leg2 = Side(self._store, Role.FRONT, self.leg2_path, backend_path, self._on_leg2)
+        self._log = get_logger(domid=frontend_domid, device=device_id, backend=backend)
+        self._offer: legs.Offer | None = None
+        self._offer_wanted = False
+        self._guest: Guest | None = None
+        self._device: Device | None = None
+        self._rings: list[QueueRings] = []
+        self._accepted = 0
+        self._resets: dict[int, int] = {}  # queue -> count that is being carried out
+        self._resets_done: dict[int, int] = {}
+        self._stopped: set[int] = set()  # reset, and not enabled again yet
+        self._teardown = _Teardown.NONE
+        self._deadline = 0.0
+        self._stats_answered: int | None = None
+        self._removing = False
+
+    # ---- what the service calls ------------------------------------------------------------------------------------
+
+    @property
+    def watched_paths(self) -> tuple[str, ...]:
+        """Nodes whose changes concern this device."""
+        return (
+            self.leg1.peer_state_path,
+            self.leg2.peer_state_path,
+            f"{self.leg2.peer_path}/config-generation",
+            f"{self.path}/online",
+            f"{self.path}/stats-request",
+            *self._reset_paths,
+        )
+
+    @property
+    def _reset_paths(self) -> tuple[str, ...]:
+        if not self._accepted & features.RING_RESET:
+            return ()
+        names = ("reset", "enable")
+        return tuple(f"{self.front_path}/queue-{ring.index}/{name}" for ring in self._rings for name in names)
+
+    @property
+    def gone(self) -> bool:
+        """Nothing is left of it: forget it."""
+        return self.leg1.phase is Phase.GONE and self._teardown is _Teardown.NONE
+
+    @property
+    def busy(self) -> bool:
+        """It waits for something that no watch tells: call `tick` soon."""
+        return self._teardown is not _Teardown.NONE or bool(self._resets) or self._leg2_can_reopen
+
+    def begin(self) -> None:
+        """Takes up both legs as they are found."""
+        self.leg2.begin()
+        self.leg1.begin()
+        self.look()
+
+    def look(self) -> None:
+        """Takes up what changed in XenStore."""
+        if self._store.read(f"{self.path}/state") is None or self._store.read(f"{self.path}/online") == "0":
+            self._removing = True
+            self.leg1.feed(Event.DETACH)
+        self.leg2.look()
+        self.leg1.look()
+        if self.leg1.phase is Phase.CLOSED and read_of_peer(self._store, f"{self.front_path}/state") is None:
+            self._removing = True  # the frontend domain is gone, and with it all that this device was for
+            self.leg1.feed(Event.DETACH)
+        self._relay_config()
+        self._look_for_resets()
+        self._answer_stats()
+
+    def check_fault(self) -> None:
+        """Closes the device if a peer broke it."""
+        fault = self._device.fault() if self._device else None
+        if fault is not None and self._teardown is _Teardown.NONE:
+            self._complain(fault)
+            self.leg1.feed(Event.FAULT)
+
+    def tick(self) -> None:
+        """Moves a teardown or ring reset on."""
+        if self._teardown is _Teardown.DRAINING:
+            alive = self._device.drain() if self._device and self._device.fault() is None else 0
+            if alive == 0 or time.monotonic() >= self._deadline:
+                self._close_leg2()
+        elif self._teardown is _Teardown.CLOSING_LEG2:
+            peer = read_of_peer(self._store, self.leg2.peer_state_path)
+            if peer in _PEER_DONE_STATES or time.monotonic() >= self._deadline:
+                self._finish_teardown()
+        for queue in list(self._resets):
+            self._advance_reset(queue)
+        if self._leg2_can_reopen:
+            self.leg2.feed(Event.REOPEN)
+
+    def release(self) -> None:
+        """Lets go of everything at once, without the peers: the service ends."""
+        self._free_data_plane()
+
+    def status(self) -> dict[str, object]:
+        """What `ctl status` shows."""
+        report: dict[str, object] = {
+            "frontend": self.frontend_domid,
+            "device": self.device_id,
+            "backend": self.backend_domid,
+            "state": self.leg1.phase.value,
+            "backend_state": self.leg2.phase.value,
+            "placement": self._policy.placement,
+        }
+        if self._guest:
+            report["window"] = "direct" if self._guest.direct else "dynamic"
+            report["window_in_use"] = self._guest.window_in_use()
+        if self._device:
+            report |= self._device.stats()
+        return report
+
+    # ---- leg 1: we offer to the frontend ---------------------------------------------------------------------------
+
+    def _on_leg1(self, action: Action) -> Event | None:
+        match action:
+            case Action.OFFER:
+                self._offer_wanted = True
+                return self._try_offer()
+            case Action.CONNECT:
+                return self._attempt(self._connect)
+            case Action.DISCONNECT:
+                self._begin_teardown()
+            case Action.REMOVE:
+                self.leg2.feed(Event.DETACH)
+                self._store.rm(self.path)
+                self._store.rm(self.leg2_path)
+                self._log.info("device_removed")
+        return None
+
+    def _try_offer(self) -> Event | None:
+        if self._offer is None or not self._offer_wanted:
+            return None
+        self._offer_wanted = False
+        legs.write_offer(self._store, self.path, self._offer)
+        self._store.rm(f"{self.path}/error")
+        return Event.OFFER_READY
+
+    def _connect(self) -> None:
+        """The frontend's rings become shadow rings; CONNECT_DONE comes when the backend has taken those up."""
+        offer = self._offer
+        if offer is None:
+            raise PeerProtocolError(self.front_path, "Initialised", "no connection while nothing is offered")
+        acceptance = legs.read_acceptance(self._store, self.front_path, offer)
+        config = self._context.config
+        window = config.policy_for(self.frontend_domid, self.device_id).window
+        memory = nodes.VirtioBack.FRONTEND_MEMORY.read(self._store.read, self.path)
+        if memory is None:
+            raise PeerProtocolError(f"{self.path}/frontend-memory", None, nodes.VirtioBack.FRONTEND_MEMORY.expected)
+        self._guest = self._context.guests.acquire(self.frontend_domid, memory, window)
+        queues = len(acceptance.queues)
+        self._device = Device(
+            self._guest,
+            self._context.hypervisor,
+            backend_domid=self.backend_domid,
+            num_queues=queues,
+            policy=self._policy,
+            window_grefs=max(256, min(4096, self._guest.window_count // (4 * queues))),
+            event_idx=bool(acceptance.features & features.EVENT_IDX),
+            indirect=bool(acceptance.features & features.INDIRECT_DESC),
+        )
+        workers = self._context.workers
+        shadow = [
+            self._device.setup_queue(workers[(self.frontend_domid + self.device_id + rings.index) % len(workers)], rings)
+            for rings in acceptance.queues
+        ]
+        self._rings = list(acceptance.queues)
+        self._accepted = acceptance.features
+        legs.write_shadow(self._store, self.leg2_path, offer, acceptance.features, self._guest, shadow)
+        self.leg2.feed(Event.SETUP_DONE)
+
+    # ---- leg 2: we use what the backend offers ---------------------------------------------------------------------
+
+    def _on_leg2(self, action: Action) -> Event | None:
+        match action:
+            case Action.SETUP:
+                return self._attempt(self._take_offer)
+            case Action.START:
+                if self._device:
+                    self._device.start()
+                    self._log.info("device_connected", queues=self._device.num_queues)
+                    self.leg1.feed(Event.CONNECT_DONE)
+            case Action.STOP:
+                self._offer = None
+                if self._teardown is _Teardown.NONE:  # the backend closed, or left: leg 1 follows
+                    self.leg1.feed(Event.FAULT)
+                    if self._teardown is _Teardown.NONE:  # leg 1 holds nothing
+                        return Event.STOPPED
+            case Action.REMOVE:
+                pass  # leg 1 removes both directories
+        return None
+
+    def _take_offer(self) -> None:
+        limits, policy = self._context.config.limits, self._policy
+        path = self.leg2.peer_path
+        self._offer = legs.read_offer(self._store, path, limits, policy.placement, policy.copy_threshold)
+        ready = self._try_offer()
+        if ready:
+            self.leg1.feed(ready)
+
+    def _relay_config(self) -> None:
+        """The configuration space may change while the device runs (virtio 2.5.1): a grown image, say."""
+        if self._offer is None or self.leg1.phase not in {Phase.OFFERED, Phase.CONNECTED}:
+            return
+        limits, policy = self._context.config.limits, self._policy
+        try:
+            generation = nodes.SvqBack.CONFIG_GENERATION.read(self._store.read, self.leg2.peer_path)
+            if generation is None or generation == self._offer.generation:
+                return
+            offer = legs.read_offer(self._store, self.leg2.peer_path, limits, policy.placement, policy.copy_threshold)
+        except PeerProtocolError as error:
+            self._complain(error)
+            return
+        self._offer = offer
+        back = nodes.VirtioBack
+        publish(self._store, self.path, [(back.CONFIG, offer.config), (back.CONFIG_GENERATION, offer.generation)])
+
+    # ---- closing ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _drain_timeout_s(self) -> float:
+        return self._context.config.limits.drain_timeout_ms / 1000
+
+    def _begin_teardown(self) -> None:
+        self._offer_wanted = False
+        if self._teardown is not _Teardown.NONE:
+            return
+        if self._device is None:
+            self._free_data_plane()
+            self.leg1.feed(Event.STOPPED)
+            return
+        self._teardown = _Teardown.DRAINING
+        frontend_lives = read_of_peer(self._store, f"{self.front_path}/state") is not None
+        worth_waiting = frontend_lives and self.leg2.phase is Phase.CONNECTED
+        self._deadline = time.monotonic() + (self._drain_timeout_s if worth_waiting else 0.0)
+        self._resets.clear()
+        self.tick()
+
+    def _close_leg2(self) -> None:
+        self._teardown = _Teardown.CLOSING_LEG2
+        self._deadline = time.monotonic() + self._drain_timeout_s
+        self.leg2.feed(Event.FAULT)
+
+    def _finish_teardown(self) -> None:
+        left = self._free_data_plane()
+        if left:
+            self._log.warning("grants_in_quarantine", pages=left)
+        self._teardown = _Teardown.NONE
+        self._log.info("device_closed")
+        self.leg2.feed(Event.STOPPED)
+        self.leg1.feed(Event.STOPPED)
+        self.look()
+
+    def _free_data_plane(self) -> int:
+        self._rings, self._accepted = [], 0
+        self._resets.clear()
+        self._resets_done.clear()
+        self._stopped.clear()
+        left = 0
+        if self._device:
+            left = self._device.close()
+            self._device = None
+        if self._guest:
+            self._context.guests.release(self._guest)
+            self._guest = None
+        return left
+
+    @property
+    def _leg2_can_reopen(self) -> bool:
+        return self.leg2.phase is Phase.CLOSED and not self._removing and self._teardown is _Teardown.NONE
+
+    # ---- ring reset (VIRTIO_F_RING_RESET, virtio 2.6.1) --------------------------------------------------------------
+
+    def _look_for_resets(self) -> None:
+        if self._device is None or self.leg1.phase is not Phase.CONNECTED or not self._accepted & features.RING_RESET:
+            return
+        try:
+            for ring in list(self._rings):
+                asked = nodes.VirtioFront.QUEUE_RESET.read(self._store.read, self.front_path, ring.index) or 0
+                done = self._resets_done.get(ring.index, 0)
+                if asked != done and ring.index not in self._resets:
+                    self._resets[ring.index] = asked
+                    self._device.drain(ring.index)
+                    self._advance_reset(ring.index)
+                elif done and asked == done:
+                    self._look_for_enable(ring, done)
+        except (PeerProtocolError, DeviceBroken) as error:
+            self._fail(error)
+
+    def _advance_reset(self, queue: int) -> None:
+        if self._device is None or not self._device.reset_queue(queue):
+            return
+        done = self._resets.pop(queue)
+        self._resets_done[queue] = done
+        self._stopped.add(queue)
+        self._store.write(f"{self.path}/queue-{queue}/reset-done", str(done))
+        self._log.info("queue_reset", queue=queue)
+
+    def _look_for_enable(self, ring: QueueRings, done: int) -> None:
+        enabled = nodes.VirtioFront.QUEUE_ENABLE.read(self._store.read, self.front_path, ring.index)
+        if enabled != done or self._device is None or ring.index not in self._stopped:
+            return
+        renewed = legs.read_ring(self._store, self.front_path, ring.index, ring.size)
+        self._device.restart_queue(renewed)
+        self._rings[ring.index] = renewed
+        self._stopped.discard(ring.index)
+
+    # ---- the rest --------------------------------------------------------------------------------------------------
+
+    @property
+    def watch_token(self) -> str:
+        """Token of all watches of this device."""
+        return f"device/{self.frontend_domid}/{self.device_id}"
+
+    def _read_policy(self) -> Policy:
+        """The configuration's policy, as far as the toolstack's nodes do not say otherwise."""
+        base = self._context.config.policy_for(self.frontend_domid, self.device_id)
+        placement = nodes.VirtioBack.PLACEMENT.read(self._store.read, self.path)
+        threshold = nodes.VirtioBack.COPY_THRESHOLD.read(self._store.read, self.path)
+        return Policy(
+            placement=placement or base.placement,
+            copy_threshold=base.copy_threshold if threshold is None else threshold,
+            bounce_pages=base.bounce_pages,
+            large_chains=base.large_chains,
+        )
+
+    def _attempt(self, work: Callable[[], None]) -> Event | None:
+        """Carries out a step that a peer's words can spoil; if they do, the device closes and says why."""
+        try:
+            work()
+        except (PeerProtocolError, DeviceBroken, HypervisorError, ConfigError) as error:
+            self._complain(error)
+            return Event.FAULT
+        return None
+
+    def _fail(self, error: ShadowVQError) -> None:
+        self._complain(error)
+        self.leg1.feed(Event.FAULT)
+
+    def _complain(self, error: ShadowVQError) -> None:
+        complaints.warning(self._log, "device_broken", key=(self.frontend_domid, self.device_id), reason=str(error))
+        if self._store.read(f"{self.path}/state") is not None:
+            self._store.write(f"{self.path}/error", str(error)[:1024])
+            self._store.write(f"{self.path}/needs-reset", "1")
+
+    def _answer_stats(self) -> None:
+        nonce = nodes.VirtioBack.STATS_REQUEST.read(self._store.read, self.path)
+        if nonce is None or nonce == self._stats_answered:
+            return
+        self._stats_answered = nonce
+        self._store.write(f"{self.path}/stats", nodes.VirtioBack.STATS.format({"nonce": nonce, **self.status()}))

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The demo's frontend domain: a process with memory of its own and the user-space virtio-blk driver."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from domU_frontend import blk
+from domU_frontend.blk import PAGE, Request, Result
+from domU_frontend.frontend import Frontend
+from xen_shadowvq import log
+from xen_shadowvq.demo.rpc import report_progress, serve
+
+DEPTH = 32
+SECTOR = 512
+SIZES = (512, 1024, 2048, 4096, 4096, 4096, 8192, 16384, 65536, 131072, 262144, 1 << 20)
+PROGRESS_S = 0.1
+SEED_OF_TAGS = 7
+HELD_SPECS = (  # offset in a page, bytes: whole pages, ends, fragments, and across page borders
+    (0, 4096),
+    (0, 65536),
+    (512, 8192),
+    (100, 512),
+    (4000, 512),
+    (1, 12800),
+    (3584, 512),
+    (0, 1 << 20),
+)
+
+
+class FrontendProcess:
+    """What the demo can ask of the frontend. Answers are plain JSON."""
+
+    def __init__(self, directory: Path, domid: int, device: int, memory_mib: int, seed: int) -> None:
+        self._frontend = Frontend(device, sim=(directory, domid), pages=memory_mib * 256, queue_size=256)
+        self._driver = self._frontend.driver
+        self._random = random.Random(seed)  # noqa: S311 - a mix of sizes, not a secret
+        self._first_page = self._driver.data_first_page
+        self._buffer_bytes = self._driver.data_pages * PAGE
+        self._base = self._driver.gpa(self._first_page)
+        self._latencies: list[int] = []
+        self._data_bytes = 0
+        self._requests = 0
+        self._held: threading.Thread | None = None
+        self._held_results: list[Result] = []
+
+    def connect(self) -> dict[str, Any]:
+        """Connects; returns the disk's geometry and the domain's memory."""
+        self._frontend.connect()
+        geometry = self._frontend.geometry
+        return {"sectors": geometry.sectors, "segments_max": geometry.segments_max, "features": self._frontend.features}
+
+    def read_all(self) -> dict[str, Any]:
+        """Reads the whole disk in mixed sizes, aligned and not; returns its SHA-256."""
+        digest, sector, total = hashlib.sha256(), 0, self._frontend.geometry.sectors
+        while sector < total:
+            batch = self._batch(blk.IN, sector, total)
+            self._run(batch, sector * SECTOR)
+            for request in batch:
+                digest.update(self._driver.memory(request.buffer, request.length))
+            sector += sum(request.length for request in batch) // SECTOR
+        return {"sha256": digest.hexdigest()}
+
+    def write_region(self, offset: int, length: int) -> dict[str, Any]:
+        """Writes random bytes to a region, flushes, and reads them back; returns both SHA-256s."""
+        data = self._random.randbytes(length)
+        self._write(offset, data)
+        return {"written": hashlib.sha256(data).hexdigest(), "read_back": self._read(offset, length)}
+
+    def keep_region(self, offset: int, length: int) -> dict[str, Any]:
+        """Reads a region and keeps it for `restore_region`."""
+        digest = self._read(offset, length)
+        self._kept = bytes(self._driver.memory(self._base, length))
+        return {"sha256": digest}
+
+    def restore_region(self, offset: int) -> dict[str, Any]:
+        """Writes back what `keep_region` kept."""
+        self._write(offset, self._kept)
+        return {"sha256": self._read(offset, len(self._kept))}
+
+    def special_requests(self, offset: int, length: int) -> dict[str, Any]:
+        """WRITE_ZEROES, DISCARD, GET_ID, and a request beyond the end; returns what became of each."""
+        sector, sectors = offset // SECTOR, length // SECTOR
+        segment = sector.to_bytes(8, "little") + sectors.to_bytes(4, "little") + (0).to_bytes(4, "little")
+        self._driver.memory(self._base, 16)[:] = segment
+        zeroes = self._one(Request(blk.WRITE_ZEROES, 0, self._base, 16))
+        zeroed = self._read(offset, length) == hashlib.sha256(bytes(length)).hexdigest()
+        self._driver.memory(self._base, 16)[:] = segment
+        discard = self._one(Request(blk.DISCARD, 0, self._base, 16))
+        get_id = self._one(Request(blk.GET_ID, 0, self._base, 20))
+        serial = bytes(self._driver.memory(self._base, 20)).rstrip(b"\0").decode(errors="replace")
+        beyond = self._one(Request(blk.IN, self._frontend.geometry.sectors, self._base, PAGE))
+        after = self._one(Request(blk.IN, 0, self._base, PAGE))
+        return {
+            "write_zeroes": zeroes.status,
+            "zeroes_read_back": zeroed,
+            "discard": discard.status,
+            "get_id": get_id.status,
+            "serial": serial,
+            "out_of_range": beyond.status,
+            "next_request": after.status,
+        }
+
+    def start_held(self, offset: int) -> dict[str, Any]:
+        """
+        Fills all free memory with tags and submits requests for the disk at `offset`, which the backend is told to hold. Returns the
+        buffers that are described to the device, as [guest physical address, bytes, device may write].
+        """
+        self._driver.fill_tags(self._first_page, self._driver.data_pages, SEED_OF_TAGS)
+        requests, page = [], 0
+        for kind in (blk.OUT, blk.IN):
+            for start, length in HELD_SPECS:
+                buffer = self._base + page * PAGE + start
+                requests.append(Request(kind, offset // SECTOR, buffer, length))
+                page += (start + length) // PAGE + 2  # a tagged page stays free on either side
+        self._held = threading.Thread(target=self._run_held, args=(requests,))
+        self._held.start()
+        return {"buffers": [[r.buffer, r.length, r.kind == blk.IN] for r in requests], "requests": len(requests)}
+
+    def finish_held(self) -> dict[str, Any]:
+        """Waits for those requests; returns the statuses they ended with."""
+        if self._held:
+            self._held.join()
+        return {"statuses": sorted({result.status for result in self._held_results}), "count": len(self._held_results)}
+
+    def counters(self) -> dict[str, Any]:
+        """The driver's counters, and latencies in ns of all requests so far."""
+        return {
+            **self._driver.counters(),
+            "requests": self._requests,
+            "data_bytes": self._data_bytes,
+            "latencies_ns": self._latencies,
+        }
+
+    def disconnect(self) -> dict[str, Any]:
+        """Closes the device."""
+        self._frontend.disconnect()
+        return {}
+
+    # ---- helpers ---------------------------------------------------------------------------------------------------
+
+    def _batch(self, kind: int, sector: int, end: int) -> list[Request]:
+        """Requests for consecutive sectors with buffers one after another, at odd places now and then."""
+        requests: list[Request] = []
+        at = self._base
+        while sector < end:
+            length = min(self._random.choice(SIZES), (end - sector) * SECTOR)
+            at += self._random.choice((0, 0, -at % PAGE, 16, 512, 1000, 1))
+            if at + length > self._base + self._buffer_bytes:
+                break
+            segments = self._random.choice((1, 1, 1, 2, 5))
+            segments = min(segments, max(1, length // SECTOR))
+            requests.append(Request(kind, sector, at, length, segments, indirect=self._random.random() < 0.9))
+            at += length
+            sector += length // SECTOR
+        return requests
+
+    def _run(self, requests: list[Request], done_before: int) -> list[Result]:
+        progress = self._driver.new_progress()
+        stop = threading.Event()
+
+        def watch() -> None:
+            while not stop.wait(PROGRESS_S):
+                report_progress(done_before + int(progress.bytes_done))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            results = self._driver.run(requests, DEPTH, progress)
+        finally:
+            stop.set()
+            watcher.join()
+        self._latencies += [result.latency_ns for result in results]
+        self._requests += len(requests)
+        self._data_bytes += sum(request.length for request in requests)
+        bad = [(q, r) for q, r in zip(requests, results, strict=True) if r.status != blk.STATUS_OK or r.error]
+        if bad:
+            raise blk.HypervisorError(f"request {bad[0][0]} ended with {bad[0][1]}", None, 5)
+        return results
+
+    def _one(self, request: Request) -> Result:
+        self._requests += 1
+        self._data_bytes += request.length
+        result = self._driver.run([request], 1)[0]
+        self._latencies.append(result.latency_ns)
+        return result
+
+    def _write(self, offset: int, data: bytes) -> None:
+        sector = offset // SECTOR
+        batch = self._batch(blk.OUT, sector, sector + len(data) // SECTOR)
+        done = 0
+        for request in batch:
+            self._driver.memory(request.buffer, request.length)[:] = data[done : done + request.length]
+            done += request.length
+        if done != len(data):
+            raise ValueError(f"{len(data)} bytes do not fit the frontend's memory at once")
+        self._run(batch, 0)
+        self._run([Request(blk.FLUSH)], 0)
+
+    def _read(self, offset: int, length: int) -> str:
+        request = Request(blk.IN, offset // SECTOR, self._base, length)
+        self._run(self._split(request), 0)
+        return hashlib.sha256(self._driver.memory(self._base, length)).hexdigest()
+
+    @staticmethod
+    def _split(request: Request) -> list[Request]:
+        step = 1 << 20
+        return [
+            Request(request.kind, request.sector + at // SECTOR, request.buffer + at, min(step, request.length - at))
+            for at in range(0, request.length, step)
+        ]
+
+    def _run_held(self, requests: list[Request]) -> None:
+        self._held_results = self._driver.run(requests, len(requests))
+
+
+def main() -> None:
+    """usage: python -m xen_shadowvq.demo.frontend_process DIRECTORY DOMID DEVICE MEMORY_MIB SEED"""
+    log.configure("info", "json", sys.stderr)
+    directory, domid, device, memory_mib, seed = sys.argv[1:]
+    serve(FrontendProcess(Path(directory), int(domid), int(device), int(memory_mib), int(seed)))
+
+
+if __name__ == "__main__":
+    main()

@@ -14,7 +14,7 @@ from xen_shadowvq import features
 from xen_shadowvq.errors import DeviceBroken, HypervisorError, ImageError, PeerProtocolError, ShadowVQError
 from xen_shadowvq.hypervisor import Hypervisor
 from xen_shadowvq.log import RateLimited, get_logger
-from xen_shadowvq.publish import publish
+from xen_shadowvq.publish import publish, withdraw
 from xen_shadowvq.service import Service
 from xen_shadowvq.side import Side, read_of_peer
 from xen_shadowvq.xenbus import Action, Event, Phase, Role
@@ -118,7 +118,7 @@ class BackendDevice:
                     self._disconnect()
                     return Event.STOPPED
                 case Action.REMOVE:
-                    self._store.rm(self.path)
+                    withdraw(self._store, self.path)
                     self._log.info("device_removed")
         except (PeerProtocolError, HypervisorError, ImageError, DeviceBroken) as error:
             self._complain(error)

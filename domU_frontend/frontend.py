@@ -26,9 +26,10 @@ BLK_WANTED = 1 << 1 | 1 << 2 | 1 << 5 | 1 << 6 | 1 << 9 | 1 << 12 | 1 << 13 | 1 
 
 @dataclass(frozen=True)
 class BlkGeometry:
-    """What the configuration space says (virtio 5.2.4). `segments_max`: data segments of one request."""
+    """What the configuration space says (virtio 5.2.4): data segments of one request, and bytes of one segment."""
 
     sectors: int
+    size_max: int
     segments_max: int
     block_size: int
 
@@ -36,9 +37,9 @@ class BlkGeometry:
     def parse(cls, config: bytes) -> BlkGeometry:
         """ValueError never: a short space leaves fields at 0."""
         padded = config.ljust(60, b"\0")
-        sectors, _, segments_max = struct.unpack_from("<QII", padded)
+        sectors, size_max, segments_max = struct.unpack_from("<QII", padded)
         (block_size,) = struct.unpack_from("<I", padded, 20)
-        return cls(sectors, segments_max, block_size or 512)
+        return cls(sectors, size_max or 1 << 30, segments_max or 1, block_size or 512)
 
 
 class Frontend:
@@ -117,14 +118,15 @@ class Frontend:
         self.store.unwatch(self.side.peer_state_path, "peer")
 
     def reconnect(self, timeout_s: float = 10.0) -> None:
-        """A new round after `disconnect`."""
+        """A new round after `disconnect` or `wait_closed`."""
         self.store.watch(self.side.peer_state_path, "peer")
         self.side.feed(Event.REOPEN)
         self._run_until(lambda: self.side.phase is Phase.CONNECTED, timeout_s, "connected")
 
     def wait_closed(self, timeout_s: float = 10.0) -> None:
-        """Waits until the mediator closed the device of its own accord."""
+        """Waits until the mediator closed the device of its own accord, or went away."""
         self._run_until(lambda: self.side.phase is Phase.CLOSED, timeout_s, "closed")
+        self.store.unwatch(self.side.peer_state_path, "peer")
 
     def reset_queue(self, queue: int, timeout_s: float = 10.0) -> None:
         """VIRTIO_F_RING_RESET: after it no request of the queue is alive, and it runs again, empty."""

@@ -66,7 +66,7 @@ class Policy(_Section):
     placement: Placement = "exact"
     copy_threshold: CopyThreshold = 0
     window: Window = "auto"
-    bounce_pages: BouncePages = 256
+    bounce_pages: BouncePages = 512
     large_chains: LargeChains = 16
 
 

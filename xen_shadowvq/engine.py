@@ -106,7 +106,7 @@ class Guest:
         self.handle: Any = out[0]
         self.window_first: int = lib.svq_guest_window_first(self.handle)
         self.window_count: int = lib.svq_guest_window_count(self.handle)
-        self.direct = window.direct
+        self.window = window
 
     def window_in_use(self) -> int:
         """Entries of the window that are not free now."""

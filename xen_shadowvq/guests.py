@@ -57,20 +57,24 @@ class GuestTable:
         self._memory_kib_max = memory_gib_max << 20
         self._guests: dict[int, tuple[Guest, int]] = {}
 
-    def acquire(self, domid: int, memory_kib: int, window_kind: str) -> Guest:
-        """The guest of a frontend. ConfigError: its memory or its grant table does not allow it."""
+    def plan(self, domid: int, memory_kib: int, window_kind: str) -> WindowPlan:
+        """The window that the guest has, or would get. ConfigError: its memory or its grant table does not allow one."""
+        if domid in self._guests:
+            return self._guests[domid][0].window
+        if memory_kib > self._memory_kib_max:
+            raise ConfigError(
+                f"domain {domid} has {memory_kib} KiB of memory, expected at most {self._memory_kib_max} "
+                "(limits.memory_gib_max)"
+            )
+        frames_max = self._hypervisor.grant_table_frames(domid)
+        return plan_window(window_kind, frames_max, gfn_limit(memory_kib), domid)
+
+    def acquire(self, domid: int, memory_kib: int, window: WindowPlan) -> Guest:
+        """The guest of a frontend, opened with `window` if this is its first device."""
         if domid in self._guests:
             guest, users = self._guests[domid]
         else:
-            if memory_kib > self._memory_kib_max:
-                raise ConfigError(
-                    f"domain {domid} has {memory_kib} KiB of memory, expected at most {self._memory_kib_max} "
-                    "(limits.memory_gib_max)"
-                )
-            limit = gfn_limit(memory_kib)
-            frames_max = self._hypervisor.grant_table_frames(domid)
-            guest = Guest(self._hypervisor, domid, limit, plan_window(window_kind, frames_max, limit, domid))
-            users = 0
+            guest, users = Guest(self._hypervisor, domid, gfn_limit(memory_kib), window), 0
         self._guests[domid] = (guest, users + 1)
         return guest
 

@@ -3,17 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from xen_shadowvq import features
 from xen_shadowvq.config import Limits
-from xen_shadowvq.engine import Guest, QueueRings, ShadowRefs
+from xen_shadowvq.engine import Guest, Policy, QueueRings, ShadowRefs
 from xen_shadowvq.errors import PeerProtocolError
 from xen_shadowvq.publish import Entry, publish
 from xen_shadowvq.xenstore import Transaction, XenStore
 from xenstore_schema import State, nodes, read_directory
 
+PAGE = 4096
 PARTS_MAX = 256
 """SVQ_PARTS_MAX of the data plane: shadow descriptors of one chain."""
 
@@ -39,23 +40,40 @@ class Acceptance:
     queues: tuple[QueueRings, ...]
 
 
-def _clamped(config: bytes, device_type: int, placement: str, copy_threshold: int, queues: int, node: str) -> bytes:
+@dataclass(frozen=True)
+class ChainLimits:
+    """What a chain may be, so that it always fits the device's pools: data segments, and bytes of each (None: any)."""
+
+    segments_max: int
+    size_max: int | None
+
+
+def chain_limits(policy: Policy, window_grefs: int | None) -> ChainLimits:
     """
-    Lowers the device's limits so that every chain that keeps to them fits one shadow indirect table: a segment becomes up
-    to three parts (head, whole pages, tail), or, where it is copied, one part a page.
+    Limits under which every chain fits one shadow indirect table, one direction's bounce slots, and the queue's part of a
+    dynamic window (`window_grefs`; None: a direct window, which always fits).
+
+    A segment becomes up to three parts (head, whole pages, tail); where it is copied, one part and slot a page.
     """
-    if device_type != features.DEVICE_TYPE_BLK:
-        return config
-    if placement == "copy":
-        parts, size_max = 2, 2 * 4096
+    page_slots = policy.bounce_pages // 2
+    if policy.placement == "copy":
+        parts = slots = 2
+        size_max: int | None = slots * PAGE
     else:
-        parts, size_max = max(3, copy_threshold // 4096 + 2), None
-    segments_max = (PARTS_MAX - 2 * parts) // parts  # two of them are the header and the status
-    return features.clamp_blk_config(config, segments_max=segments_max, size_max=size_max, queues=queues, node=node)
+        copied_pages = policy.copy_threshold // PAGE + 1
+        parts, slots, size_max = max(3, copied_pages + 1), max(2, copied_pages + 1), None
+    segments_max = min((PARTS_MAX - 2 * parts) // parts, page_slots // slots)  # of the table, two are header and status
+    if size_max is None and window_grefs is not None:
+        segments_max = min(segments_max, window_grefs // 2)
+        size_max = (window_grefs // segments_max - 1) * PAGE
+    return ChainLimits(max(1, segments_max), size_max)
 
 
-def read_offer(store: XenStore, path: str, limits: Limits, placement: str, copy_threshold: int) -> Offer:
-    """Reads the backend's directory (state InitWait). PeerProtocolError names the node that is wrong."""
+def read_offer(store: XenStore, path: str, limits: Limits, chains_for: Callable[[int], ChainLimits]) -> Offer:
+    """
+    Reads the backend's directory (state InitWait); `chains_for` answers the limits for a number of queues.
+    PeerProtocolError names the node that is wrong.
+    """
     found = store.in_transaction(lambda t: read_directory(t.read, nodes.SVQ_BACK, path, State.InitWait))
     back = nodes.SvqBack
     queues = min(found[back.NUM_QUEUES], limits.queues_per_device)
@@ -64,9 +82,16 @@ def read_offer(store: XenStore, path: str, limits: Limits, placement: str, copy_
         raise PeerProtocolError(f"{path}/queue-size-max", str(size), "a power of two")
     device_type = found[back.DEVICE_TYPE]
     offered = features.offer(device_type, found[back.FEATURES], node=f"{path}/features")
-    if placement == "copy" and device_type == features.DEVICE_TYPE_BLK:
-        offered |= features.BLK_SIZE_MAX
-    config = _clamped(found[back.CONFIG], device_type, placement, copy_threshold, queues, f"{path}/config")
+    config, chains = found[back.CONFIG], chains_for(queues)
+    if device_type == features.DEVICE_TYPE_BLK:
+        offered |= features.BLK_SIZE_MAX if chains.size_max is not None else 0
+        config = features.clamp_blk_config(
+            config,
+            segments_max=chains.segments_max,
+            size_max=chains.size_max,
+            queues=queues,
+            node=f"{path}/config",
+        )
     return Offer(
         device_type,
         offered,

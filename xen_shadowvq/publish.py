@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Writing a directory's nodes: all of them in one transaction, formatted by their own schema."""
+"""Writing a directory's nodes, all of them in one transaction and formatted by their own schema, and removing them."""
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from typing import Any
 
+from xen_shadowvq.errors import XenStoreError
 from xen_shadowvq.xenstore import Transaction, XenStore
 from xenstore_schema.spec import Node
 
@@ -21,3 +23,19 @@ def publish(store: XenStore, dir_path: str, entries: Iterable[Entry]) -> None:
             transaction.write(path, text)
 
     store.in_transaction(work)
+
+
+def withdraw(store: XenStore, dir_path: str) -> None:
+    """Removes a device's directory, and the one above it (that of all devices of that peer) when it is empty then."""
+    store.rm(dir_path)
+    parent = dir_path.rpartition("/")[0]
+
+    def work(transaction: Transaction) -> None:
+        if not transaction.ls(parent):
+            transaction.rm(parent)
+
+    try:
+        store.in_transaction(work)
+    except XenStoreError as error:
+        if error.errno != errno.EACCES:  # not ours: it was not made by our toolstack
+            raise

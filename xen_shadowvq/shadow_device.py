@@ -10,25 +10,27 @@ the data plane, then leg 1, so that no side sees Closed while somebody still hol
 from __future__ import annotations
 
 import enum
+import errno
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from xen_shadowvq import features, legs
 from xen_shadowvq.config import Config
-from xen_shadowvq.engine import Device, Guest, Policy, QueueRings, Worker
+from xen_shadowvq.engine import GRANTS_PER_FRAME, Device, Guest, Policy, QueueRings, ShadowRefs, WindowPlan, Worker
 from xen_shadowvq.errors import ConfigError, DeviceBroken, HypervisorError, PeerProtocolError, ShadowVQError
 from xen_shadowvq.guests import GuestTable
 from xen_shadowvq.hypervisor import Hypervisor
 from xen_shadowvq.log import RateLimited, get_logger
-from xen_shadowvq.publish import publish
+from xen_shadowvq.publish import publish, withdraw
 from xen_shadowvq.side import Side, read_of_peer
 from xen_shadowvq.xenbus import Action, Event, Phase, Role
 from xen_shadowvq.xenstore import XenStore
 from xenstore_schema import nodes
 
-_DONE_PHASES = {Phase.CLOSED, Phase.GONE}
 _PEER_DONE_STATES = {None, "6"}  # no such node, or Closed
+_ALIVE = {Phase.PREPARING, Phase.OFFERED, Phase.CONNECTING, Phase.CONNECTED}
+_NO_SUCH_PORT = {errno.EINVAL, errno.EPERM}  # Xen's answers when a peer's port cannot be bound
 
 complaints = RateLimited(interval_s=1.0)
 
@@ -62,6 +64,8 @@ class ShadowDevice:
         self.path = nodes.virtio_back_path(mediator=context.domid, frontend=frontend_domid, device=device_id)
         self.front_path = nodes.virtio_front_path(frontend=frontend_domid, device=device_id)
         self._policy = self._read_policy()
+        self._policy_window = context.config.policy_for(frontend_domid, device_id).window
+        self._window = WindowPlan(first_frame=0, frames=0, direct=False)  # planned with the first offer
         handle = nodes.VirtioBack.SVQ_HANDLE.read(self._store.read, self.path)
         if handle is None:
             raise PeerProtocolError(f"{self.path}/svq-handle", None, nodes.VirtioBack.SVQ_HANDLE.expected)
@@ -131,6 +135,7 @@ class ShadowDevice:
             self._removing = True
             self.leg1.feed(Event.DETACH)
         self.leg2.look()
+        self._check_state()
         self.leg1.look()
         if self.leg1.phase is Phase.CLOSED and read_of_peer(self._store, f"{self.front_path}/state") is None:
             self._removing = True  # the frontend domain is gone, and with it all that this device was for
@@ -138,6 +143,13 @@ class ShadowDevice:
         self._relay_config()
         self._look_for_resets()
         self._answer_stats()
+
+    def _check_state(self) -> None:
+        """The machine closes a device whose frontend's state is none; this says why."""
+        untrusted = read_of_peer(self._store, self.leg1.peer_state_path)
+        node = nodes.VirtioFront.STATE
+        if untrusted is not None and node.value_of(untrusted) is None and self.leg1.phase in _ALIVE:
+            self._complain(PeerProtocolError(self.leg1.peer_state_path, untrusted, node.expected))
 
     def check_fault(self) -> None:
         """Closes the device if a peer broke it."""
@@ -176,11 +188,12 @@ class ShadowDevice:
             "placement": self._policy.placement,
         }
         if self._guest:
-            report["window"] = "direct" if self._guest.direct else "dynamic"
+            report["window"] = "direct" if self._guest.window.direct else "dynamic"
             report["window_in_use"] = self._guest.window_in_use()
         if self._device:
             report |= self._device.stats()
-        return report
+        held = self._context.hypervisor.counters()
+        return report | {f"mediator_{name}": count for name, count in held.items() if name.endswith("_live")}
 
     # ---- leg 1: we offer to the frontend ---------------------------------------------------------------------------
 
@@ -195,7 +208,7 @@ class ShadowDevice:
                 self._begin_teardown()
             case Action.REMOVE:
                 self.leg2.feed(Event.DETACH)
-                self._store.rm(self.path)
+                withdraw(self._store, self.path)
                 self._store.rm(self.leg2_path)
                 self._log.info("device_removed")
         return None
@@ -214,12 +227,7 @@ class ShadowDevice:
         if offer is None:
             raise PeerProtocolError(self.front_path, "Initialised", "no connection while nothing is offered")
         acceptance = legs.read_acceptance(self._store, self.front_path, offer)
-        config = self._context.config
-        window = config.policy_for(self.frontend_domid, self.device_id).window
-        memory = nodes.VirtioBack.FRONTEND_MEMORY.read(self._store.read, self.path)
-        if memory is None:
-            raise PeerProtocolError(f"{self.path}/frontend-memory", None, nodes.VirtioBack.FRONTEND_MEMORY.expected)
-        self._guest = self._context.guests.acquire(self.frontend_domid, memory, window)
+        self._guest = self._context.guests.acquire(self.frontend_domid, self._frontend_memory(), self._window)
         queues = len(acceptance.queues)
         self._device = Device(
             self._guest,
@@ -227,19 +235,30 @@ class ShadowDevice:
             backend_domid=self.backend_domid,
             num_queues=queues,
             policy=self._policy,
-            window_grefs=max(256, min(4096, self._guest.window_count // (4 * queues))),
+            window_grefs=self._window_grefs(offer.num_queues),
             event_idx=bool(acceptance.features & features.EVENT_IDX),
             indirect=bool(acceptance.features & features.INDIRECT_DESC),
         )
         workers = self._context.workers
+        first = self.frontend_domid + self.device_id
         shadow = [
-            self._device.setup_queue(workers[(self.frontend_domid + self.device_id + rings.index) % len(workers)], rings)
+            self._set_up_queue(self._device, workers[(first + rings.index) % len(workers)], rings)
             for rings in acceptance.queues
         ]
         self._rings = list(acceptance.queues)
         self._accepted = acceptance.features
         legs.write_shadow(self._store, self.leg2_path, offer, acceptance.features, self._guest, shadow)
         self.leg2.feed(Event.SETUP_DONE)
+
+    def _set_up_queue(self, device: Device, worker: Worker, rings: QueueRings) -> ShadowRefs:
+        try:
+            return device.setup_queue(worker, rings)
+        except HypervisorError as error:
+            if error.errno not in _NO_SUCH_PORT:
+                raise
+            node = nodes.VirtioFront.QUEUE_EVENT_CHANNEL.path(self.front_path, rings.index)
+            expected = f"an unbound port of domain {self.frontend_domid} for domain {self._context.domid}"
+            raise PeerProtocolError(node, str(rings.port), expected) from error
 
     # ---- leg 2: we use what the backend offers ---------------------------------------------------------------------
 
@@ -263,23 +282,40 @@ class ShadowDevice:
         return None
 
     def _take_offer(self) -> None:
-        limits, policy = self._context.config.limits, self._policy
-        path = self.leg2.peer_path
-        self._offer = legs.read_offer(self._store, path, limits, policy.placement, policy.copy_threshold)
+        self._window = self._context.guests.plan(self.frontend_domid, self._frontend_memory(), self._policy_window)
+        self._offer = self._read_offer()
         ready = self._try_offer()
         if ready:
             self.leg1.feed(ready)
+
+    def _read_offer(self) -> legs.Offer:
+        limits = self._context.config.limits
+        return legs.read_offer(self._store, self.leg2.peer_path, limits, self._chain_limits)
+
+    def _chain_limits(self, queues: int) -> legs.ChainLimits:
+        return legs.chain_limits(self._policy, None if self._window.direct else self._window_grefs(queues))
+
+    def _window_grefs(self, queues: int) -> int:
+        """Entries of a dynamic window for each of a device's queues: several devices share a frontend's window."""
+        count = self._window.frames * GRANTS_PER_FRAME
+        return max(256, min(4096, count // (4 * queues)))
+
+    def _frontend_memory(self) -> int:
+        node = nodes.VirtioBack.FRONTEND_MEMORY
+        memory = node.read(self._store.read, self.path)
+        if memory is None:
+            raise PeerProtocolError(f"{self.path}/frontend-memory", None, node.expected)
+        return memory
 
     def _relay_config(self) -> None:
         """The configuration space may change while the device runs (virtio 2.5.1): a grown image, say."""
         if self._offer is None or self.leg1.phase not in {Phase.OFFERED, Phase.CONNECTED}:
             return
-        limits, policy = self._context.config.limits, self._policy
         try:
             generation = nodes.SvqBack.CONFIG_GENERATION.read(self._store.read, self.leg2.peer_path)
             if generation is None or generation == self._offer.generation:
                 return
-            offer = legs.read_offer(self._store, self.leg2.peer_path, limits, policy.placement, policy.copy_threshold)
+            offer = self._read_offer()
         except PeerProtocolError as error:
             self._complain(error)
             return

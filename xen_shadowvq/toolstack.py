@@ -80,6 +80,10 @@ def _write_pairs(
     virtio_front = nodes.virtio_front_path(frontend=frontend, device=device)
     svq_back = nodes.svq_back_path(backend=backend, mediator=mediator, handle=handle)
     svq_front = nodes.svq_front_path(mediator=mediator, handle=handle)
+    for path, owner in ((svq_back, backend), (virtio_back, mediator)):
+        peers_directory = path.rpartition("/")[0]
+        t.mkdir(peers_directory)
+        t.set_perms(peers_directory, [f"n{owner}"])  # the owner removes it with the peer's last device
     vb, vf, sb, sf = nodes.VirtioBack, nodes.VirtioFront, nodes.SvqBack, nodes.SvqFront
     _write_dir(t, svq_back, backend, mediator, [
         (sb.FRONTEND, svq_front), (sb.FRONTEND_ID, mediator), (sb.ONLINE, True), (sb.TYPE, "blk"),

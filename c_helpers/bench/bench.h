@@ -15,6 +15,7 @@ static inline uint64_t bench_now_ns(void)
 
 /* {"case": name, "x": x, "value": value}; x is the position on a curve, or the number of the round. */
 void bench_sample(const char *name, double x, double value);
+void bench_round_done(unsigned round); /* a sample "round_done", for whoever shows progress */
 
 void bench_floor_and_chains(unsigned rounds);
 void bench_curves(unsigned rounds);

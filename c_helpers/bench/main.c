@@ -12,6 +12,8 @@ void bench_sample(const char *name, double x, double value)
     fflush(stdout);
 }
 
+void bench_round_done(unsigned round) { bench_sample("round_done", round, 1); }
+
 int main(int argc, char **argv)
 {
     const char *which = argc > 1 ? argv[1] : "all";

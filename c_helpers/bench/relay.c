@@ -1,36 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "relay.h"
 
-void floor_forward(struct floor_relay *r, unsigned batch)
-{
-    uint16_t ready = (uint16_t)(svq_acquire_u16(&r->avail->idx) - r->next_avail);
-    unsigned n = ready < batch ? ready : batch;
-    for (unsigned i = 0; i < n; i++) {
-        uint16_t head = svq_load_u16(&r->avail->ring[r->next_avail++ & r->mask]);
-        const uint64_t *from = (const uint64_t *)&r->desc[head];
-        uint64_t *to = (uint64_t *)&r->shadow_desc[head];
-        uint64_t addr = svq_load_u64(&from[0]);
-        svq_store_u64(&to[0], addr);
-        svq_store_u64(&to[1], svq_load_u64(&from[1]));
-        svq_store_u64(&r->grants[addr >> SVQ_PAGE_SHIFT], svq_grant_entry(GTF_PERMIT_ACCESS, 1, (uint32_t)(addr >> SVQ_PAGE_SHIFT)));
-        svq_store_u16(&r->shadow_avail->ring[r->shadow_avail_idx++ & r->mask], head);
-    }
-    svq_release_u16(&r->shadow_avail->idx, r->shadow_avail_idx);
-}
-
-void floor_complete(struct floor_relay *r, unsigned batch)
-{
-    uint16_t ready = (uint16_t)(svq_acquire_u16(&r->shadow_used->idx) - r->shadow_used_seen);
-    unsigned n = ready < batch ? ready : batch;
-    for (unsigned i = 0; i < n; i++) {
-        const struct vring_used_elem *from = &r->shadow_used->ring[r->shadow_used_seen++ & r->mask];
-        struct vring_used_elem *to = &r->used->ring[r->used_idx++ & r->mask];
-        svq_store_u32(&to->id, svq_load_u32(&from->id));
-        svq_store_u32(&to->len, svq_load_u32(&from->len));
-    }
-    svq_release_u16(&r->used->idx, r->used_idx);
-}
-
 /* A working set of fixed size, spread over all of the guest's memory. */
 static uint64_t data_gpa(const struct rig *rig, unsigned i)
 {

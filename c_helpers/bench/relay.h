@@ -21,12 +21,22 @@ struct floor_relay {
     struct vring_used *shadow_used;
     uint64_t *grants;
     uint16_t mask, next_avail, shadow_avail_idx, shadow_used_seen, used_idx;
+    void *rings_map, *grants_token;
+    size_t mapped_pages;
+    uint32_t grant_count;
+    struct rig_queue kept; /* the rig's own view of its shadow ring, until floor_close */
 };
 
+/*
+ * The relay takes the engine's place in a rig: it has the guest's rings, the shadow ring and the grant table from the
+ * same calls as the engine, so each is the same kind of memory, mapped anew for each side.
+ */
+void floor_open(struct floor_relay *r, struct rig *rig);
+void floor_close(struct floor_relay *r, struct rig *rig);
 void floor_forward(struct floor_relay *r, unsigned batch);
 void floor_complete(struct floor_relay *r, unsigned batch);
 
-/* Fills descriptors for `segments` readable... then writable pages per chain, and offers `count` chains. */
+/* Offers `count` chains of `segments` writable pages each. */
 void bench_offer_pages(struct rig *rig, unsigned count, unsigned segments);
 void bench_offer_blk(struct rig *rig, unsigned count); /* header 16, data 4096, status 1: as Linux's virtio-blk lays them */
 unsigned bench_echo(struct rig *rig, uint32_t len);    /* the device: takes what is there, gives it back */

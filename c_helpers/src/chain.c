@@ -62,16 +62,16 @@ static inline __attribute__((always_inline)) int add_segment(const struct svq_ch
 }
 
 /* An indirect table: each entry is copied once and checked; 2.7.5.3.2 says to ignore WRITE of the referring descriptor. */
-static int walk_indirect(const struct svq_chain_source *source, const struct vring_desc *untrusted_ref,
+static __attribute__((noinline)) int walk_indirect(const struct svq_chain_source *source, struct vring_desc untrusted_ref,
                          struct svq_chain *chain, struct walk *walk)
 {
-    uint64_t gpa = untrusted_ref->addr;
-    uint32_t len = untrusted_ref->len, entries = len / sizeof(struct vring_desc);
+    uint64_t gpa = untrusted_ref.addr;
+    uint32_t len = untrusted_ref.len, entries = len / sizeof(struct vring_desc);
 
     if (SVQ_REJECTS(!source->indirect_negotiated, SVQ_E_INDIRECT_NOT_NEGOTIATED))
-        return reject(chain, SVQ_E_INDIRECT_NOT_NEGOTIATED, untrusted_ref->flags, 0);
-    if (SVQ_REJECTS(untrusted_ref->flags & VRING_DESC_F_NEXT, SVQ_E_INDIRECT_WITH_NEXT))
-        return reject(chain, SVQ_E_INDIRECT_WITH_NEXT, untrusted_ref->flags, VRING_DESC_F_INDIRECT);
+        return reject(chain, SVQ_E_INDIRECT_NOT_NEGOTIATED, untrusted_ref.flags, 0);
+    if (SVQ_REJECTS(untrusted_ref.flags & VRING_DESC_F_NEXT, SVQ_E_INDIRECT_WITH_NEXT))
+        return reject(chain, SVQ_E_INDIRECT_WITH_NEXT, untrusted_ref.flags, VRING_DESC_F_INDIRECT);
     if (SVQ_REJECTS(len == 0 || len % sizeof(struct vring_desc), SVQ_E_INDIRECT_LENGTH))
         return reject(chain, SVQ_E_INDIRECT_LENGTH, len, sizeof(struct vring_desc));
     if (SVQ_REJECTS(entries > source->size, SVQ_E_INDIRECT_TOO_LONG))
@@ -108,8 +108,8 @@ static inline int walk_table(const struct svq_chain_source *source, uint16_t hea
     for (uint32_t walked = 0; walked <= source->size; walked++) {
         struct vring_desc untrusted_desc = fetch_desc(&source->table[i]);
         walk->desc = i;
-        if (untrusted_desc.flags & VRING_DESC_F_INDIRECT)
-            return walk_indirect(source, &untrusted_desc, chain, walk);
+        if (svq_unlikely(untrusted_desc.flags & VRING_DESC_F_INDIRECT))
+            return walk_indirect(source, untrusted_desc, chain, walk);
         int rc = add_segment(source, untrusted_desc, chain, walk);
         if (rc < 0 || !(untrusted_desc.flags & VRING_DESC_F_NEXT))
             return rc;

@@ -22,6 +22,11 @@ static inline int end_access(struct svq_queue *q, uint16_t head, struct svq_part
         int code = 0;
         if (parts[i].where != SVQ_GRANTED)
             continue;
+        if (parts[i].pages == 1 && svq_likely(svq_end_page(q, &parts[i], 0) == SVQ_REVOKED)) {
+            parts[i].pages = 0;
+            q->tally.revokes++;
+            continue;
+        }
         unsigned left = svq_end_grants(q, &parts[i], &code);
         if (svq_unlikely(left)) {
             int rc = access_kept(q, head, &parts[i], left, code);

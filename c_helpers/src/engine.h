@@ -171,15 +171,31 @@ static inline uint8_t *svq_part_va(const struct svq_queue *q, const struct svq_p
     return svq_slots_va(&q->bounce.pool[part->where], part->ref);
 }
 
-/* The driver's bytes do not outlive their request: a slot that the backend may read is cleared. */
+/*
+ * Slots hold nothing between requests: neither the driver's bytes for the backend to find, nor the device's for a driver
+ * to be given when the backend claims to have written more than it did (XSA-403: bounce into zeroed pages).
+ */
 static inline void svq_part_give_slot(struct svq_queue *q, const struct svq_part *part)
 {
     struct svq_slots *slots = &q->bounce.pool[part->where];
-    if (part->where == SVQ_SMALL_READABLE)
-        __builtin_memset(svq_slots_va(slots, part->ref), 0, SVQ_SMALL_BYTES);
-    else if (part->where == SVQ_PAGE_READABLE)
-        __builtin_memset(svq_slots_va(slots, part->ref), 0, part->len);
+    uint8_t *va = svq_slots_va(slots, part->ref);
+    if (part->where <= SVQ_SMALL_WRITABLE)
+        __builtin_memset(va, 0, SVQ_SMALL_BYTES);
+    else
+        __builtin_memset(va, 0, part->where == SVQ_PAGE_WRITABLE ? SVQ_PAGE_SIZE : part->len);
     svq_slots_give(slots, part->ref);
+}
+
+/* Ends the grant of page `i` of a part. */
+static inline enum svq_revoke svq_end_page(struct svq_queue *q, const struct svq_part *part, uint32_t i)
+{
+    struct svq_window *window = &q->guest->window;
+    uint64_t gfn = part->gpa >> SVQ_PAGE_SHIFT;
+    enum svq_revoke outcome =
+        svq_window_revoke(window, part->ref + i, q->dev->config.backend_domid, gfn + i, part->writable);
+    if (outcome == SVQ_REVOKED && !window->direct)
+        svq_window_free_gref(window, &q->range, part->ref + i);
+    return outcome;
 }
 
 /* Makes what a pass did visible to readers of the statistics. */

@@ -2,7 +2,7 @@
 /* From the driver's available ring to the shadow ring. */
 #include "engine.h"
 
-int svq_fault_set(struct svq_queue *q, int code, uint16_t head, uint16_t desc, uint64_t value, uint64_t limit)
+__attribute__((noinline, cold)) int svq_fault_set(struct svq_queue *q, int code, uint16_t head, uint16_t desc, uint64_t value, uint64_t limit)
 {
     struct svq_device *dev = q->dev;
     __atomic_fetch_add(&dev->fault_counts[SVQ_ERR_BASE - code], 1, __ATOMIC_RELAXED);

@@ -69,7 +69,7 @@ static bool in_ring_range(const struct svq_guestmem *mem, uint64_t gfn)
     return false;
 }
 
-void svq_guestmem_map_chunk(struct svq_guestmem *mem, uint64_t gfn)
+__attribute__((noinline, cold)) void svq_guestmem_map_chunk(struct svq_guestmem *mem, uint64_t gfn)
 {
     uint64_t *chunk_va = &mem->chunk_va[gfn >> SVQ_CHUNK_PAGES_SHIFT];
     uint64_t first = gfn & ~(uint64_t)(SVQ_CHUNK_PAGES - 1), gfns[SVQ_CHUNK_PAGES];
@@ -94,7 +94,7 @@ void svq_guestmem_map_chunk(struct svq_guestmem *mem, uint64_t gfn)
     pthread_mutex_unlock(&mem->lock);
 }
 
-bool svq_guestmem_is_ram(struct svq_guestmem *mem, uint64_t gpa, uint64_t len)
+__attribute__((noinline, cold)) bool svq_guestmem_is_ram(struct svq_guestmem *mem, uint64_t gpa, uint64_t len)
 {
     uint64_t last = (gpa + len - 1) >> SVQ_PAGE_SHIFT;
     for (uint64_t gfn = gpa >> SVQ_PAGE_SHIFT; gfn <= last; gfn++)

@@ -6,6 +6,7 @@
 #ifndef SVQ_LAYOUT_H
 #define SVQ_LAYOUT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -91,6 +92,12 @@ enum {
 static inline uint64_t svq_grant_entry(uint16_t flags, uint16_t domid, uint32_t frame)
 {
     return (uint64_t)flags | (uint64_t)domid << 16 | (uint64_t)frame << 32;
+}
+
+/* The entry that grants a frame to `domid`, writable or not. */
+static inline uint64_t svq_grant_entry_for(uint64_t domid, uint64_t frame, bool writable)
+{
+    return GTF_PERMIT_ACCESS | (writable ? 0u : (uint64_t)GTF_READONLY) | domid << 16 | frame << 32;
 }
 
 /* --- addresses in shadow descriptors: 1<<63 | gref<<12 | offset (Linux drivers/xen/grant-dma-ops.c) ----------- */

@@ -80,7 +80,7 @@ void svq_window_unreserve(struct svq_window *window, struct svq_window_range *ra
     memset(range, 0, sizeof *range);
 }
 
-struct svq_grant_run svq_window_take_run(struct svq_window *window, struct svq_window_range *range, uint16_t domid,
+__attribute__((noinline)) struct svq_grant_run svq_window_take_run(struct svq_window *window, struct svq_window_range *range, uint16_t domid,
                                          uint64_t gfn, uint32_t pages, bool backend_may_write, uint64_t *taken)
 {
     struct svq_grant_run run = { 0, 0 };

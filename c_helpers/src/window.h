@@ -56,8 +56,7 @@ void svq_window_unreserve(struct svq_window *window, struct svq_window_range *ra
 static inline bool svq_window_take(struct svq_window *window, uint32_t gref, uint16_t domid, uint64_t frame,
                                    bool backend_may_write)
 {
-    uint16_t flags = GTF_PERMIT_ACCESS | (backend_may_write ? 0 : GTF_READONLY);
-    uint64_t granted = svq_grant_entry(flags, domid, (uint32_t)frame), expected = 0;
+    uint64_t granted = svq_grant_entry_for(domid, frame, backend_may_write), expected = 0;
     uint64_t *entry = &window->entries[gref - window->first_gref];
     if (svq_unlikely(!window->exclusive))
         return svq_cas_u64(entry, &expected, granted);
@@ -73,8 +72,7 @@ enum svq_revoke { SVQ_REVOKED, SVQ_REVOKE_BUSY, SVQ_REVOKE_TAMPERED };
 static inline enum svq_revoke svq_window_revoke(struct svq_window *window, uint32_t gref, uint16_t domid,
                                                 uint64_t frame, bool backend_may_write)
 {
-    uint16_t flags = GTF_PERMIT_ACCESS | (backend_may_write ? 0 : GTF_READONLY);
-    uint64_t granted = svq_grant_entry(flags, domid, (uint32_t)frame), expected = granted;
+    uint64_t granted = svq_grant_entry_for(domid, frame, backend_may_write), expected = granted;
     if (svq_likely(svq_cas_u64(&window->entries[gref - window->first_gref], &expected, 0)))
         return SVQ_REVOKED;
     if ((expected & ~(uint64_t)(GTF_READING | GTF_WRITING)) == granted)

@@ -49,7 +49,7 @@ def test_empty_file_is_the_defaults(tmp_path: Path) -> None:
     assert (config.workers.count, config.workers.poll_us, config.workers.cpus) == (1, 50, ())
     policy = config.defaults
     assert (policy.placement, policy.copy_threshold, policy.window) == ("exact", 0, "auto")
-    assert (policy.bounce_pages, policy.large_chains) == (256, 16)
+    assert (policy.bounce_pages, policy.large_chains) == (512, 16)
     limits = config.limits
     assert (limits.devices, limits.queues_per_device, limits.queue_size_max) == (64, 16, 256)
     assert (limits.drain_timeout_ms, limits.memory_gib_max) == (5000, 64)

@@ -20,6 +20,8 @@ DEPTH = 32
 SECTOR = 512
 SIZES = (512, 1024, 2048, 4096, 4096, 4096, 8192, 16384, 65536, 131072, 262144, 1 << 20)
 PROGRESS_S = 0.1
+INDIRECT_SHARE = 0.9
+DRIVER_SEGMENTS_MAX = 62
 SEED_OF_TAGS = 7
 HELD_SPECS = (  # offset in a page, bytes: whole pages, ends, fragments, and across page borders
     (0, 4096),
@@ -114,9 +116,10 @@ class FrontendProcess:
         self._driver.fill_tags(self._first_page, self._driver.data_pages, SEED_OF_TAGS)
         requests, page = [], 0
         for kind in (blk.OUT, blk.IN):
-            for start, length in HELD_SPECS:
+            for start, most in HELD_SPECS:
                 buffer = self._base + page * PAGE + start
-                requests.append(Request(kind, offset // SECTOR, buffer, length))
+                length = min(most, self._length_max)
+                requests.append(Request(kind, offset // SECTOR, buffer, length, self._segments(length)))
                 page += (start + length) // PAGE + 2  # a tagged page stays free on either side
         self._held = threading.Thread(target=self._run_held, args=(requests,))
         self._held.start()
@@ -149,13 +152,13 @@ class FrontendProcess:
         requests: list[Request] = []
         at = self._base
         while sector < end:
-            length = min(self._random.choice(SIZES), (end - sector) * SECTOR)
+            length = min(self._random.choice(SIZES), (end - sector) * SECTOR, self._length_max)
             at += self._random.choice((0, 0, -at % PAGE, 16, 512, 1000, 1))
             if at + length > self._base + self._buffer_bytes:
                 break
-            segments = self._random.choice((1, 1, 1, 2, 5))
-            segments = min(segments, max(1, length // SECTOR))
-            requests.append(Request(kind, sector, at, length, segments, indirect=self._random.random() < 0.9))
+            segments = min(self._random.choice((1, 1, 1, 2, 5)), max(1, length // SECTOR))
+            indirect = self._random.random() < INDIRECT_SHARE
+            requests.append(Request(kind, sector, at, length, self._segments(length, segments), indirect))
             at += length
             sector += length // SECTOR
         return requests
@@ -207,11 +210,28 @@ class FrontendProcess:
         self._run(self._split(request), 0)
         return hashlib.sha256(self._driver.memory(self._base, length)).hexdigest()
 
-    @staticmethod
-    def _split(request: Request) -> list[Request]:
-        step = 1 << 20
+    @property
+    def _length_max(self) -> int:
+        """Bytes of one request: what the device allows (virtio 5.2.4), and the driver's tables hold."""
+        geometry = self._frontend.geometry
+        size = geometry.size_max // SECTOR * SECTOR
+        return min(1 << 20, size * min(geometry.segments_max, DRIVER_SEGMENTS_MAX) // 2)
+
+    def _segments(self, length: int, wanted: int = 1) -> int:
+        """Segments for so many bytes, so that none is longer than size_max."""
+        size = self._frontend.geometry.size_max // SECTOR * SECTOR
+        return max(wanted, -(-length // (size - SECTOR)) if length > size else 1)
+
+    def _split(self, request: Request) -> list[Request]:
+        step = self._length_max
         return [
-            Request(request.kind, request.sector + at // SECTOR, request.buffer + at, min(step, request.length - at))
+            Request(
+                request.kind,
+                request.sector + at // SECTOR,
+                request.buffer + at,
+                length := min(step, request.length - at),
+                self._segments(length),
+            )
             for at in range(0, request.length, step)
         ]
 

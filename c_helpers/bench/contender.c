@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "contender.h"
+
+#include <stdlib.h>
+
+#include "bench.h"
+
+enum { BLOCKS_PER_SLICE = 20, WARM_BLOCKS = 2, CHAINS_PER_BLOCK = 256, CLOCK_READS = 201 };
+
+static int compare(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+double bench_median(double *values, unsigned count)
+{
+    qsort(values, count, sizeof *values, compare);
+    return count % 2 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
+}
+
+double bench_median_ratio(const struct contender *over, const struct contender *under, unsigned slices)
+{
+    double ratios[SLICES_MAX];
+    for (unsigned s = 0; s < slices; s++)
+        ratios[s] = over->ns[s] / under->ns[s];
+    return bench_median(ratios, slices);
+}
+
+/* What reading the clock twice takes: it is in every span, and for the floor's short spans it counts. */
+static double clock_ns(void)
+{
+    double spans[CLOCK_READS];
+    for (unsigned i = 0; i < CLOCK_READS; i++) {
+        uint64_t start = bench_now_ns();
+        spans[i] = (double)(bench_now_ns() - start);
+    }
+    return bench_median(spans, CLOCK_READS);
+}
+
+static unsigned chains_per_block(const struct contender *c)
+{
+    unsigned room = c->rig->config.queue_size / (c->segments ? c->segments : 3);
+    return room < CHAINS_PER_BLOCK ? room : CHAINS_PER_BLOCK;
+}
+
+static uint64_t forward(struct contender *c, unsigned chains)
+{
+    uint64_t start = bench_now_ns();
+    for (unsigned i = 0; i < chains; i += BENCH_BATCH) {
+        if (c->relay)
+            floor_forward(c->relay, BENCH_BATCH);
+        else
+            svq_queue_forward(c->rig->dev, 0, BENCH_BATCH);
+    }
+    return bench_now_ns() - start;
+}
+
+static uint64_t complete(struct contender *c, unsigned chains)
+{
+    uint64_t start = bench_now_ns();
+    for (unsigned i = 0; i < chains; i += BENCH_BATCH) {
+        if (c->relay)
+            floor_complete(c->relay, BENCH_BATCH);
+        else
+            svq_queue_complete(c->rig->dev, 0, BENCH_BATCH);
+    }
+    return bench_now_ns() - start;
+}
+
+/* One ring-ful there and back. Returns what the relay or the engine took, in ns: the neighbours' work is left out. */
+static uint64_t run_block(struct contender *c, unsigned chains)
+{
+    uint32_t len = c->segments ? c->segments * SVQ_PAGE_SIZE : SVQ_PAGE_SIZE + 1;
+    if (c->segments)
+        bench_offer_pages(c->rig, chains, c->segments);
+    else
+        bench_offer_blk(c->rig, chains);
+    uint64_t spent = forward(c, chains);
+    bench_echo(c->rig, len);
+    spent += complete(c, chains);
+    if (bench_reap(c->rig) != chains)
+        abort(); /* a benchmark of an engine that loses chains is worthless */
+    return spent;
+}
+
+static double run_slice(struct contender *c, double span_cost)
+{
+    unsigned chains = chains_per_block(c);
+    uint64_t spent = 0;
+    for (unsigned b = 0; b < WARM_BLOCKS; b++)
+        run_block(c, chains);
+    for (unsigned b = 0; b < BLOCKS_PER_SLICE; b++)
+        spent += run_block(c, chains);
+    return ((double)spent / BLOCKS_PER_SLICE - 2 * span_cost) / chains;
+}
+
+void bench_interleave(struct contender *c, unsigned count, unsigned slices)
+{
+    double span_cost = clock_ns();
+    for (unsigned s = 0; s < slices; s++)
+        for (unsigned i = 0; i < count; i++)
+            c[i].ns[s] = run_slice(&c[i], span_cost);
+}
+
+void bench_serve(struct contender *c, unsigned chains)
+{
+    for (unsigned per_block = chains_per_block(c), n = 0; n < chains; n += per_block)
+        run_block(c, per_block);
+}

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Ending the requests of a device that is gone. virtio_blk waits for every request when it is unbound, and only
+ * the device ends them: without one, the unbinding, and whoever waits for the disk, would hang for ever. So when
+ * the mediator has stopped and the rings are ours alone, we answer in its place: each request fails with an I/O
+ * error.
+ *
+ * Which requests are in flight is known only to the ring code, so we count along: what the driver made available
+ * and what came back used, as seen at each interrupt. The driver takes back used buffers in its interrupt
+ * handler only, so that the ring hardly ever turns over between two looks. If it does (or the queue is polled,
+ * with no interrupts), that is noticed, and we count anew when the queue is next seen empty.
+ */
+#include <linux/interrupt.h>
+#include <linux/io.h>
+#include <linux/mm.h>
+#include <linux/rcupdate.h>
+#include <linux/slab.h>
+#include <linux/virtio_blk.h>
+#include <linux/virtio_config.h>
+#include <linux/virtio_ids.h>
+#include <linux/virtio_ring.h>
+#include <asm/barrier.h>
+
+#include "virtio_xenbus.h"
+
+/*
+ * Each round lets in the requests that just then were on their way into a ring; with a busy disk that may go on
+ * a while.
+ */
+#define SVQ_ABORT_ROUNDS 256
+
+int svq_track_init(struct svq_queue *queue)
+{
+	spin_lock_init(&queue->track_lock);
+	if (queue->dev->vdev.id.device != VIRTIO_ID_BLOCK)
+		return 0;
+	queue->alive = kcalloc(queue->vq->num_max, sizeof(*queue->alive), GFP_KERNEL);
+	return queue->alive ? 0 : -ENOMEM;
+}
+
+void svq_track_restart(struct svq_queue *queue)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&queue->track_lock, flags);
+	queue->avail_seen = 0;
+	queue->used_seen = 0;
+	queue->blind = false;
+	if (queue->alive)
+		memset(queue->alive, 0, queue->vq->num_max * sizeof(*queue->alive));
+	spin_unlock_irqrestore(&queue->track_lock, flags);
+}
+
+void svq_track_free(struct svq_queue *queue)
+{
+	kfree(queue->alive);
+	queue->alive = NULL;
+}
+
+/* With track_lock held. */
+static void svq_track_locked(struct svq_queue *queue)
+{
+	struct virtio_device *vdev = &queue->dev->vdev;
+	const struct vring *vring = virtqueue_get_vring(queue->vq);
+	u16 mask = vring->num - 1;
+	u16 used, avail;
+	u32 id;
+
+	/* Used before available: whatever is in the former was in the latter. */
+	used = virtio16_to_cpu(vdev, READ_ONCE(vring->used->idx));
+	virt_rmb(); /* `used` before `avail`, as said */
+	avail = virtio16_to_cpu(vdev, READ_ONCE(vring->avail->idx));
+	virt_rmb(); /* the entries after the indices that tell of them */
+	if ((u16)(used - queue->used_seen) > vring->num || (u16)(avail - queue->avail_seen) > vring->num)
+		queue->blind = true;
+	if (queue->blind) {
+		/* Once nothing is in flight we know that, whatever we missed. */
+		if (avail == used) {
+			memset(queue->alive, 0, queue->vq->num_max * sizeof(*queue->alive));
+			queue->blind = false;
+		}
+		queue->avail_seen = avail;
+		queue->used_seen = used;
+		return;
+	}
+	for (; queue->avail_seen != avail; queue->avail_seen++) {
+		id = virtio16_to_cpu(vdev, READ_ONCE(vring->avail->ring[queue->avail_seen & mask]));
+		if (id < vring->num)
+			queue->alive[id]++;
+	}
+	for (; queue->used_seen != used; queue->used_seen++) {
+		id = virtio32_to_cpu(vdev, READ_ONCE(vring->used->ring[queue->used_seen & mask].id));
+		if (id < vring->num)
+			queue->alive[id]--;
+	}
+}
+
+/* In the interrupt, before and after the driver looks at the ring. */
+void svq_track(struct svq_queue *queue)
+{
+	unsigned long flags;
+
+	if (!queue->alive)
+		return;
+	spin_lock_irqsave(&queue->track_lock, flags);
+	svq_track_locked(queue);
+	spin_unlock_irqrestore(&queue->track_lock, flags);
+}
+
+/* DMA addresses are guest physical ones here; see svq_maps_one_to_one. */
+static void *svq_dma_to_virt(u64 addr, u64 bytes)
+{
+	u64 last = addr + bytes - 1;
+
+	if (!bytes || last < addr || !pfn_valid(addr >> PAGE_SHIFT) || !pfn_valid(last >> PAGE_SHIFT))
+		return NULL;
+	return phys_to_virt(addr);
+}
+
+/* The status of a block request is the last byte that the device may write (virtio 5.2.6). */
+static u8 *svq_find_status(struct virtio_device *vdev, const struct vring *vring, u16 head)
+{
+	const struct vring_desc *table = vring->desc;
+	const struct vring_desc *last = NULL;
+	u32 entries = vring->num;
+	u32 i = head, left;
+	u16 flags;
+	u8 *bytes;
+
+	if (virtio16_to_cpu(vdev, table[i].flags) & VRING_DESC_F_INDIRECT) {
+		entries = virtio32_to_cpu(vdev, table[i].len) / sizeof(*table);
+		table = svq_dma_to_virt(virtio64_to_cpu(vdev, table[i].addr), entries * sizeof(*table));
+		i = 0;
+	}
+	for (left = entries; table && left && i < entries; left--) {
+		flags = virtio16_to_cpu(vdev, table[i].flags);
+		if (flags & VRING_DESC_F_WRITE)
+			last = &table[i];
+		if (!(flags & VRING_DESC_F_NEXT))
+			break;
+		i = virtio16_to_cpu(vdev, table[i].next);
+	}
+	if (!last)
+		return NULL;
+	entries = virtio32_to_cpu(vdev, last->len);
+	bytes = svq_dma_to_virt(virtio64_to_cpu(vdev, last->addr), entries);
+	return bytes ? bytes + entries - 1 : NULL;
+}
+
+/* Answers one request as the device would. */
+static void svq_fail_request(struct svq_queue *queue, const struct vring *vring, u16 head)
+{
+	struct virtio_device *vdev = &queue->dev->vdev;
+	u16 used = virtio16_to_cpu(vdev, vring->used->idx);
+	struct vring_used_elem *element = &vring->used->ring[used & (vring->num - 1)];
+	u8 *status = svq_find_status(vdev, vring, head);
+
+	if (!status) {
+		queue->blind = true;
+		return;
+	}
+	*status = VIRTIO_BLK_S_IOERR;
+	element->id = cpu_to_virtio32(vdev, head);
+	element->len = cpu_to_virtio32(vdev, 1);
+	virt_wmb(); /* the driver sees the index only after the entry and the status */
+	WRITE_ONCE(vring->used->idx, cpu_to_virtio16(vdev, used + 1));
+	queue->alive[head] = 0;
+	queue->used_seen = used + 1;
+}
+
+static unsigned int svq_fail_requests(struct svq_queue *queue)
+{
+	const struct vring *vring = virtqueue_get_vring(queue->vq);
+	unsigned int failed = 0;
+	unsigned long flags;
+	u32 id;
+
+	spin_lock_irqsave(&queue->track_lock, flags);
+	svq_track_locked(queue);
+	for (id = 0; id < vring->num && !queue->blind; id++) {
+		if (queue->alive[id] > 0) {
+			svq_fail_request(queue, vring, id);
+			failed++;
+		}
+	}
+	spin_unlock_irqrestore(&queue->track_lock, flags);
+	return failed;
+}
+
+/* Lets the driver take back what is used, which it only does with a ring that is not broken. */
+static void svq_let_driver_look(struct svq_queue *queue)
+{
+	unsigned long flags;
+
+	local_irq_save(flags);
+	__virtqueue_unbreak(queue->vq);
+	vring_interrupt(queue->irq, queue->vq);
+	__virtqueue_break(queue->vq);
+	local_irq_restore(flags);
+}
+
+/* With the front's `lock` held, when the device is broken and the mediator has stopped. */
+void svq_abort_requests(struct svq_vdev *dev)
+{
+	unsigned int round, i, failed = 1;
+
+	/* In the first round the driver also gets what the mediator ended before it stopped. */
+	for (round = 0; failed && round < SVQ_ABORT_ROUNDS; round++) {
+		/* The driver adds to a ring with interrupts off, which this waits for. */
+		synchronize_rcu();
+		for (failed = 0, i = 0; i < dev->num_queues; i++) {
+			if (!dev->queues[i].alive)
+				continue;
+			failed += svq_fail_requests(&dev->queues[i]);
+			svq_let_driver_look(&dev->queues[i]);
+		}
+	}
+	for (i = 0; i < dev->num_queues; i++)
+		if (failed || dev->queues[i].blind)
+			dev_err(&dev->vdev.dev, "queue %u: cannot end all requests in flight\n", i);
+}

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is reported, in which units, and the goals that the project set itself. No figure that was measured is here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+CURVE_SEGMENTS = "chain_ns_by_segments"
+CURVE_MEMORY = "chain_ns_by_memory_mib"
+CURVE_PAST = "chain_ns_by_past_requests"
+CURVE_IDLE_QUEUES = "chains_per_second_by_idle_queues"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """`relation` and `limit` in the figure's own unit."""
+
+    relation: Literal["<=", "<", ">="]
+    limit: float
+
+    def met(self, value: float) -> bool:
+        """Whether a median is as good as it has to be."""
+        if self.relation == ">=":
+            return value >= self.limit
+        return value < self.limit if self.relation == "<" else value <= self.limit
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure in the order of the report. `scale`: what a value is divided by before it is shown in `unit`."""
+
+    name: str
+    label: str
+    unit: str
+    digits: int = 1
+    scale: float = 1.0
+    goal: Goal | None = None
+
+    def show(self, value: float) -> str:
+        """A value with its unit."""
+        return f"{value / self.scale:.{self.digits}f} {self.unit}".rstrip()
+
+
+FIGURES = (
+    Figure("floor_ns", "relay without checks (the floor)", "ns"),
+    Figure("one_segment_ns", "chain of one page", "ns"),
+    Figure("one_segment_dynamic_ns", "chain of one page, dynamic window", "ns"),
+    Figure("blk_chain_ns", "virtio-blk request", "ns"),
+    Figure("one_segment_over_floor", "chain of one page / floor", "x", 2, goal=Goal("<=", 6.0)),
+    Figure("blk_chain_over_one_segment", "virtio-blk request / chain of one page", "x", 2, goal=Goal("<=", 2.5)),
+    Figure("chains_per_second_depth128", "requests at depth 128, two cores", "M/s", 2, 1e6, Goal(">=", 2e6)),
+    Figure("chains_per_second_depth128_mean", "  the same, whoever had the cores", "M/s", 2, 1e6),
+    Figure("chains_per_second_undisturbed_share", "  time that the cores were ours", "%", 0, 0.01),
+    Figure("depth1_round_trip_us", "depth 1, all asleep: round trip", "us"),
+    Figure("depth1_kicks_per_request", "depth 1: kicks per request", "", 2),
+    Figure("depth1_interrupts_per_request", "depth 1: interrupts per request", "", 2),
+    Figure("depth1_worker_wakeups_per_request", "depth 1: worker wake-ups per request", "", 2),
+    Figure("depth1_notify_time_share", "depth 1: time spent notifying", "%", 0, 0.01),
+    Figure("idle_cpu_percent", "idle devices: mediator's processor time", "% of a core", 2, goal=Goal("<", 1.0)),
+    Figure("idle_rss_mib", "idle devices: mediator's resident memory", "MiB", goal=Goal("<", 200.0)),
+)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A curve of the report: `name` is svq_bench's, the rest is how it is shown."""
+
+    name: str
+    title: str
+    x_label: str
+    figure: Figure  # how its values are shown
+
+    @property
+    def y_label(self) -> str:
+        """For axes and column heads."""
+        return f"{self.figure.label} [{self.figure.unit}]"
+
+
+_COST = Figure("", "cost per chain", "ns")
+_RATE = Figure("", "requests", "M/s", 2, 1e6)
+
+CURVES = (
+    Curve(CURVE_SEGMENTS, "By segments", "segments per chain (4 KiB each)", _COST),
+    Curve(CURVE_MEMORY, "By guest memory", "guest memory [MiB]", _COST),
+    Curve(CURVE_PAST, "By past requests", "requests served before", _COST),
+    Curve(CURVE_IDLE_QUEUES, "By idle queues", "idle queues beside the busy one", _RATE),
+)
+
+
+def goal_of(name: str) -> Goal | None:
+    """The goal of a figure, if there is one."""
+    return next((figure.goal for figure in FIGURES if figure.name == name), None)

@@ -13,12 +13,16 @@ int svq_slots_init(struct svq_slots *slots, struct svq_hv *hv, uint16_t backend_
     if (count == 0 || count > UINT16_MAX)
         return -EINVAL;
     uint32_t pages = (uint32_t)svq_pages_for((size_t)count << slot_shift);
-    slots->grefs = calloc(pages, sizeof *slots->grefs);
+    uint32_t *grefs = calloc(pages, sizeof *grefs);
+    slots->page_addrs = calloc(pages, sizeof *slots->page_addrs);
     slots->free = calloc(count, sizeof *slots->free);
     void *va = NULL;
-    int rc = slots->grefs && slots->free
-                 ? svq_hv_share_pages(hv, backend_domid, pages, backend_may_write, slots->grefs, &va)
+    int rc = grefs && slots->page_addrs && slots->free
+                 ? svq_hv_share_pages(hv, backend_domid, pages, backend_may_write, grefs, &va)
                  : -ENOMEM;
+    for (uint32_t i = 0; rc == 0 && i < pages; i++)
+        slots->page_addrs[i] = svq_grant_addr(grefs[i], 0);
+    free(grefs);
     if (rc < 0) {
         svq_slots_destroy(slots);
         return rc;
@@ -36,7 +40,7 @@ int svq_slots_init(struct svq_slots *slots, struct svq_hv *hv, uint16_t backend_
 int svq_slots_destroy(struct svq_slots *slots)
 {
     int rc = slots->va ? svq_hv_unshare_pages(slots->hv, slots->va, slots->pages) : 0;
-    free(slots->grefs);
+    free(slots->page_addrs);
     free(slots->free);
     memset(slots, 0, sizeof *slots);
     return rc;

@@ -12,7 +12,7 @@
 struct svq_slots {
     struct svq_hv *hv;
     uint8_t *va;
-    uint32_t *grefs; /* one per page */
+    uint64_t *page_addrs; /* grant address of each page */
     uint16_t *free;  /* stack of slot numbers */
     uint32_t free_count;
     uint32_t count;
@@ -38,8 +38,8 @@ static inline uint8_t *svq_slots_va(const struct svq_slots *slots, uint32_t slot
 }
 static inline uint64_t svq_slots_addr(const struct svq_slots *slots, uint32_t slot)
 {
-    uint64_t offset = (uint64_t)slot << slots->slot_shift;
-    return svq_grant_addr(slots->grefs[offset >> SVQ_PAGE_SHIFT], (uint32_t)(offset & (SVQ_PAGE_SIZE - 1)));
+    uint32_t offset = slot << slots->slot_shift; /* below 2^28: a slot number has 16 bits */
+    return slots->page_addrs[offset >> SVQ_PAGE_SHIFT] | (offset & (SVQ_PAGE_SIZE - 1));
 }
 
 enum { SVQ_SMALL_SHIFT = 6, SVQ_SMALL_BYTES = 1 << SVQ_SMALL_SHIFT };

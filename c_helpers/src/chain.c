@@ -3,7 +3,8 @@
 
 /* What the walk has counted so far: in registers, while the chain itself is in memory. */
 struct walk {
-    uint32_t count, readable_bytes, writable_bytes;
+    uint64_t total_bytes;
+    uint32_t count, writable_bytes;
     uint16_t desc; /* the descriptor looked at, for messages */
 };
 
@@ -32,7 +33,7 @@ static inline __attribute__((always_inline)) int add_segment(const struct svq_ch
                                                              struct vring_desc untrusted_desc, struct svq_chain *chain,
                                                              struct walk *walk)
 {
-    uint64_t gpa = untrusted_desc.addr, end = gpa + untrusted_desc.len, limit = source->mem->gfn_limit << SVQ_PAGE_SHIFT;
+    uint64_t gpa = untrusted_desc.addr, end = gpa + untrusted_desc.len;
     uint32_t len = untrusted_desc.len;
     bool writable = untrusted_desc.flags & VRING_DESC_F_WRITE;
 
@@ -45,14 +46,13 @@ static inline __attribute__((always_inline)) int add_segment(const struct svq_ch
         return reject(chain, SVQ_E_ZERO_LENGTH, 0, 1);
     if (SVQ_REJECTS(!writable && walk->writable_bytes, SVQ_E_WRITABLE_BEFORE_READABLE))
         return reject(chain, SVQ_E_WRITABLE_BEFORE_READABLE, walk->desc, 0);
-    if (SVQ_REJECTS(end < gpa || end > limit, SVQ_E_ADDRESS_WRAP))
-        return reject(chain, SVQ_E_ADDRESS_WRAP, gpa, limit);
-    uint64_t total = (uint64_t)walk->readable_bytes + walk->writable_bytes + len;
-    if (SVQ_REJECTS(total > UINT32_MAX, SVQ_E_TOTAL_LENGTH))
-        return reject(chain, SVQ_E_TOTAL_LENGTH, total, UINT32_MAX);
+    if (SVQ_REJECTS(end < gpa || end > source->gpa_limit, SVQ_E_ADDRESS_WRAP))
+        return reject(chain, SVQ_E_ADDRESS_WRAP, gpa, source->gpa_limit);
+    walk->total_bytes += len; /* at most 1024 times 2^32 - 1: cannot wrap */
+    if (SVQ_REJECTS(walk->total_bytes > UINT32_MAX, SVQ_E_TOTAL_LENGTH))
+        return reject(chain, SVQ_E_TOTAL_LENGTH, walk->total_bytes, UINT32_MAX);
 
     walk->writable_bytes += writable ? len : 0;
-    walk->readable_bytes += writable ? 0 : len;
     struct svq_segment *segment = &chain->segments[walk->count++];
     segment->gpa = gpa;
     segment->len = len;
@@ -76,7 +76,7 @@ static __attribute__((noinline)) int walk_indirect(const struct svq_chain_source
         return reject(chain, SVQ_E_INDIRECT_LENGTH, len, sizeof(struct vring_desc));
     if (SVQ_REJECTS(entries > source->size, SVQ_E_INDIRECT_TOO_LONG))
         return reject(chain, SVQ_E_INDIRECT_TOO_LONG, entries, source->size);
-    uint64_t end = gpa + len, limit = source->mem->gfn_limit << SVQ_PAGE_SHIFT;
+    uint64_t end = gpa + len, limit = source->gpa_limit;
     if (SVQ_REJECTS(end < gpa || end > limit || !svq_guestmem_is_ram(source->mem, gpa, len), SVQ_E_INDIRECT_NOT_RAM))
         return reject(chain, SVQ_E_INDIRECT_NOT_RAM, gpa, limit);
 
@@ -127,7 +127,6 @@ int svq_chain_fetch(const struct svq_chain_source *source, uint16_t head, struct
     chain->in_indirect = 0;
     int rc = walk_table(source, head, chain, &walk);
     chain->count = (uint16_t)walk.count;
-    chain->readable_bytes = walk.readable_bytes;
     chain->writable_bytes = walk.writable_bytes;
     chain->desc = walk.desc;
     return rc;

@@ -21,7 +21,6 @@ struct svq_chain {
     uint16_t count;
     uint16_t in_indirect;    /* 1 while (and after) descriptors come from an indirect table */
     uint16_t desc;           /* the descriptor looked at last, for messages */
-    uint32_t readable_bytes;
     uint32_t writable_bytes;
     uint64_t bad_value, bad_limit; /* what made svq_chain_fetch fail */
     struct svq_segment segments[SVQ_QUEUE_SIZE_MAX];
@@ -30,6 +29,7 @@ struct svq_chain {
 /* Where chains come from: one queue's descriptor table and the rules in force. */
 struct svq_chain_source {
     struct svq_guestmem *mem;
+    uint64_t gpa_limit;             /* no address of the guest is this high */
     const struct vring_desc *table; /* shared with the frontend */
     uint16_t size;
     bool indirect_negotiated;

@@ -66,11 +66,11 @@ static inline bool svq_guestmem_is_plain_frame(struct svq_guestmem *mem, uint64_
 /* Is every page of [gpa, gpa + len) RAM that may be granted? len > 0; the range must lie below gfn_limit. */
 static inline bool svq_guestmem_is_plain(struct svq_guestmem *mem, uint64_t gpa, uint64_t len)
 {
-    uint64_t last = (gpa + len - 1) >> SVQ_PAGE_SHIFT;
-    for (uint64_t gfn = gpa >> SVQ_PAGE_SHIFT; gfn <= last; gfn++)
-        if (svq_unlikely(!svq_guestmem_is_plain_frame(mem, gfn)))
-            return false;
-    return true;
+    uint64_t gfn = gpa >> SVQ_PAGE_SHIFT, last = (gpa + len - 1) >> SVQ_PAGE_SHIFT;
+    while (svq_likely(svq_guestmem_is_plain_frame(mem, gfn)))
+        if (gfn++ == last)
+            return true;
+    return false;
 }
 
 /* Is every page of it RAM, whether a ring lies there or not? */

@@ -87,6 +87,34 @@ static int bounce_range(struct builder *b, uint64_t gpa, uint32_t len, bool writ
     return 0;
 }
 
+/*
+ * The other thing that most requests are made of: a header, a status byte. The same as bounce_range, which is asked when
+ * something is special about it.
+ */
+static inline int bounce_small(struct builder *b, uint64_t gpa, uint32_t len, bool writable)
+{
+    struct svq_queue *q = b->q;
+    struct svq_slots *slots = &q->bounce.pool[SVQ_SMALL_READABLE + writable];
+    size_t span;
+    const uint8_t *from = svq_guestmem_span(&q->guest->mem, gpa, len, &span);
+    if (svq_unlikely(!slots->free_count || b->count == b->capacity || span < len))
+        return bounce_range(b, gpa, len, writable);
+    uint32_t slot = (uint32_t)svq_slots_take(slots);
+    if (!writable) {
+        svq_copy(slots->va + ((size_t)slot << SVQ_SMALL_SHIFT), from, len);
+        svq_compiler_barrier();
+    }
+    struct svq_part *part = &b->parts[b->count];
+    part->gpa = gpa;
+    part->len = len;
+    part->ref = slot;
+    part->where = (uint8_t)(SVQ_SMALL_READABLE + writable);
+    part->writable = writable;
+    add_desc(b, svq_slots_addr(slots, slot), len, writable);
+    q->tally.bounced += len;
+    return 0;
+}
+
 /* Pages from gfn on that may be granted at all: rings never are. */
 static uint32_t grantable(struct svq_guestmem *mem, uint64_t gfn, uint32_t pages)
 {
@@ -180,6 +208,8 @@ static inline int place_exact(struct builder *b, const struct svq_segment *seg)
     if (seg->len == SVQ_PAGE_SIZE && !(seg->gpa & (SVQ_PAGE_SIZE - 1)) &&
         seg->len >= b->q->dev->config.copy_threshold && grant_page(b, seg->gpa, seg->writable))
         return 0;
+    if (seg->len <= SVQ_SMALL_BYTES)
+        return bounce_small(b, seg->gpa, seg->len, seg->writable);
     uint64_t end = seg->gpa + seg->len;
     uint64_t first = (seg->gpa + SVQ_PAGE_SIZE - 1) & ~(uint64_t)(SVQ_PAGE_SIZE - 1);
     uint64_t last = end & ~(uint64_t)(SVQ_PAGE_SIZE - 1);
@@ -195,31 +225,33 @@ static inline int place_exact(struct builder *b, const struct svq_segment *seg)
     return rc;
 }
 
-/* Does another segment of the chain use a page of this one the other way round? Then the backend could write what it may only read. */
-static bool shares_page_both_ways(const struct svq_chain *chain, const struct svq_segment *seg)
+/* Notes on which pages the ends of all segments lie. */
+static void mark_ends(struct svq_pageset *set, const struct svq_chain *chain)
 {
-    uint64_t first = seg->gpa >> SVQ_PAGE_SHIFT, last = (seg->gpa + seg->len - 1) >> SVQ_PAGE_SHIFT;
+    svq_pageset_clear(set);
     for (uint32_t i = 0; i < chain->count; i++) {
-        const struct svq_segment *other = &chain->segments[i];
-        if (other->writable != seg->writable && other->gpa >> SVQ_PAGE_SHIFT <= last &&
-            (other->gpa + other->len - 1) >> SVQ_PAGE_SHIFT >= first)
-            return true;
+        const struct svq_segment *seg = &chain->segments[i];
+        uint32_t direction = seg->writable ? SVQ_PAGE_WRITTEN : SVQ_PAGE_READ;
+        svq_pageset_find(set, seg->gpa >> SVQ_PAGE_SHIFT)->directions |= direction;
+        svq_pageset_find(set, (seg->gpa + seg->len - 1) >> SVQ_PAGE_SHIFT)->directions |= direction;
     }
-    return false;
 }
 
-static int place_segment(struct builder *b, const struct svq_segment *seg)
+static bool shares_page_both_ways(struct svq_pageset *set, const struct svq_segment *seg)
 {
-    switch (b->q->dev->config.placement) {
-    case SVQ_PLACE_EXACT:
+    const uint32_t both = SVQ_PAGE_READ | SVQ_PAGE_WRITTEN;
+    return svq_pageset_find(set, seg->gpa >> SVQ_PAGE_SHIFT)->directions == both ||
+           svq_pageset_find(set, (seg->gpa + seg->len - 1) >> SVQ_PAGE_SHIFT)->directions == both;
+}
+
+static inline int place_segment(struct builder *b, const struct svq_segment *seg)
+{
+    int placement = b->q->dev->config.placement;
+    if (svq_likely(placement == SVQ_PLACE_EXACT))
         return place_exact(b, seg);
-    case SVQ_PLACE_PAGE:
-        if (!shares_page_both_ways(b->q->chain, seg))
-            return grant_range(b, seg->gpa, seg->len, seg->writable);
-        return bounce_range(b, seg->gpa, seg->len, seg->writable);
-    default:
-        return bounce_range(b, seg->gpa, seg->len, seg->writable);
-    }
+    if (placement == SVQ_PLACE_PAGE && !shares_page_both_ways(b->q->pageset, seg))
+        return grant_range(b, seg->gpa, seg->len, seg->writable);
+    return bounce_range(b, seg->gpa, seg->len, seg->writable);
 }
 
 /* Takes back what placing these parts counted: they never reach the backend. */
@@ -286,6 +318,8 @@ int svq_place_chain(struct svq_queue *q, struct svq_in_flight *entry)
     entry->block_class = SVQ_NO_BLOCK;
     if (chain->count > 1 && svq_unlikely(!take_block(&b, chain->count)))
         return SVQ_FULL;
+    if (svq_unlikely(q->pageset != NULL))
+        mark_ends(q->pageset, chain);
     int rc = place_segments(&b);
     entry->part_count = (uint16_t)b.count;
     if (svq_unlikely(rc < 0))

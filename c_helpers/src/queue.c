@@ -89,7 +89,7 @@ int svq_queue_map_rings(struct svq_queue *q, const struct svq_queue_config *untr
     uint8_t *at[RING_PARTS];
     for (int i = 0; i < RING_PARTS; i++)
         at[i] = (uint8_t *)q->ring_maps[i] + (part[i].gpa & (SVQ_PAGE_SIZE - 1));
-    q->source = (struct svq_chain_source){ .mem = &q->guest->mem, .table = (void *)at[DESC], .size = untrusted->size,
+    q->source = (struct svq_chain_source){ .mem = &q->guest->mem, .gpa_limit = q->guest->mem.gfn_limit << SVQ_PAGE_SHIFT, .table = (void *)at[DESC], .size = untrusted->size,
                                            .indirect_negotiated = q->dev->config.frontend_indirect };
     q->avail = (void *)at[AVAIL];
     q->used = (void *)at[USED];
@@ -163,6 +163,8 @@ static int make_pools(struct svq_queue *q)
     q->in_flight = calloc(q->size, sizeof *q->in_flight);
     if (!q->in_flight)
         return -ENOMEM;
+    if (config->placement == SVQ_PLACE_PAGE && !(q->pageset = calloc(1, sizeof *q->pageset)))
+        return -ENOMEM;
     uint32_t small = q->size * 2u;
     int rc = svq_bounce_init(&q->bounce, q->guest->hv, config->backend_domid, small, config->bounce_pages / 2);
     if (rc == 0)
@@ -190,6 +192,8 @@ static unsigned free_queue(struct svq_queue *q)
     }
     svq_window_unreserve(&q->guest->window, &q->range);
     free(q->in_flight);
+    free(q->pageset);
+    q->pageset = NULL;
     q->in_flight = NULL;
     q->state = SVQ_QUEUE_EMPTY;
     return left;

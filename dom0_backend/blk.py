@@ -17,7 +17,7 @@ _PARTS_MAX = 65536
 
 @dataclass(frozen=True)
 class LivePart:
-    """One buffer of a request that the backend has now: `length` bytes at `offset` in grant `gref` of domain `owner`."""
+    """One buffer of a live request: `length` bytes at `offset` in grant `gref` of domain `owner`."""
 
     gref: int
     offset: int
@@ -141,5 +141,7 @@ class BlkDevice:
 
     def _check(self, rc: int, call: str) -> int:
         if rc < 0:
-            raise HypervisorError(f"{call} ({self._library.ffi.string(self._library.lib.svq_be_why()).decode()})", None, -rc)
+            raise HypervisorError(
+                f"{call} ({self._library.ffi.string(self._library.lib.svq_be_why()).decode()})", None, -rc
+            )
         return rc

@@ -161,8 +161,9 @@ class Frontend:
         self.config = found[back.CONFIG]
         self.driver.start(self.features)
         entries: list[Entry] = [(front.FEATURES_ACCEPTED, self.features), (front.NUM_QUEUES, self._queues)]
+        self._resets = [0] * self._queues
         for queue in range(self._queues):
-            entries += self._ring_entries(queue)
+            entries += [*self._ring_entries(queue), (front.QUEUE_RESET, 0, queue), (front.QUEUE_ENABLE, 0, queue)]
         publish(self.store, self.path, entries)
         return Event.SETUP_DONE
 

@@ -57,7 +57,9 @@ def main() -> None:
 @main.command()
 @sim_option
 @domid_option
-@click.option("--config", "config_path", type=click.Path(dir_okay=False, path_type=Path), help="YAML configuration file.")
+@click.option(
+    "--config", "config_path", type=click.Path(dir_okay=False, path_type=Path), help="YAML configuration file."
+)
 def mediator(sim_directory: Path | None, domid: int, config_path: Path | None) -> None:
     """Run the mediator: check, place and relay every request between frontends and backends.
 
@@ -73,7 +75,9 @@ def mediator(sim_directory: Path | None, domid: int, config_path: Path | None) -
 @main.command()
 @sim_option
 @domid_option
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+)
 def backend(sim_directory: Path | None, domid: int, log_level: log.Level) -> None:
     """Run the backend: serve raw images and block devices as virtio-blk on shadow rings.
 
@@ -116,7 +120,9 @@ def ctl() -> None:
 @click.option("--direct-io", is_flag=True, help="Bypass the page cache of the backend's domain.")
 @click.option("--queues", type=click.IntRange(1, 64), default=1, show_default=True)
 @click.option("--serial", help="Up to 20 characters, as the guest sees it.")
-@click.option("--placement", type=click.Choice(["exact", "page", "copy"]), help="Overrides the mediator's configuration.")
+@click.option(
+    "--placement", type=click.Choice(["exact", "page", "copy"]), help="Overrides the mediator's configuration."
+)
 @click.option("--wait/--no-wait", default=True, help="Wait until the backend has opened the image.", show_default=True)
 @click.argument("image")
 @json_option
@@ -137,9 +143,7 @@ def attach(
     """Give domain FRONTEND a disk: IMAGE is a path in the backend's domain."""
     disk = toolstack.Disk(image, read_only, direct_io, queues, serial, placement)
     with _operator_errors(), _dom0_store(sim_directory) as store:
-        device = toolstack.attach(
-            store, frontend=frontend, mediator=mediator_domid, backend=backend_domid, disk=disk
-        )
+        device = toolstack.attach(store, frontend=frontend, mediator=mediator_domid, backend=backend_domid, disk=disk)
         found = toolstack.find(store, frontend, device, mediator_domid)
         if wait and found is not None:
             found = _wait_offered(store, found)
@@ -217,8 +221,14 @@ def status(sim_directory: Path | None, frontend: int, device: int, as_json: bool
 
 
 @main.command()
-@click.option("--image", type=click.Path(dir_okay=False, path_type=Path), help="A raw disk image; it is only read. Default: make one.")
-@click.option("--output", type=click.Path(file_okay=False, path_type=Path), default=Path("build/demo"), show_default=True)
+@click.option(
+    "--image",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A raw disk image; it is only read. Default: make one.",
+)
+@click.option(
+    "--output", type=click.Path(file_okay=False, path_type=Path), default=Path("build/demo"), show_default=True
+)
 @click.option("--placement", type=click.Choice(["exact", "page", "copy"]), default="exact", show_default=True)
 @click.option("--window", type=click.Choice(["direct", "dynamic"]), default="direct", show_default=True)
 @click.option("--direct-io", is_flag=True, help="Bypass the page cache.")
@@ -229,8 +239,8 @@ def demo(
 ) -> None:
     """Run the whole product on the embedded machine, and attack it.
 
-    Frontend, mediator and backend are three processes. A disk is read and written through shadow virtqueues, compared and
-    checked; then the backend tries every page and every grant of the frontend. Nothing needs Xen or root.
+    Frontend, mediator and backend are three processes. A disk is read and written through shadow virtqueues,
+    compared and checked; then the backend tries every page and every grant of the frontend. Nothing needs Xen or root.
     """
     from xen_shadowvq.demo import report as reports  # noqa: PLC0415 - only the demo needs all of the product
     from xen_shadowvq.demo import runner  # noqa: PLC0415
@@ -255,7 +265,9 @@ def demo(
 
 @main.command()
 @click.option("--rounds", type=click.IntRange(5), default=7, show_default=True, help="Samples of each figure.")
-@click.option("--output", type=click.Path(file_okay=False, path_type=Path), default=Path("build/bench"), show_default=True)
+@click.option(
+    "--output", type=click.Path(file_okay=False, path_type=Path), default=Path("build/bench"), show_default=True
+)
 @json_option
 def bench(rounds: int, output: Path, as_json: bool) -> None:
     """Measure the data plane on the embedded machine: against a relay without checks, by size, at rest."""
@@ -268,7 +280,7 @@ def bench(rounds: int, output: Path, as_json: bool) -> None:
 # ---- helpers -------------------------------------------------------------------------------------------------------
 
 
-class _operator_errors:  # noqa: N801 - used as a statement
+class _operator_errors:
     """What the operator can mend is one line on stderr and exit status 2, not a traceback."""
 
     def __enter__(self) -> None:
@@ -311,7 +323,7 @@ class _Size(ProgressColumn):
         return Text(f"{task.completed / MIB:.0f}/{task.total / MIB:.0f} MiB")
 
 
-class _progress:  # noqa: N801 - used as a statement
+class _progress:
     """A line for each step of the demo, with a bar where its size is known."""
 
     def __init__(self, console: Console) -> None:
@@ -343,6 +355,3 @@ class _progress:  # noqa: N801 - used as a statement
         if self._task is not None:
             task = next(t for t in self._progress.tasks if t.id == self._task)
             self._progress.update(self._task, total=task.total or 1, completed=task.total or 1)
-
-
-

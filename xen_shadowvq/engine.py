@@ -181,7 +181,7 @@ class Device:
         return bool(self._library.lib.svq_queue_reset(self.handle, index) == 0)
 
     def restart_queue(self, rings: QueueRings) -> None:
-        """Runs a queue again after a reset, with the addresses that the frontend now gives. DeviceBroken: they are wrong."""
+        """Runs a queue again after a reset, with new addresses. DeviceBroken: they are wrong."""
         self._check(self._library.lib.svq_queue_restart(self.handle, self._queue_config(rings)), "queue_restart")
 
     def fault(self) -> DeviceBroken | None:

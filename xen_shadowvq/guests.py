@@ -29,7 +29,7 @@ def plan_window(kind: str, frames_max: int, limit: int, domid: int) -> WindowPla
     Chooses the part of a guest's grant table that the mediator writes.
 
     Args:
-        kind: `direct` (one entry for each frame of the guest), `dynamic` (the upper half), or `auto` (direct where it fits).
+        kind: `direct` (an entry for each frame), `dynamic` (the upper half), or `auto` (direct where it fits).
         frames_max: the most frames that the table may have (the domain's max_grant_frames).
         limit: see `gfn_limit`.
     """
@@ -42,9 +42,7 @@ def plan_window(kind: str, frames_max: int, limit: int, domid: int) -> WindowPla
             f"the domain has {frames_max}; raise it in the domain's configuration, or choose window: dynamic"
         )
     if frames_max < GUEST_OWN_FRAMES:
-        raise ConfigError(
-            f"domain {domid}: max_grant_frames is {frames_max}, at least {GUEST_OWN_FRAMES} are needed for a grant window"
-        )
+        raise ConfigError(f"domain {domid}: max_grant_frames is {frames_max}, expected at least {GUEST_OWN_FRAMES}")
     half = frames_max // 2
     return WindowPlan(first_frame=frames_max - half, frames=half, direct=False)
 
@@ -58,7 +56,7 @@ class GuestTable:
         self._guests: dict[int, tuple[Guest, int]] = {}
 
     def plan(self, domid: int, memory_kib: int, window_kind: str) -> WindowPlan:
-        """The window that the guest has, or would get. ConfigError: its memory or its grant table does not allow one."""
+        """The window that the guest has, or would get. ConfigError: its memory or grant table allows none."""
         if domid in self._guests:
             return self._guests[domid][0].window
         if memory_kib > self._memory_kib_max:

@@ -50,8 +50,8 @@ class ChainLimits:
 
 def chain_limits(policy: Policy, window_grefs: int | None) -> ChainLimits:
     """
-    Limits under which every chain fits one shadow indirect table, one direction's bounce slots, and the queue's part of a
-    dynamic window (`window_grefs`; None: a direct window, which always fits).
+    Limits under which every chain fits one shadow indirect table, one direction's bounce slots, and the queue's part
+    of a dynamic window (`window_grefs`; None: a direct window, which always fits).
 
     A segment becomes up to three parts (head, whole pages, tail); where it is copied, one part and slot a page.
     """
@@ -155,7 +155,13 @@ def read_ring(store: XenStore, path: str, queue: int, size: int) -> QueueRings:
 
     def work(transaction: Transaction) -> QueueRings:
         values = []
-        for node in (front.QUEUE_SIZE, front.QUEUE_DESC, front.QUEUE_AVAIL, front.QUEUE_USED, front.QUEUE_EVENT_CHANNEL):
+        for node in (
+            front.QUEUE_SIZE,
+            front.QUEUE_DESC,
+            front.QUEUE_AVAIL,
+            front.QUEUE_USED,
+            front.QUEUE_EVENT_CHANNEL,
+        ):
             value = node.read(transaction.read, path, queue)
             if value is None:
                 raise PeerProtocolError(node.path(path, queue), None, node.expected)

@@ -31,7 +31,9 @@ def own_domid(store: XenStore) -> int:
     """The domain that we are, as XenStore says."""
     text = store.read("domid")
     if text is None or not text.isdecimal():
-        raise ConfigError(f"XenStore node `domid` of this domain is {text!r}, expected a domain id; is this a Xen domain?")
+        raise ConfigError(
+            f"XenStore node `domid` of this domain is {text!r}, expected a domain id; is this a Xen domain?"
+        )
     return int(text)
 
 

@@ -47,8 +47,8 @@ class Service:
     """
     Serves the devices below `root`, at `root`/<peer domid>/<id>.
 
-    A mistake of one peer ends in that device's own error state; the loop goes on. When xenstored is lost the loop connects
-    again and looks at everything anew, while requests go on flowing in the data plane.
+    A mistake of one peer ends in that device's own error state; the loop goes on. When xenstored is lost the loop
+    connects again and looks at everything anew, while requests go on flowing in the data plane.
     """
 
     def __init__(self, store: XenStore, root: str, make: Make, devices_max: int) -> None:

@@ -29,7 +29,6 @@ from xen_shadowvq.xenstore import XenStore
 from xenstore_schema import nodes
 
 _PEER_DONE_STATES = {None, "6"}  # no such node, or Closed
-_ALIVE = {Phase.PREPARING, Phase.OFFERED, Phase.CONNECTING, Phase.CONNECTED}
 _NO_SUCH_PORT = {errno.EINVAL, errno.EPERM}  # Xen's answers when a peer's port cannot be bound
 
 complaints = RateLimited(interval_s=1.0)
@@ -135,7 +134,6 @@ class ShadowDevice:
             self._removing = True
             self.leg1.feed(Event.DETACH)
         self.leg2.look()
-        self._check_state()
         self.leg1.look()
         if self.leg1.phase is Phase.CLOSED and read_of_peer(self._store, f"{self.front_path}/state") is None:
             self._removing = True  # the frontend domain is gone, and with it all that this device was for
@@ -143,13 +141,6 @@ class ShadowDevice:
         self._relay_config()
         self._look_for_resets()
         self._answer_stats()
-
-    def _check_state(self) -> None:
-        """The machine closes a device whose frontend's state is none; this says why."""
-        untrusted = read_of_peer(self._store, self.leg1.peer_state_path)
-        node = nodes.VirtioFront.STATE
-        if untrusted is not None and node.value_of(untrusted) is None and self.leg1.phase in _ALIVE:
-            self._complain(PeerProtocolError(self.leg1.peer_state_path, untrusted, node.expected))
 
     def check_fault(self) -> None:
         """Closes the device if a peer broke it."""
@@ -205,6 +196,7 @@ class ShadowDevice:
             case Action.CONNECT:
                 return self._attempt(self._connect)
             case Action.DISCONNECT:
+                self._complain_of_state()
                 self._begin_teardown()
             case Action.REMOVE:
                 self.leg2.feed(Event.DETACH)
@@ -247,6 +239,7 @@ class ShadowDevice:
         ]
         self._rings = list(acceptance.queues)
         self._accepted = acceptance.features
+        self._begin_reset_counts()
         legs.write_shadow(self._store, self.leg2_path, offer, acceptance.features, self._guest, shadow)
         self.leg2.feed(Event.SETUP_DONE)
 
@@ -379,6 +372,13 @@ class ShadowDevice:
 
     # ---- ring reset (VIRTIO_F_RING_RESET, virtio 2.6.1) --------------------------------------------------------------
 
+    def _begin_reset_counts(self) -> None:
+        """Resets asked for on an earlier connection are done: these rings are new."""
+        front, back = nodes.VirtioFront, nodes.VirtioBack
+        for ring in self._rings:
+            self._resets_done[ring.index] = front.QUEUE_RESET.read(self._store.read, self.front_path, ring.index) or 0
+        publish(self._store, self.path, [(back.QUEUE_RESET_DONE, done, n) for n, done in self._resets_done.items()])
+
     def _look_for_resets(self) -> None:
         if self._device is None or self.leg1.phase is not Phase.CONNECTED or not self._accepted & features.RING_RESET:
             return
@@ -431,6 +431,12 @@ class ShadowDevice:
             bounce_pages=base.bounce_pages,
             large_chains=base.large_chains,
         )
+
+    def _complain_of_state(self) -> None:
+        """The machine closes a device whose frontend's state is none; this says why."""
+        untrusted, node = self.leg1.untrusted_peer_state, nodes.VirtioFront.STATE
+        if untrusted is not None and node.value_of(untrusted) is None:
+            self._complain(PeerProtocolError(self.leg1.peer_state_path, untrusted, node.expected))
 
     def _attempt(self, work: Callable[[], None]) -> Event | None:
         """Carries out a step that a peer's words can spoil; if they do, the device closes and says why."""

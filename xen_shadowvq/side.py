@@ -36,6 +36,7 @@ class Side:
         self.own_path = own_path
         self.peer_path = peer_path
         self.phase = Phase.PREPARING if role is Role.BACK else Phase.WAITING
+        self.untrusted_peer_state: str | None = None  # as it was last fed
         self._store = store
         self._role = role
         self._perform = perform
@@ -55,7 +56,7 @@ class Side:
 
     def look(self) -> None:
         """Feeds the state in which the peer is now."""
-        self.feed(peer_event(read_of_peer(self._store, self.peer_state_path)))
+        self.feed(self._read_peer())
 
     def feed(self, event: Event) -> None:
         """Takes an event, and all that follow from it."""
@@ -69,10 +70,14 @@ class Side:
                 changed = following.next is not self.phase
                 self._enter(following.next, following.actions, changed)
                 if changed and self.phase is not Phase.GONE:
-                    self._events.append(peer_event(read_of_peer(self._store, self.peer_state_path)))
+                    self._events.append(self._read_peer())
         finally:
             self._running = False
             self._events.clear()
+
+    def _read_peer(self) -> Event:
+        self.untrusted_peer_state = read_of_peer(self._store, self.peer_state_path)
+        return peer_event(self.untrusted_peer_state)
 
     def _enter(self, phase: Phase, actions: tuple[Action, ...], changed: bool) -> None:
         self.phase = phase

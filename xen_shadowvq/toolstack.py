@@ -20,7 +20,7 @@ POLL_S = 0.02
 
 @dataclass(frozen=True)
 class Disk:
-    """A disk to attach. `image` is a path in the backend's domain; None leaves a choice to the mediator's configuration."""
+    """A disk to attach. `image` is a path in the backend's domain; None leaves it to the mediator's configuration."""
 
     image: str
     read_only: bool = False
@@ -50,7 +50,9 @@ class Attached:
         return nodes.virtio_back_path(mediator=self.mediator, frontend=self.frontend, device=self.device)
 
 
-def attach(store: XenStore, *, frontend: int, mediator: int, backend: int, disk: Disk, device: int | None = None) -> int:
+def attach(
+    store: XenStore, *, frontend: int, mediator: int, backend: int, disk: Disk, device: int | None = None
+) -> int:
     """
     Makes both pairs, all nodes in one transaction, and returns the device id.
 

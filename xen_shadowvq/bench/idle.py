@@ -98,7 +98,9 @@ def _frontend_domids() -> range:
 def _mediator(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "xen_shadowvq", "mediator", "--sim", str(directory / "machine")]
     with (directory / "mediator.log").open("w+b") as log:
-        process = subprocess.Popen([*command, "--domid", str(_MEDIATOR)], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [*command, "--domid", str(_MEDIATOR)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
         try:
             yield process
             if process.poll() is not None:

@@ -9,13 +9,23 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from xen_shadowvq.bench.figures import CURVE_MEMORY, CURVE_PAST, CURVE_SEGMENTS, CURVES, FIGURES, Curve, goal_of
+from xen_shadowvq.bench.figures import (
+    CURVE_IDLE_QUEUES,
+    CURVE_MEMORY,
+    CURVE_PAST,
+    CURVE_SEGMENTS,
+    CURVES,
+    FIGURES,
+    Curve,
+    goal_of,
+)
 from xen_shadowvq.bench.report import Report
 
 mpl.use("Agg")
 
 _BLUE, _GREY, _RED = "#2166ac", "#777777", "#b2182b"
 _BARS = (("floor_ns", "floor"), ("one_segment_ns", "one page"), ("blk_chain_ns", "virtio-blk"))
+_BAR_GOALS = ("one_segment_over_floor", "blk_chain_over_one_segment")  # of each bar but the first, over the one before
 
 
 def draw(report: Report, path: Path) -> None:
@@ -33,7 +43,9 @@ def draw(report: Report, path: Path) -> None:
     segments.legend(frameon=False, loc="upper left", fontsize=8)
     memory.set_xscale("log", base=2)
     facts = report.machine
-    canvas.suptitle(f"{facts['cpu']}, {facts['cores']} cores, {facts['kernel']}; medians of {report.rounds} rounds", size=9)
+    canvas.suptitle(
+        f"{facts['cpu']}, {facts['cores']} cores, {facts['kernel']}; medians of {report.rounds} rounds", size=9
+    )
     canvas.savefig(path, dpi=110)
 
 
@@ -58,10 +70,10 @@ def _draw_costs(axes: Axes, report: Report) -> None:
     above = [spread.max - spread.median for spread in spreads]
     axes.bar([label for _, label in _BARS], medians, width=0.5, color=[_GREY, _BLUE, _BLUE])
     axes.errorbar(range(len(medians)), medians, yerr=[below, above], fmt="none", ecolor="black", capsize=3, lw=1)
-    for position, under, name in ((1, medians[0], "one_segment_over_floor"), (2, medians[1], "blk_chain_over_one_segment")):
+    for position, name in enumerate(_BAR_GOALS, start=1):
         goal = goal_of(name)
         if goal:
-            y = goal.limit * under
+            y = goal.limit * medians[position - 1]
             axes.plot([position - 0.4, position + 0.4], [y, y], ":", color=_RED, lw=1)
             axes.text(position - 0.4, y, f"{goal.limit:g} x", color=_RED, size=8, ha="right", va="center")
     _finish(axes, "Cost per chain, one core", "", "cost per chain [ns]")
@@ -81,16 +93,13 @@ def _draw_ratios(axes: Axes, report: Report) -> None:
 def _draw_curve(axes: Axes, curve: Curve, report: Report) -> None:
     points, scale = report.curves[curve.name], curve.figure.scale
     xs, ys = [point.x for point in points], [point.y.median / scale for point in points]
-    low, high = [point.y.lower_quartile / scale for point in points], [point.y.upper_quartile / scale for point in points]
+    low = [point.y.lower_quartile / scale for point in points]
+    high = [point.y.upper_quartile / scale for point in points]
     axes.fill_between(xs, low, high, color=_BLUE, alpha=0.2, lw=0)
     axes.plot(xs, ys, "o-", ms=4, lw=1, color=_BLUE)
-    if curve.name in {CURVE_MEMORY, CURVE_PAST}:
-        goal, text = goal_of("one_segment_over_floor"), "x floor"
-        limit = goal.limit * report.figures["floor_ns"].median if goal else 0.0
-    else:
-        goal, text = (None, "") if curve.name == CURVE_SEGMENTS else (goal_of("chains_per_second_depth128"), curve.figure.unit)
-        limit = goal.limit if goal else 0.0
-    if goal:
-        shown = goal.limit if text == "x floor" else goal.limit / scale
-        _target(axes, limit / scale, f"goal {shown:g} {text}")
+    over_floor, throughput = goal_of("one_segment_over_floor"), goal_of("chains_per_second_depth128")
+    if over_floor and curve.name in {CURVE_MEMORY, CURVE_PAST}:
+        _target(axes, over_floor.limit * report.figures["floor_ns"].median, f"goal {over_floor.limit:g} x floor")
+    elif throughput and curve.name == CURVE_IDLE_QUEUES:
+        _target(axes, throughput.limit / scale, f"goal {throughput.limit / scale:g} {curve.figure.unit}")
     _finish(axes, curve.title, curve.x_label, curve.y_label)

@@ -101,14 +101,15 @@ def show(report: Report, console: Console) -> None:
         console.print(_curve_table(shown, report.curves[shown.name]))
     d = report.derived
     console.print(
-        f"By segments: {d['segment_intercept_ns']:.1f} ns + {d['segment_slope_ns']:.1f} ns per segment (least squares); "
-        f"a segment of 128 costs {d['segment_cost_128_over_8']:.2f} x a segment of 8."
+        f"By segments: {d['segment_intercept_ns']:.1f} ns + {d['segment_slope_ns']:.1f} ns per segment (least squares);"
+        f" each of 128 segments costs {d['segment_cost_128_over_8']:.2f} x each of 8."
     )
     console.print(_figure_table(report))
     idle = report.idle
     console.print(
-        f"Idle: {idle.devices} connected devices; resident memory is VmRSS, shared memory included: {idle.anon_mib:.1f} MiB "
-        f"its own, {idle.file_mib:.1f} program and libraries, {idle.shared_mib:.1f} shared with guests and backends."
+        f"Idle: {idle.devices} connected devices; resident memory is VmRSS, shared memory included:"
+        f" {idle.anon_mib:.1f} MiB its own, {idle.file_mib:.1f} program and libraries,"
+        f" {idle.shared_mib:.1f} shared with guests and backends."
     )
 
 

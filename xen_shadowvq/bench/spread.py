@@ -24,8 +24,10 @@ class Spread:
         """ValueError: there are no samples."""
         if not values:
             raise ValueError("a spread needs at least one sample")
-        lower, median, upper = values * 3 if len(values) == 1 else statistics.quantiles(values, n=4, method="inclusive")
-        return cls(median, min(values), lower, upper, max(values), len(values))
+        lower = upper = values[0]
+        if len(values) > 1:
+            lower, _, upper = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(statistics.median(values), min(values), lower, upper, max(values), len(values))
 
     def as_json(self) -> dict[str, float]:
         """Plain numbers."""

@@ -15,6 +15,7 @@ from domU_frontend.blk import PAGE, Request, Result
 from domU_frontend.frontend import Frontend
 from xen_shadowvq import log
 from xen_shadowvq.demo.rpc import report_progress, serve
+from xen_shadowvq.errors import HypervisorError
 
 DEPTH = 32
 SECTOR = 512
@@ -110,8 +111,8 @@ class FrontendProcess:
 
     def start_held(self, offset: int) -> dict[str, Any]:
         """
-        Fills all free memory with tags and submits requests for the disk at `offset`, which the backend is told to hold. Returns the
-        buffers that are described to the device, as [guest physical address, bytes, device may write].
+        Fills all free memory with tags and submits requests for the disk at `offset`, which the backend is told to hold.
+        Returns the buffers that are described to the device, as [guest physical address, bytes, device may write].
         """
         self._driver.fill_tags(self._first_page, self._driver.data_pages, SEED_OF_TAGS)
         requests, page = [], 0
@@ -183,7 +184,7 @@ class FrontendProcess:
         self._data_bytes += sum(request.length for request in requests)
         bad = [(q, r) for q, r in zip(requests, results, strict=True) if r.status != blk.STATUS_OK or r.error]
         if bad:
-            raise blk.HypervisorError(f"request {bad[0][0]} ended with {bad[0][1]}", None, 5)
+            raise HypervisorError(f"request {bad[0][0]} ended with {bad[0][1]}", None, 5)
         return results
 
     def _one(self, request: Request) -> Result:

@@ -93,7 +93,9 @@ def filesystem(path: Path) -> str | None:
     blkid = tool("blkid")
     if blkid is None:
         return None
-    done = subprocess.run([blkid, "-p", "-o", "value", "-s", "TYPE", str(path)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [blkid, "-p", "-o", "value", "-s", "TYPE", str(path)], capture_output=True, text=True, check=False
+    )
     return done.stdout.strip() or None
 
 

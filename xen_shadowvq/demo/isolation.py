@@ -39,7 +39,9 @@ def judge(probe: dict[str, Any], buffers: list[list[int]]) -> Verdict:
     writable = [gfn * PAGE for gfn in probe["writable_frames"]]
     return Verdict(
         pages_probed=probe["frames_tried"] + probe["grefs_tried"],
-        pages_reachable=probe["frames_allowed"] + probe["frontend_grefs_mapped"] + len({gpa // PAGE for gpa in seen} - set(probe["frontend_frames"])),
+        pages_reachable=probe["frames_allowed"]
+        + probe["frontend_grefs_mapped"]
+        + len({gpa // PAGE for gpa in seen} - set(probe["frontend_frames"])),
         bytes_outside=outside,
         writable_outside=sum(not device_may_write.covers(gpa, gpa + PAGE) for gpa in writable),
     )

@@ -48,7 +48,9 @@ class Prober:
         self._gfn, self._offset = driver.ffi.new("uint64_t *"), driver.ffi.new("uint32_t *")
         self._at = driver.ffi.new("size_t *")
 
-    def probe(self, frontend: int, frontend_frames: int, frontend_grefs: int, mediator: int, mediator_grefs: int) -> Reach:
+    def probe(
+        self, frontend: int, frontend_frames: int, frontend_grefs: int, mediator: int, mediator_grefs: int
+    ) -> Reach:
         """Tries everything once."""
         reach = Reach()
         for gfn in range(frontend_frames):

@@ -45,7 +45,9 @@ _FIGURES = {
 def failures(report: dict[str, Any]) -> list[str]:
     """What did not come out as it must, in words."""
     wrong = [text for key, text in _MUST_BE_TRUE.items() if report.get(key) is not True]
-    if report.get("placement") != "page":  # the seed's placement grants whole pages, neighbours and all: that is its price
+    if (
+        report.get("placement") != "page"
+    ):  # the seed's placement grants whole pages, neighbours and all: that is its price
         wrong += [f"{text}: {report.get(key)}" for key, text in _MUST_BE_ZERO.items() if report.get(key) != 0]
     if report.get("fsck_clean") is False:
         wrong.append("the file system checker found errors")
@@ -59,7 +61,9 @@ def write_json(report: dict[str, Any], path: Path) -> None:
 
 def show(report: dict[str, Any], console: Console) -> None:
     """The table that ends the demo."""
-    table = Table(title="A disk through shadow virtqueues, on the embedded hypervisor", title_style="bold", min_width=78)
+    table = Table(
+        title="A disk through shadow virtqueues, on the embedded hypervisor", title_style="bold", min_width=78
+    )
     table.add_column("what was tried")
     table.add_column("outcome", justify="right")
     for key, text in _MUST_BE_TRUE.items():

@@ -20,7 +20,7 @@ class ChildFailed(ShadowVQError):
 
 
 class Child:
-    """A child process `python -m module args...`; its log goes to a file. As a context manager it ends with the block."""
+    """A child process `python -m module args...` that ends with its `with` block; its log goes to a file."""
 
     def __init__(self, name: str, module: str, args: list[str], log: Path) -> None:
         self.name = name
@@ -36,7 +36,7 @@ class Child:
                 bufsize=1,
             )
 
-    def call(self, method: str, progress: Progress | None = None, **arguments: Any) -> Any:
+    def call(self, method: str, progress: Progress | None = None, /, **arguments: Any) -> Any:
         """Calls a method of the child's object and returns its answer. ChildFailed: it raised, or died."""
         self.start(method, **arguments)
         return self.finish(progress)

@@ -73,14 +73,18 @@ def _prepare_image(options: Options, disk: Path, step: Step) -> None:
     else:
         images.copy_image(options.image, disk)
     if disk.stat().st_size < 2 * REGION_BYTES:
-        raise ConfigError(f"{options.image}: the image has {disk.stat().st_size} bytes, expected at least {2 * REGION_BYTES}")
+        raise ConfigError(
+            f"{options.image}: the image has {disk.stat().st_size} bytes, expected at least {2 * REGION_BYTES}"
+        )
 
 
 @contextmanager
 def _processes(machine: Machine, directory: Path, options: Options, disk: Path) -> Iterator[_Processes]:
     logs = options.output / "logs"
     logs.mkdir(exist_ok=True)
-    machine.create_domain(DomainSpec(MEDIATOR, "mediator", max_grant_frames=MEDIATOR_GRANT_FRAMES, privilege=PRIVILEGE_ALL))
+    machine.create_domain(
+        DomainSpec(MEDIATOR, "mediator", max_grant_frames=MEDIATOR_GRANT_FRAMES, privilege=PRIVILEGE_ALL)
+    )
     machine.create_domain(DomainSpec(BACKEND, "backend"))
     frames = FRONTEND_GRANT_FRAMES[options.window]
     machine.create_domain(DomainSpec(FRONTEND, "frontend", memory_mib=GUEST_MIB, max_grant_frames=frames))
@@ -161,12 +165,12 @@ class _Demo:
         """Everything is put back afterwards, so that the checker can judge the image as it was."""
         frontend, region = self._p.frontend, self._region
         progress = self._step("writing a region, flushing, reading back", REGION_BYTES)
-        kept = frontend.call("keep_region", **region)
+        kept = frontend.call("keep_region", None, **region)
         written = frontend.call("write_region", progress, **region)
         on_disk = images.sha256(self._disk, region["offset"], REGION_BYTES)
         self._report["written_sha256_match"] = written["written"] == written["read_back"] == on_disk
         self._step("discard, write zeroes, get id, out of range", 0)
-        special = frontend.call("special_requests", **region)
+        special = frontend.call("special_requests", None, **region)
         restored = frontend.call("restore_region", offset=region["offset"])
         self._report["restored_sha256_match"] = restored == kept
         self._report |= {
@@ -181,7 +185,7 @@ class _Demo:
         self._step("attacking the frontend's memory, nothing in flight", 0)
         idle = [self._probe([])]
         self._step("attacking again, with requests held in flight", 0)
-        kept = frontend.call("keep_region", **self._region)
+        kept = frontend.call("keep_region", None, **self._region)
         backend.call("hold", on=True)
         held = frontend.call("start_held", offset=self._region["offset"])
         backend.call("wait_held", requests=held["requests"])
@@ -233,7 +237,9 @@ class _Demo:
             "kicks_per_request": round(mediator["kicks_sent"] / requests, 4),
             "interrupts_per_request": round(mediator["interrupts_sent"] / requests, 4),
             "notifications_per_request": round(
-                sum(mediator[n] for n in ("kicks_received", "kicks_sent", "answers_received", "interrupts_sent")) / requests, 4
+                sum(mediator[n] for n in ("kicks_received", "kicks_sent", "answers_received", "interrupts_sent"))
+                / requests,
+                4,
             ),
             "maps_per_request": round(backend["map_calls"] / requests, 4),
             "latency_p50_us": latencies[len(latencies) // 2] / 1000,

@@ -146,14 +146,15 @@ def attach(
         device = toolstack.attach(store, frontend=frontend, mediator=mediator_domid, backend=backend_domid, disk=disk)
         found = toolstack.find(store, frontend, device, mediator_domid)
         if wait and found is not None:
-            found = _wait_offered(store, found)
+            _wait_offered(store, found)
     if as_json:
         click.echo(json.dumps({"frontend": frontend, "device": device}))
     else:
         click.echo(f"domain {frontend} has device {device} now")
 
 
-def _wait_offered(store: XenStore, found: toolstack.Attached) -> toolstack.Attached:
+def _wait_offered(store: XenStore, found: toolstack.Attached) -> None:
+    """Waits until the device is offered to the frontend. ConfigError: it cannot be; then it is taken away again."""
     latest = found
 
     def settled() -> bool:
@@ -167,8 +168,8 @@ def _wait_offered(store: XenStore, found: toolstack.Attached) -> toolstack.Attac
             f"(mediator {latest.state}, backend {latest.backend_state}); are both services running?"
         )
     if latest.error is not None:
+        toolstack.detach(store, latest, ANSWER_S)
         raise ConfigError(latest.error)
-    return latest
 
 
 @ctl.command()

@@ -5,7 +5,7 @@
 
 #include "bench.h"
 
-enum { BLOCKS_PER_SLICE = 20, WARM_BLOCKS = 2, CHAINS_PER_BLOCK = 256, CLOCK_READS = 201 };
+enum { BLOCKS_PER_SLICE = 20, WARM_BLOCKS = 4, CHAINS_PER_BLOCK = 256, CLOCK_READS = 201 };
 
 static int compare(const void *a, const void *b)
 {

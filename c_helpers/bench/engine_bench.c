@@ -3,7 +3,7 @@
 #include "bench.h"
 #include "contender.h"
 
-enum { SLICES = 41, CURVE_SLICES = 15, PAST_STEP = 400000 };
+enum { SLICES = 61, CURVE_SLICES = 15, PAST_STEP = 400000 };
 
 enum { FLOOR, ONE, BLK, DYNAMIC, CONTENDERS };
 

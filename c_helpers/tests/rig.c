@@ -66,11 +66,13 @@ static void open_domains(struct rig *rig)
     MUST(svq_evtchn_open(rig->backend, &rig->backend_ec));
 }
 
+static uint64_t pages_below_hole(const struct rig_config *c) { return c->hole_pages ? c->hole_gfn : c->ram_pages; }
+
 static void open_guest(struct rig *rig)
 {
     const struct rig_config *c = &rig->config;
     uint64_t *gfns = calloc(c->ram_pages, sizeof *gfns);
-    MUST(svq_hv_own_pages(rig->frontend, 0, c->ram_pages, gfns, (void **)&rig->ram));
+    MUST(svq_hv_own_pages(rig->frontend, 0, pages_below_hole(c), gfns, (void **)&rig->ram));
     free(gfns);
     struct svq_guest_config guest = { .domid = RIG_FRONTEND, .gfn_limit = c->ram_pages, .window_first_frame = 32,
                                       .window_frames = c->dynamic_window ? 32 : (uint32_t)(c->ram_pages + 511) / 512,
@@ -129,7 +131,7 @@ void rig_open(struct rig *rig, const struct rig_config *config)
         MUST(svq_device_start(rig->dev));
 }
 
-void rig_close(struct rig *rig)
+void rig_disconnect_backend(struct rig *rig)
 {
     for (uint16_t i = 0; i < rig->config.queues; i++) {
         struct rig_queue *q = &rig->q[i];
@@ -138,14 +140,29 @@ void rig_close(struct rig *rig)
         svq_hv_unmap_grants(rig->backend, (void *)(uintptr_t)q->shadow_desc, q->refs.desc_pages);
         svq_hv_unmap_grants(rig->backend, (void *)(uintptr_t)q->shadow_avail, q->refs.avail_pages);
         svq_hv_unmap_grants(rig->backend, q->shadow_used, q->refs.used_pages);
+        q->shadow_desc = NULL;
     }
-    svq_device_close(rig->dev);
+}
+
+int rig_close_device(struct rig *rig)
+{
+    rig_disconnect_backend(rig);
+    int left = svq_device_close(rig->dev);
+    rig->dev = NULL;
+    return left;
+}
+
+void rig_close(struct rig *rig)
+{
+    if (rig->dev)
+        rig_close_device(rig);
     if (rig->worker)
         svq_worker_stop(rig->worker);
-    svq_guest_close(rig->guest);
+    if (rig->guest)
+        svq_guest_close(rig->guest);
     svq_evtchn_close(rig->frontend_ec);
     svq_evtchn_close(rig->backend_ec);
-    svq_hv_release_own_pages(rig->frontend, rig->ram, rig->config.ram_pages);
+    svq_hv_release_own_pages(rig->frontend, rig->ram, pages_below_hole(&rig->config));
     svq_hv_close(rig->frontend);
     svq_hv_close(rig->backend);
     svq_hv_close(rig->mediator);

@@ -65,7 +65,7 @@ struct rig {
     struct svq_guest *guest;
     struct svq_device *dev;
     struct svq_worker *worker;
-    uint8_t *ram; /* all of the frontend's memory */
+    uint8_t *ram; /* the frontend's memory, as far as the hole if there is one */
     struct rig_queue q[64];
     int setup_rc; /* what svq_queue_setup said for queue 0 */
 };
@@ -73,6 +73,8 @@ struct rig {
 /* Aborts with a message when the machine itself fails; a refused queue is left in rig->setup_rc. */
 void rig_open(struct rig *rig, const struct rig_config *config);
 void rig_close(struct rig *rig);
+void rig_disconnect_backend(struct rig *rig); /* it unmaps the shadow rings, as a well-behaved one does */
+int rig_close_device(struct rig *rig);        /* that, and svq_device_close; its answer */
 /* The configuration of queue `index` that rig_open uses; tests spoil it and call svq_queue_setup themselves. */
 struct svq_queue_config rig_queue_config(const struct rig *rig, uint16_t index);
 

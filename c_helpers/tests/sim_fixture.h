@@ -74,7 +74,8 @@ static inline void fixture_start(struct fixture *f)
     f->mediator = fixture_open(f, MEDIATOR);
     f->frontend = fixture_open(f, FRONTEND);
     f->backend = fixture_open(f, BACKEND);
-    REQUIRE(svq_hv_map_grant_table(f->mediator, FRONTEND, WINDOW_FRAME, WINDOW_FRAMES, &va, &f->entries_token) == 0);
+    REQUIRE(svq_hv_map_grant_table(f->mediator, FRONTEND, WINDOW_FRAME, WINDOW_FRAMES, &va, &f->entries_token) ==
+            0);
     f->entries = va;
     REQUIRE(svq_hv_own_pages(f->frontend, 0, HOLE_GFN, gfns, &va) == 0);
     f->ram = va;

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Deaths in the embedded machine: domains that are processes of their own, killed. The program starts itself as the
- * child: `--child ROLE SOCKET`, which does its part, writes one byte to its standard output, and waits to be killed.
+ * Deaths in the embedded machine: domains that are processes of their own, killed. The program starts itself as
+ * the child: `--child ROLE SOCKET`, which does its part, writes one byte to its standard output, and waits to be
+ * killed.
  */
 #include <signal.h>
 #include <sys/wait.h>
 
 #include "sim_fixture.h"
 
-/* --- the child --------------------------------------------------------------------------------------------------- */
+/* --- the child ---------------------------------------------------------------------------------------- */
 static void child_maps_grants(struct svq_hv *hv)
 {
     uint32_t grefs[2] = { WINDOW_GREF, WINDOW_GREF + 1 };
@@ -55,7 +56,7 @@ static int child(const char *role, const char *socket)
         pause();
 }
 
-/* --- the parent -------------------------------------------------------------------------------------------------- */
+/* --- the parent --------------------------------------------------------------------------------------- */
 static pid_t start_child(const struct fixture *f, const char *role, uint16_t domid)
 {
     char socket[256], byte;
@@ -94,7 +95,8 @@ static int zombies(const struct fixture *f)
     return svq_sim_zombies(f->machine, domids, 4);
 }
 
-TEST(killed_grantee, "A grantee that is killed leaves nothing mapped, its death is reported, and its domid can come back")
+TEST(killed_grantee,
+     "A grantee that is killed leaves nothing mapped, its death is reported, and its domid can come back")
 {
     struct fixture f;
     struct svq_hv *hv;
@@ -147,7 +149,8 @@ TEST(one_of_two, "A domain of two processes outlives one of them, and the other'
     fixture_stop(&f);
 }
 
-TEST(killed_anywhere, "Wherever in mapping and unmapping a grantee is killed, the entry is free afterwards and can be mapped")
+TEST(killed_anywhere,
+     "Wherever in mapping and unmapping a grantee is killed, the entry is free afterwards and can be mapped")
 {
     struct fixture f;
     uint32_t gref;
@@ -176,7 +179,8 @@ TEST(killed_anywhere, "Wherever in mapping and unmapping a grantee is killed, th
     fixture_stop(&f);
 }
 
-TEST(zombie_by_foreign_map, "A dead domain is a zombie while its memory or its table is mapped, and gone when it is not")
+TEST(zombie_by_foreign_map,
+     "A dead domain is a zombie while its memory or its table is mapped, and gone when it is not")
 {
     struct fixture f;
     const uint64_t gfn = 3;
@@ -210,7 +214,8 @@ TEST(zombie_by_foreign_map, "A dead domain is a zombie while its memory or its t
     fixture_stop(&f);
 }
 
-TEST(zombie_by_grant, "A dead granter is a zombie while a grantee maps a page of it, also a grantee that is killed")
+TEST(zombie_by_grant,
+     "A dead granter is a zombie while a grantee maps a page of it, also a grantee that is killed")
 {
     struct fixture f;
     uint32_t gref;
@@ -258,7 +263,8 @@ TEST(killed_sharer, "What a killed process shared is taken back, except pages th
     fixture_stop(&f);
 }
 
-TEST(destroyed_while_running, "The handles of a destroyed domain fail instead of hanging, and no event tells of it")
+TEST(destroyed_while_running,
+     "The handles of a destroyed domain fail instead of hanging, and no event tells of it")
 {
     struct fixture f;
     uint32_t gref, shared;
@@ -305,7 +311,8 @@ TEST(killed_machine, "A new machine takes over the sockets that a killed one lef
     fixture_stop(&f);
 }
 
-TEST(many_lives, "Slots of the dead are used again: more domains than a machine holds at once may live after one another")
+TEST(many_lives,
+     "Slots of the dead are used again: more domains than a machine holds at once may live after one another")
 {
     struct fixture f;
 

@@ -29,7 +29,8 @@ static void connect_channel(struct fixture *f, struct channel *channel)
     REQUIRE(svq_evtchn_unmask(channel->back, (uint32_t)channel->back_port) == 0);
 }
 
-TEST(fresh_binding, "A port starts pending at the side that bound it, as on Xen, and quiet at the side that offered it")
+TEST(fresh_binding,
+     "A port starts pending at the side that bound it, as on Xen, and quiet at the side that offered it")
 {
     struct fixture f;
     struct channel channel;
@@ -138,7 +139,7 @@ TEST(ports_are_reused, "The number of a closed port is given out again")
     fixture_stop(&f);
 }
 
-/* --- two threads ------------------------------------------------------------------------------------------------ */
+/* --- two threads -------------------------------------------------------------------------------------- */
 enum { ROUND_TRIPS = 10000 };
 
 struct end {

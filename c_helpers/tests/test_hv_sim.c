@@ -16,7 +16,7 @@ static struct svq_hv_counters counters_of(const struct svq_hv *hv)
     return counters;
 }
 
-/* --- does touching an address fault? --------------------------------------------------------------------- */
+/* --- does touching an address fault? ------------------------------------------------------------------ */
 static sigjmp_buf fault_jump;
 
 static void on_fault(int signal)
@@ -82,7 +82,8 @@ TEST(long_directories, "A machine's directory may have a name longer than a sock
     fixture_stop(&f);
 }
 
-TEST(foreign_memory, "The mediator sees its target's memory in the order it asked for, and frames that are no RAM err")
+TEST(foreign_memory,
+     "The mediator sees its target's memory in the order it asked for, and frames that are no RAM err")
 {
     const uint64_t gfns[] = { 10, 11, HOLE_GFN, 3, RAM_PAGES, UINT64_MAX, 12 };
     struct fixture f;
@@ -116,7 +117,8 @@ TEST(foreign_memory, "The mediator sees its target's memory in the order it aske
     fixture_stop(&f);
 }
 
-TEST(privilege, "Nobody without privilege over a domain maps its memory, its grant table, or learns the table's size")
+TEST(privilege,
+     "Nobody without privilege over a domain maps its memory, its grant table, or learns the table's size")
 {
     struct fixture f;
     const uint64_t gfn = 1;
@@ -284,7 +286,8 @@ TEST(batches, "Pages of one call lie one after another, scattered frames too, an
     fixture_stop(&f);
 }
 
-TEST(shared_pages, "Shared pages are zeroed, the peer's for as long as shared, and a page still mapped is never reused")
+TEST(shared_pages,
+     "Shared pages are zeroed, the peer's for as long as shared, and a page still mapped is never reused")
 {
     struct fixture f;
     uint32_t grefs[4], again[4];
@@ -319,7 +322,8 @@ TEST(shared_pages, "Shared pages are zeroed, the peer's for as long as shared, a
     fixture_stop(&f);
 }
 
-TEST(table_full, "Sharing ends with ENOSPC when the own grant table is full, and never takes an entry that is not zero")
+TEST(table_full,
+     "Sharing ends with ENOSPC when the own grant table is full, and never takes an entry that is not zero")
 {
     struct fixture f;
     struct svq_hv *stranger;
@@ -354,7 +358,8 @@ TEST(own_pages, "A domain's own pages are its RAM, at the frame numbers it says,
     fixture_stop(&f);
 }
 
-TEST(readonly_frames, "Read-only frames are not claimed unless told to pretend; then they cannot be granted writable")
+TEST(readonly_frames,
+     "Read-only frames are not claimed unless told to pretend; then they cannot be granted writable")
 {
     struct fixture f;
     uint32_t gref;
@@ -394,7 +399,7 @@ TEST(bad_arguments, "Calls without pages, or with too many, are refused before a
     fixture_stop(&f);
 }
 
-/* --- threads ----------------------------------------------------------------------------------------------- */
+/* --- threads ------------------------------------------------------------------------------------------ */
 enum { ROUNDS = 20000 };
 
 struct mapper {
@@ -420,7 +425,8 @@ static void *map_and_unmap(void *argument)
     return NULL;
 }
 
-TEST(threads, "Threads that map and unmap one page, by one handle and by two, always find it marked while they hold it")
+TEST(threads,
+     "Threads that map and unmap one page, by one handle and by two, always find it marked while they hold it")
 {
     struct fixture f;
     struct mapper mappers[3];

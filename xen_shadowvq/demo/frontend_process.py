@@ -111,7 +111,7 @@ class FrontendProcess:
 
     def start_held(self, offset: int) -> dict[str, Any]:
         """
-        Fills all free memory with tags and submits requests for the disk at `offset`, which the backend is told to hold.
+        Fills all free memory with tags and submits requests for the disk at `offset`, which the backend holds.
         Returns the buffers that are described to the device, as [guest physical address, bytes, device may write].
         """
         self._driver.fill_tags(self._first_page, self._driver.data_pages, SEED_OF_TAGS)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Everything is built into .venv and build; nothing is installed on the machine.
 #   make demo [IMAGE=disk.img]   the whole product on the embedded hypervisor, and an attack on it
-#   make test                    everything that is tested
+#   make test                    everything that is tested without Xen
+#   make test-xen                the hypervisor seam on real Xen, in QEMU
 #   make bench                   measurements of the data plane
 #   make build | lint | test-c | test-race | test-fuzz | test-py | generate | clean
 
@@ -16,11 +17,11 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 CMAKE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DSVQ_SYSROOT=$(SYSROOT) -S c_helpers
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: demo test bench build lint format generate test-c test-race test-fuzz test-py tools-for-tests clean
+.PHONY: demo test test-xen bench build lint format generate test-c test-race test-fuzz test-py tools-for-tests clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '3,6s/^# //p' Makefile
+	@sed -n '3,8s/^# //p' Makefile
 
 demo: build
 	$(BIN)/shadowvq demo $(if $(IMAGE),--image "$(IMAGE)")
@@ -90,6 +91,11 @@ test-fuzz: build tools-for-tests
 
 test-py: build $(VENV)/.dev
 	$(BIN)/pytest
+
+# Real Xen 4.17 in QEMU (software emulation will do). Needs qemu-system-x86_64; the rest is downloaded into a cache folder.
+test-xen: build $(VENV)/.dev
+	@command -v qemu-system-x86_64 >/dev/null || { echo "make test-xen needs QEMU: sudo apt-get install qemu-system-x86" >&2; exit 1; }
+	$(BIN)/pytest -m xen tests/xen
 
 # clang has the fuzzer; it is the one tool of the tests that is not on PyPI.
 tools-for-tests:

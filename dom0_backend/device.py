@@ -64,12 +64,16 @@ class BackendDevice:
         self._service = service
 
     @property
-    def watched_paths(self) -> tuple[str, ...]:
-        return (self.side.peer_state_path, f"{self.path}/online")
+    def watched_roots(self) -> tuple[str, ...]:
+        return (nodes.svq_front_root(mediator=self._mediator),)
 
-    @property
-    def watch_token(self) -> str:
-        return f"device/{self._mediator}/{self._handle}"
+    def concerns(self, path: str) -> bool:
+        for own, names in ((self.side.peer_path, ("state",)), (self.path, ("online",))):
+            if own == path or own.startswith(f"{path}/"):
+                return True  # the directory itself, or one above it: made or taken away
+            if path.startswith(f"{own}/"):
+                return path[len(own) + 1 :].startswith(names)
+        return False
 
     @property
     def busy(self) -> bool:

@@ -61,7 +61,7 @@ class UsedElem:
 
 @dataclass(frozen=True, slots=True)
 class ShadowDesc:
-    """One shadow descriptor. `gref` and `offset` come from its address (`1 << 63 | gref << 12 | offset`)."""
+    """One shadow descriptor. `gref` and `offset` come from its address (`1 << 63 | W << 62 | gref << 12 | offset`)."""
 
     addr: int
     length: int

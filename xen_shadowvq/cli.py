@@ -35,6 +35,9 @@ sim_option = click.option(
 domid_option = click.option(
     "--domid", type=click.IntRange(0, 32751), default=0, show_default=True, help="With --sim: the domain to be there."
 )
+timeout_option = click.option(
+    "--timeout", "timeout_s", type=click.FloatRange(0), default=ANSWER_S, show_default=True, help="Seconds."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, for machines.")
 
 
@@ -124,6 +127,7 @@ def ctl() -> None:
     "--placement", type=click.Choice(["exact", "page", "copy"]), help="Overrides the mediator's configuration."
 )
 @click.option("--wait/--no-wait", default=True, help="Wait until the backend has opened the image.", show_default=True)
+@timeout_option
 @click.argument("image")
 @json_option
 def attach(
@@ -137,6 +141,7 @@ def attach(
     serial: str | None,
     placement: str | None,
     wait: bool,
+    timeout_s: float,
     image: str,
     as_json: bool,
 ) -> None:
@@ -146,14 +151,14 @@ def attach(
         device = toolstack.attach(store, frontend=frontend, mediator=mediator_domid, backend=backend_domid, disk=disk)
         found = toolstack.find(store, frontend, device, mediator_domid)
         if wait and found is not None:
-            _wait_offered(store, found)
+            _wait_offered(store, found, timeout_s)
     if as_json:
         click.echo(json.dumps({"frontend": frontend, "device": device}))
     else:
         click.echo(f"domain {frontend} has device {device} now")
 
 
-def _wait_offered(store: XenStore, found: toolstack.Attached) -> None:
+def _wait_offered(store: XenStore, found: toolstack.Attached, timeout_s: float) -> None:
     """Waits until the device is offered to the frontend. ConfigError: it cannot be; then it is taken away again."""
     latest = found
 
@@ -162,13 +167,13 @@ def _wait_offered(store: XenStore, found: toolstack.Attached) -> None:
         latest = toolstack.find(store, found.frontend, found.device, found.mediator) or latest
         return latest.error is not None or latest.state not in {"Initialising", "absent"}
 
-    if not toolstack.wait_until(settled, ANSWER_S):
+    if not toolstack.wait_until(settled, timeout_s):
         raise ConfigError(
-            f"device {found.device} of domain {found.frontend}: nobody took it up within {ANSWER_S:g} s "
+            f"device {found.device} of domain {found.frontend}: nobody took it up within {timeout_s:g} s "
             f"(mediator {latest.state}, backend {latest.backend_state}); are both services running?"
         )
     if latest.error is not None:
-        toolstack.detach(store, latest, ANSWER_S)
+        toolstack.detach(store, latest, timeout_s)
         raise ConfigError(latest.error)
 
 
@@ -207,12 +212,13 @@ def list_devices(sim_directory: Path | None, as_json: bool) -> None:
 @sim_option
 @click.argument("frontend", type=int)
 @click.argument("device", type=int)
+@timeout_option
 @json_option
-def status(sim_directory: Path | None, frontend: int, device: int, as_json: bool) -> None:
+def status(sim_directory: Path | None, frontend: int, device: int, timeout_s: float, as_json: bool) -> None:
     """Show the mediator's counters of one device."""
     with _operator_errors(), _dom0_store(sim_directory) as store:
         found = _find(store, frontend, device)
-        counters = toolstack.status(store, found, ANSWER_S)
+        counters = toolstack.status(store, found, timeout_s)
     if as_json:
         click.echo(json.dumps(counters, indent=2))
         return

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from xen_shadowvq.errors import ShadowVQError, XenStoreGone, XenStoreTimeout
+from xen_shadowvq.errors import ShadowVQError, XenStoreError, XenStoreGone, XenStoreTimeout
 from xen_shadowvq.log import get_logger
 from xen_shadowvq.xenstore import XenStore
 
@@ -18,20 +18,27 @@ BUSY_INTERVAL_MS = 5
 """How often devices are asked that wait for something which no watch tells."""
 
 _ROOT_TOKEN = "devices"  # noqa: S105 - a watch token
+_KEY_PARTS = 2  # a device is <peer domid>/<id>
+_ERROR_CHARS_MAX = 1024
 _RECONNECT_DELAYS_S = (0.05, 0.2, 1.0, 5.0)
 
 
 class ServedDevice(Protocol):
-    """What the loop needs of a device."""
+    """
+    What the loop needs of a device.
+
+    `watched_roots` are directories that devices of one peer domain share, so that the number of watches grows with the
+    domains and not with the devices (a domain may have 128). `concerns` says whether a change below one of them, or
+    below the device's own directory, is worth a look; our own writes are not.
+    """
 
     @property
-    def watched_paths(self) -> tuple[str, ...]: ...
-    @property
-    def watch_token(self) -> str: ...
+    def watched_roots(self) -> tuple[str, ...]: ...
     @property
     def busy(self) -> bool: ...
     @property
     def gone(self) -> bool: ...
+    def concerns(self, path: str) -> bool: ...
     def begin(self) -> None: ...
     def look(self) -> None: ...
     def tick(self) -> None: ...
@@ -57,7 +64,7 @@ class Service:
         self._make = make
         self._devices_max = devices_max
         self._devices: dict[Key, ServedDevice] = {}
-        self._watches: dict[Key, set[str]] = {}
+        self._users: dict[str, set[Key]] = {}  # of each watched root
         self._refused: set[Key] = set()
         self._alert_fds: dict[int, Callable[[], None]] = {}
         self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -104,15 +111,23 @@ class Service:
         for key in busy:
             self._serve(key, lambda device: device.tick())
         looked: set[Key] = set()
+        scan = False
         while (event := self._store.next_event(timeout_ms=0)) is not None:
             if event.token == _ROOT_TOKEN:
-                self._scan()
-                looked |= set(self._devices)
-            else:
-                _, peer, number = event.token.split("/")
-                looked.add((int(peer), int(number)))
+                scan = scan or event.rescan or self._may_be_new(event.path)
+            users = set(self._devices) if event.token == _ROOT_TOKEN else self._users.get(event.token, set())
+            looked |= {key for key in users if event.rescan or self._devices[key].concerns(event.path)}
+        if scan:
+            self._scan()
         for key in looked:
             self._serve(key, lambda device: device.look())
+
+    def _may_be_new(self, path: str) -> bool:
+        """Does an event below the root speak of a device that is not served, or of none in particular?"""
+        parts = path.removeprefix(self._root).strip("/").split("/")
+        if len(parts) < _KEY_PARTS or not all(part.isdecimal() for part in parts[:_KEY_PARTS]):
+            return True
+        return (int(parts[0]), int(parts[1])) not in self._devices
 
     def _wait(self, timeout_ms: int | None) -> None:
         poller = select.poll()
@@ -132,7 +147,6 @@ class Service:
             return
         try:
             call(device)
-            self._sync_watches(key, device)
         except (XenStoreGone, XenStoreTimeout):
             raise
         except ShadowVQError as error:
@@ -158,29 +172,39 @@ class Service:
                 if len(self._devices) >= self._devices_max:
                     raise ShadowVQError(f"{path}: {self._devices_max} devices are served already (limits.devices)")
                 self._devices[key] = self._make(*key)
-                self._watches[key] = set()
-                self._sync_watches(key, self._devices[key])
+                self._watch(key, self._devices[key])
                 self._devices[key].begin()
             except (XenStoreGone, XenStoreTimeout):
                 raise
             except ShadowVQError as error:
                 self._log.warning("device_refused", peer=key[0], device=key[1], reason=str(error))
                 self._refused.add(key)
+                self._say_refused(path, str(error))
                 if key in self._devices:
                     self._forget(key)
 
-    def _sync_watches(self, key: Key, device: ServedDevice) -> None:
-        wanted, have = set(device.watched_paths), self._watches[key]
-        for path in wanted - have:
-            self._store.watch(path, device.watch_token)
-        for path in have - wanted:
-            self._store.unwatch(path, device.watch_token)
-        self._watches[key] = wanted
+    def _say_refused(self, path: str, reason: str) -> None:
+        """So that the peer does not wait for a device that never comes, and the operator can read why."""
+        try:
+            self._store.write(f"{path}/error", reason[:_ERROR_CHARS_MAX])
+            self._store.write(f"{path}/state", "6")
+        except XenStoreError as error:
+            self._log.warning("refusal_not_written", path=path, reason=str(error))
+
+    def _watch(self, key: Key, device: ServedDevice) -> None:
+        for root in device.watched_roots:
+            users = self._users.setdefault(root, set())
+            users.add(key)
+            if len(users) == 1:
+                self._store.watch(root, root)
 
     def _forget(self, key: Key) -> None:
         device = self._devices.pop(key)
-        for path in self._watches.pop(key):
-            self._store.unwatch(path, device.watch_token)
+        for root in device.watched_roots:
+            users = self._users.get(root, set())
+            users.discard(key)
+            if not users and self._users.pop(root, None) is not None:
+                self._store.unwatch(root, root)
         device.release()
 
     def _reconnect(self, error: ShadowVQError) -> None:

@@ -94,23 +94,23 @@ class ShadowDevice:
     # ---- what the service calls ------------------------------------------------------------------------------------
 
     @property
-    def watched_paths(self) -> tuple[str, ...]:
-        """Nodes whose changes concern this device."""
-        return (
-            self.leg1.peer_state_path,
-            self.leg2.peer_state_path,
-            f"{self.leg2.peer_path}/config-generation",
-            f"{self.path}/online",
-            f"{self.path}/stats-request",
-            *self._reset_paths,
-        )
+    def watched_roots(self) -> tuple[str, ...]:
+        """The frontend's devices, and those of this mediator at the backend."""
+        back = nodes.svq_back_root(backend=self.backend_domid)
+        return (nodes.virtio_front_root(frontend=self.frontend_domid), f"{back}/{self._context.domid}")
 
-    @property
-    def _reset_paths(self) -> tuple[str, ...]:
-        if not self._accepted & features.RING_RESET:
-            return ()
-        names = ("reset", "enable")
-        return tuple(f"{self.front_path}/queue-{ring.index}/{name}" for ring in self._rings for name in names)
+    def concerns(self, path: str) -> bool:
+        """State changes, ring resets, a changed configuration space, and what the toolstack asks."""
+        for own, names in (
+            (self.front_path, ("state", "queue-")),
+            (self.leg2.peer_path, ("state", "config-generation")),
+            (self.path, ("online", "stats-request")),
+        ):
+            if own == path or own.startswith(f"{path}/"):
+                return True  # the directory itself, or one above it: made or taken away
+            if path.startswith(f"{own}/"):
+                return path[len(own) + 1 :].startswith(names)
+        return False
 
     @property
     def gone(self) -> bool:
@@ -414,11 +414,6 @@ class ShadowDevice:
         self._stopped.discard(ring.index)
 
     # ---- the rest --------------------------------------------------------------------------------------------------
-
-    @property
-    def watch_token(self) -> str:
-        """Token of all watches of this device."""
-        return f"device/{self.frontend_domid}/{self.device_id}"
 
     def _read_policy(self) -> Policy:
         """The configuration's policy, as far as the toolstack's nodes do not say otherwise."""

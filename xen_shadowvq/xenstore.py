@@ -481,7 +481,7 @@ class XenStore(_Requests):
             router.start()
         except (PyXSError, OSError) as error:
             router.terminate()
-            raise XenStoreGone(f"cannot connect: {error}") from error
+            raise XenStoreGone(f"cannot connect to XenStore at {router.connection.path}: {error}") from error
         self._current = _Client(router=router)
 
     def _connection(self) -> Any:

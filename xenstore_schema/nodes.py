@@ -337,7 +337,7 @@ class SvqFront:
     WINDOW_OWNER: Final[Node[int]] = Node(
         "svq.front", "window-owner", "domid", "mediator", required_from=State.Initialised
     )
-    """Domain whose grant references lie in the window: the frontend. All other references belong to the
+    """Domain to which references belong whose address has bit 62 set: the frontend. All others belong to the
     mediator."""
     WINDOW_FIRST: Final[Node[int]] = Node(
         "svq.front", "window-first", "u32", "mediator", required_from=State.Initialised

@@ -68,7 +68,7 @@ static uint64_t complete(struct contender *c, unsigned chains)
     return bench_now_ns() - start;
 }
 
-/* One ring-ful there and back. Returns what the relay or the engine took, in ns: the neighbours' work is left out. */
+/* One ring-ful there and back. Returns the ns of the relay or the engine alone, without the neighbours' work. */
 static uint64_t run_block(struct contender *c, unsigned chains)
 {
     uint32_t len = c->segments ? c->segments * SVQ_PAGE_SIZE : SVQ_PAGE_SIZE + 1;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What is compared on one core. Contenders run in turn in short slices, so that whatever else the machine does meets all
- * alike; a slice's ratios are between neighbours in time, and medians over the slices forget the ones that were disturbed.
+ * What is compared on one core. Contenders run in turn in short slices, so that whatever else the machine does
+ * meets all alike; a slice's ratios are between neighbours in time, and medians over the slices forget those that were
+ * disturbed.
  */
 #ifndef SVQ_BENCH_CONTENDER_H
 #define SVQ_BENCH_CONTENDER_H
@@ -23,6 +24,7 @@ void bench_interleave(struct contender *c, unsigned count, unsigned slices);
 void bench_serve(struct contender *c, unsigned chains);
 
 double bench_median(double *values, unsigned count); /* sorts them */
-double bench_median_ratio(const struct contender *over, const struct contender *under, unsigned slices); /* before ns is sorted */
+/* Slice by slice: so it comes before bench_median sorts either's ns. */
+double bench_median_ratio(const struct contender *over, const struct contender *under, unsigned slices);
 
 #endif

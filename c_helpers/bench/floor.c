@@ -24,7 +24,8 @@ static void map_guest_side(struct floor_relay *r, struct rig *rig)
     int errs[RIG_TABLE_GFN];
     for (size_t i = 0; i < pages; i++)
         gfns[i] = first + i;
-    must(svq_hv_map_foreign(rig->mediator, RIG_FRONTEND, gfns, pages, 1, errs, &r->rings_map), "the guest's rings");
+    int rc = svq_hv_map_foreign(rig->mediator, RIG_FRONTEND, gfns, pages, 1, errs, &r->rings_map);
+    must(rc, "the guest's rings");
     uint8_t *base = r->rings_map;
     r->desc = (void *)base;
     r->avail = (void *)(base + (config.avail_gpa - config.desc_gpa));
@@ -89,7 +90,8 @@ void floor_forward(struct floor_relay *r, unsigned batch)
         uint64_t addr = svq_load_u64(&from[0]);
         svq_store_u64(&to[0], addr);
         svq_store_u64(&to[1], svq_load_u64(&from[1]));
-        svq_store_u64(&r->grants[addr >> SVQ_PAGE_SHIFT], svq_grant_entry(GTF_PERMIT_ACCESS, 1, (uint32_t)(addr >> SVQ_PAGE_SHIFT)));
+        uint64_t gfn = addr >> SVQ_PAGE_SHIFT;
+        svq_store_u64(&r->grants[gfn], svq_grant_entry(GTF_PERMIT_ACCESS, 1, (uint32_t)gfn));
         svq_store_u16(&r->shadow_avail->ring[r->shadow_avail_idx++ & r->mask], head);
     }
     svq_release_u16(&r->shadow_avail->idx, r->shadow_avail_idx);

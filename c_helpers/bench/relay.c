@@ -22,9 +22,9 @@ void bench_offer_pages(struct rig *rig, unsigned count, unsigned segments)
         uint16_t head = (uint16_t)(c * segments);
         for (unsigned s = 0; s < segments; s++) {
             uint16_t i = (uint16_t)(head + s);
+            uint16_t more = s + 1 < segments ? VRING_DESC_F_NEXT : 0;
             q->desc[i] = (struct vring_desc){ data_gpa(rig, page++), SVQ_PAGE_SIZE,
-                                              (uint16_t)(VRING_DESC_F_WRITE | (s + 1 < segments ? VRING_DESC_F_NEXT : 0)),
-                                              (uint16_t)(i + 1) };
+                                              (uint16_t)(VRING_DESC_F_WRITE | more), (uint16_t)(i + 1) };
         }
         publish(q, mask, head);
     }
@@ -38,7 +38,7 @@ void bench_offer_blk(struct rig *rig, unsigned count)
     static unsigned page;
     for (unsigned c = 0; c < count; c++) {
         uint16_t head = (uint16_t)(c * 3);
-        uint64_t request = rig_gpa(RIG_HEADER_GFN) + c * 192; /* a slab object: header and status, as in virtio_blk */
+        uint64_t request = rig_gpa(RIG_HEADER_GFN) + c * 192; /* header and status in one slab object */
         q->desc[head] = (struct vring_desc){ request, 16, VRING_DESC_F_NEXT, (uint16_t)(head + 1) };
         q->desc[head + 1] = (struct vring_desc){ data_gpa(rig, page++), SVQ_PAGE_SIZE,
                                                  VRING_DESC_F_NEXT | VRING_DESC_F_WRITE, (uint16_t)(head + 2) };

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The driver's and the device's halves of the benchmarks, and the floor: a relay that copies the available index, one
- * 16-byte descriptor and the available entry from ring to ring, stores an 8-byte grant entry and passes the used entry
- * back, in the right order and without a single check.
+ * The driver's and the device's halves of the benchmarks, and the floor: a relay that copies the available index,
+ * one 16-byte descriptor and the available entry from ring to ring, stores an 8-byte grant entry and passes the used
+ * entry back, in the right order and without a single check.
  */
 #ifndef SVQ_BENCH_RELAY_H
 #define SVQ_BENCH_RELAY_H
@@ -28,8 +28,8 @@ struct floor_relay {
 };
 
 /*
- * The relay takes the engine's place in a rig: it has the guest's rings, the shadow ring and the grant table from the
- * same calls as the engine, so each is the same kind of memory, mapped anew for each side.
+ * The relay takes the engine's place in a rig: it has the guest's rings, the shadow ring and the grant table from
+ * the same calls as the engine, so each is the same kind of memory, mapped anew for each side.
  */
 void floor_open(struct floor_relay *r, struct rig *rig);
 void floor_close(struct floor_relay *r, struct rig *rig);
@@ -38,8 +38,9 @@ void floor_complete(struct floor_relay *r, unsigned batch);
 
 /* Offers `count` chains of `segments` writable pages each. */
 void bench_offer_pages(struct rig *rig, unsigned count, unsigned segments);
-void bench_offer_blk(struct rig *rig, unsigned count); /* header 16, data 4096, status 1: as Linux's virtio-blk lays them */
-unsigned bench_echo(struct rig *rig, uint32_t len);    /* the device: takes what is there, gives it back */
-unsigned bench_reap(struct rig *rig);                  /* the driver: consumes used entries */
+/* Header 16 bytes, data 4096, status 1: as Linux's virtio-blk lays them. */
+void bench_offer_blk(struct rig *rig, unsigned count);
+unsigned bench_echo(struct rig *rig, uint32_t len); /* the device: takes what is there, gives it back */
+unsigned bench_reap(struct rig *rig);               /* the driver: consumes used entries */
 
 #endif

@@ -11,7 +11,8 @@
 #include "relay.h"
 
 enum { DEPTH = 128, DEPTH_1_REQUESTS = 4000 };
-enum { WINDOW_NS = 500000, WARM_WINDOWS = 50, WINDOWS_WANTED = 400, WINDOWS_MIN = 20, WINDOWS_MAX = 3000, LONGEST_NS = 1500000000 };
+enum { WINDOW_NS = 500000, LONGEST_NS = 1500000000 };
+enum { WARM_WINDOWS = 50, WINDOWS_WANTED = 400, WINDOWS_MIN = 20, WINDOWS_MAX = 3000 };
 
 /* The `index`th of the processors that we may use; -1: there are not that many. */
 static int allowed_cpu(int index)
@@ -57,8 +58,8 @@ static void answer_if_wanted(struct rig *rig, uint16_t old)
 }
 
 /*
- * The device of the throughput run: looks at what it gets as a real one must (the descriptor, its shadow indirect table
- * with the header), through memory that the mediator granted to it.
+ * The device of the throughput run: looks at what it gets as a real one must (the descriptor, its shadow indirect
+ * table with the header), through memory that the mediator granted to it.
  */
 struct table_cache {
     const struct vring_desc *va[1 << 12];
@@ -101,7 +102,7 @@ static unsigned serve_blk(struct rig *rig, struct table_cache *cache, uint64_t *
     return n;
 }
 
-/* The driver of the throughput run: re-offers each chain that came back; the descriptors stay as they were made. */
+/* The driver of the throughput run: re-offers each chain that came back; the descriptors stay as they were. */
 static unsigned reoffer(struct rig *rig)
 {
     struct rig_queue *q = &rig->q[0];
@@ -145,14 +146,14 @@ static struct others find_others(void)
     for (struct dirent *e; tasks && (e = readdir(tasks));) {
         long tid = strtol(e->d_name, NULL, 10);
         if (tid > 0 && tid != gettid() && others.count < sizeof others.clock / sizeof *others.clock)
-            others.clock[others.count++] = (clockid_t)(~(unsigned long)tid << 3 | 6); /* as pthread_getcpuclockid does */
+            others.clock[others.count++] = (clockid_t)(~(unsigned long)tid << 3 | 6); /* pthread_getcpuclockid's */
     }
     if (tasks)
         closedir(tasks);
     return others;
 }
 
-/* Not the process's clock: that one learns of threads on other processors only now and then, with a tick of theirs. */
+/* Not the process's clock: that one learns of threads on other processors only with a tick of theirs. */
 static uint64_t others_ns(const struct others *others)
 {
     uint64_t sum = 0;
@@ -174,10 +175,11 @@ struct window {
 };
 
 /*
- * Both threads spin, so each uses as much time of a processor as passes, unless somebody else had its processor: such a
- * window says nothing of the engine. One in which the worker went to sleep while we ran does: it counts.
+ * Both threads spin, so each uses as much time of a processor as passes, unless somebody else had its processor:
+ * such a window says nothing of the engine. One in which the worker went to sleep while we ran does: it counts.
  */
-static struct window run_window(struct rig *rig, const struct others *others, struct table_cache *cache, uint64_t *sum)
+static struct window run_window(struct rig *rig, const struct others *others, struct table_cache *cache,
+                                uint64_t *sum)
 {
     struct window w = { 0 };
     uint64_t sleeps = worker_sleeps(rig), worker = others_ns(others), me = cpu_ns(CLOCK_THREAD_CPUTIME_ID);
@@ -226,8 +228,8 @@ static struct flow throughput(unsigned idle_queues)
     static struct table_cache cache;
     uint64_t sum = 0;
     cache = (struct table_cache){ { 0 } };
-    rig_open(&rig, &(struct rig_config){ .queue_size = 512, .queues = (uint16_t)(1 + idle_queues), .with_worker = 1,
-                                         .bounce_pages = 64, .large_chains = 1,
+    rig_open(&rig, &(struct rig_config){ .queue_size = 512, .queues = (uint16_t)(1 + idle_queues),
+                                         .with_worker = 1, .bounce_pages = 64, .large_chains = 1,
                                          .worker_config = { .poll_us_max = 10000, .cpu = allowed_cpu(0) } });
     cpu_set_t before = pin(allowed_cpu(1));
     bench_offer_blk(&rig, DEPTH);
@@ -259,7 +261,7 @@ void bench_two_cores(unsigned rounds)
     }
 }
 
-/* --- depth 1, everybody sleeps -------------------------------------------------------------------------------- */
+/* --- depth 1, everybody sleeps ---------------------------------------------------------------------------- */
 
 static void wait_event(struct svq_evtchn *ec)
 {

@@ -164,7 +164,7 @@ unsigned svq_end_grants(struct svq_queue *q, struct svq_part *part, int *code);
 static inline uint64_t svq_part_addr(const struct svq_queue *q, const struct svq_part *part)
 {
     if (part->where == SVQ_GRANTED)
-        return svq_grant_addr(part->ref, (uint32_t)(part->gpa & (SVQ_PAGE_SIZE - 1)));
+        return svq_window_addr(part->ref, (uint32_t)(part->gpa & (SVQ_PAGE_SIZE - 1)));
     return svq_slots_addr(&q->bounce.pool[part->where], part->ref);
 }
 

@@ -100,14 +100,23 @@ static inline uint64_t svq_grant_entry_for(uint64_t domid, uint64_t frame, bool 
     return GTF_PERMIT_ACCESS | (writable ? 0u : (uint64_t)GTF_READONLY) | domid << 16 | frame << 32;
 }
 
-/* --- addresses in shadow descriptors: 1<<63 | gref<<12 | offset (Linux drivers/xen/grant-dma-ops.c) ----------- */
+/*
+ * --- addresses in shadow descriptors ---------------------------------------------------------------------------
+ * 1<<63 | gref<<12 | offset, as Linux's drivers/xen/grant-dma-ops.c has them. Bit 62 says whose grant it is: set, the
+ * window owner's (the frontend); clear, the mediator's. Both count their grefs from 0, so the number alone cannot tell.
+ */
 #define SVQ_GRANT_ADDR_FLAG (1ULL << 63)
+#define SVQ_WINDOW_ADDR_FLAG (1ULL << 62)
 
 static inline uint64_t svq_grant_addr(uint32_t gref, uint32_t offset)
 {
     return SVQ_GRANT_ADDR_FLAG | (uint64_t)gref << SVQ_PAGE_SHIFT | offset;
 }
-static inline uint32_t svq_grant_addr_gref(uint64_t addr) { return (uint32_t)((addr & ~SVQ_GRANT_ADDR_FLAG) >> SVQ_PAGE_SHIFT); }
+static inline uint64_t svq_window_addr(uint32_t gref, uint32_t offset)
+{
+    return svq_grant_addr(gref, offset) | SVQ_WINDOW_ADDR_FLAG;
+}
+static inline uint32_t svq_grant_addr_gref(uint64_t addr) { return (uint32_t)(addr >> SVQ_PAGE_SHIFT); }
 static inline uint32_t svq_grant_addr_offset(uint64_t addr) { return (uint32_t)(addr & (SVQ_PAGE_SIZE - 1)); }
 
 #endif

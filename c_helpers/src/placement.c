@@ -167,7 +167,7 @@ static int grant_range(struct builder *b, uint64_t gpa, uint32_t len, bool writa
             part->pages = run.pages;
             part->where = SVQ_GRANTED;
             part->writable = writable;
-            add_desc(b, svq_grant_addr(run.gref, (uint32_t)(gpa & (SVQ_PAGE_SIZE - 1))), n, writable);
+            add_desc(b, svq_window_addr(run.gref, (uint32_t)(gpa & (SVQ_PAGE_SIZE - 1))), n, writable);
             q->tally.zero_copy += n;
             q->tally.grants += run.pages;
         }
@@ -196,7 +196,7 @@ static inline bool grant_page(struct builder *b, uint64_t gpa, bool writable)
     part->pages = 1;
     part->where = SVQ_GRANTED;
     part->writable = writable;
-    add_desc(b, svq_grant_addr(gref, 0), SVQ_PAGE_SIZE, writable);
+    add_desc(b, svq_window_addr(gref, 0), SVQ_PAGE_SIZE, writable);
     q->tally.zero_copy += SVQ_PAGE_SIZE;
     q->tally.grants++;
     return true;

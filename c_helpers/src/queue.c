@@ -230,15 +230,16 @@ int svq_queue_setup(struct svq_device *dev, struct svq_worker *worker, const str
     }
     if (rc == 0)
         rc = make_pools(q);
-    if (rc == 0 && worker)
-        rc = svq_worker_bind_queue(worker, q);
+    if (rc == 0) {
+        q->state = SVQ_QUEUE_READY; /* from svq_worker_bind_queue on, the worker looks at it */
+        rc = worker ? svq_worker_bind_queue(worker, q) : 0;
+    }
     if (rc < 0) {
         free_queue(q);
         return rc;
     }
     if (worker)
         note_worker(dev->guest, worker);
-    q->state = SVQ_QUEUE_READY;
     *refs = q->refs;
     return 0;
 }

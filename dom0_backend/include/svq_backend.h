@@ -57,7 +57,7 @@ enum {
     SVQ_BE_FAULT_INDIRECT_MAP = 10,   /* table page is not granted */
     SVQ_BE_FAULT_ORDER = 11,          /* device-readable after device-writable */
     SVQ_BE_FAULT_ADDRESS = 12,        /* not a grant address, or beyond the last gref */
-    SVQ_BE_FAULT_WINDOW = 13,         /* one descriptor both inside and outside the window */
+    SVQ_BE_FAULT_WINDOW = 13,         /* grefs said to be of the window, but not all inside it */
     SVQ_BE_FAULT_TOO_LONG = 14,       /* more descriptors or bytes than a chain may have */
     SVQ_BE_FAULT_POOL_MAP = 15,       /* a page of the mediator is not granted with that access */
     SVQ_BE_FAULT_UNMAP = 16,          /* the hypervisor refused to unmap: the request cannot be returned */

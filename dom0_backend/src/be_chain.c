@@ -17,26 +17,17 @@ static struct vring_desc fetch_desc(const struct vring_desc *shared)
     };
 }
 
-/* Is every gref of the range inside the window (1), every one outside (0), or neither (-1)? */
-static int window_side(const struct svq_be_window *window, uint64_t first, uint64_t pages)
+static bool all_in_window(const struct svq_be_window *window, uint64_t first, uint64_t pages)
 {
-    uint64_t end = first + pages;
-    uint64_t window_end = (uint64_t)window->first + window->count;
-
-    if (first >= window->first && end <= window_end)
-        return 1;
-    if (end <= window->first || first >= window_end)
-        return 0;
-    return -1;
+    return first >= window->first && first + pages <= (uint64_t)window->first + window->count;
 }
 
 /* Checks an address (layout.h) and its length. 0 or SVQ_BE_FAULT_*. */
 static int seg_from(const struct svq_be_window *window, uint64_t untrusted_addr, uint32_t length,
                     struct svq_be_seg *seg)
 {
-    uint64_t gref = (untrusted_addr & ~SVQ_GRANT_ADDR_FLAG) >> SVQ_PAGE_SHIFT;
+    uint64_t gref = (untrusted_addr & ~(SVQ_GRANT_ADDR_FLAG | SVQ_WINDOW_ADDR_FLAG)) >> SVQ_PAGE_SHIFT;
     uint64_t pages;
-    int side;
 
     seg->offset = (uint16_t)svq_grant_addr_offset(untrusted_addr);
     seg->length = length;
@@ -44,10 +35,9 @@ static int seg_from(const struct svq_be_window *window, uint64_t untrusted_addr,
     if (!(untrusted_addr & SVQ_GRANT_ADDR_FLAG) || gref + pages > (1ULL << 32))
         return SVQ_BE_FAULT_ADDRESS;
     seg->gref = (uint32_t)gref;
-    side = window_side(window, gref, pages);
-    if (side < 0)
+    seg->in_window = (untrusted_addr & SVQ_WINDOW_ADDR_FLAG) != 0;
+    if (seg->in_window && !all_in_window(window, gref, pages))
         return SVQ_BE_FAULT_WINDOW;
-    seg->in_window = (uint8_t)side;
     return 0;
 }
 

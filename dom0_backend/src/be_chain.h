@@ -18,7 +18,7 @@ struct svq_be_window {
     uint32_t count;
 };
 
-/* A checked descriptor: length > 0, and all its grefs exist and lie on one side of the window's edge. */
+/* A checked descriptor: length > 0, and all its grefs exist, inside the window if they are said to be of it. */
 struct svq_be_seg {
     uint32_t gref;
     uint32_t length;

@@ -39,7 +39,7 @@ const char *svq_be_fault_text(int fault)
         [SVQ_BE_FAULT_INDIRECT_MAP] = "a page of an indirect table is not granted to the backend",
         [SVQ_BE_FAULT_ORDER] = "a device-readable descriptor after a device-writable one",
         [SVQ_BE_FAULT_ADDRESS] = "a descriptor address is no grant address, or runs beyond the last one",
-        [SVQ_BE_FAULT_WINDOW] = "a descriptor crosses the edge of the grant window, or a table lies inside it",
+        [SVQ_BE_FAULT_WINDOW] = "a descriptor of the grant window goes beyond it, or a table lies inside it",
         [SVQ_BE_FAULT_TOO_LONG] = "a chain has more descriptors or bytes than virtio allows",
         [SVQ_BE_FAULT_POOL_MAP] = "a mediator page is not granted with the access that its descriptor needs",
         [SVQ_BE_FAULT_UNMAP] = "the hypervisor refused to unmap a request's pages",

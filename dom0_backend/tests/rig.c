@@ -141,7 +141,7 @@ struct buf rig_header(struct rig *rig, uint32_t type, uint64_t sector)
 struct vring_desc rig_desc(const struct buf *buf)
 {
     return (struct vring_desc){
-        .addr = svq_grant_addr(buf->gref, buf->offset),
+        .addr = buf->gref >= WINDOW_FIRST ? svq_window_addr(buf->gref, buf->offset) : svq_grant_addr(buf->gref, buf->offset),
         .len = buf->len,
         .flags = buf->writable ? VRING_DESC_F_WRITE : 0,
     };

@@ -44,7 +44,9 @@ static int walk(void)
 
 static struct vring_desc part(uint32_t gref, uint32_t offset, uint32_t len, uint16_t flags, uint16_t next)
 {
-    return (struct vring_desc){svq_grant_addr(gref, offset), len, flags, next};
+    bool owned = gref >= window.first && gref < window.first + window.count;
+
+    return (struct vring_desc){owned ? svq_window_addr(gref, offset) : svq_grant_addr(gref, offset), len, flags, next};
 }
 
 static void require_fault(int expected)
@@ -200,14 +202,14 @@ TEST(chains, "Chains that loop, run long, or mix directions stop the ring")
     fresh(0);
     desc[0] = part(5, 0, UINT32_MAX, VRING_DESC_F_WRITE | VRING_DESC_F_NEXT, 1);
     desc[1] = part(5000, 0, 1, VRING_DESC_F_WRITE, 0);
-    require_fault(SVQ_BE_FAULT_WINDOW); /* 4 GiB from gref 5 on cover the window */
+    require_fault(SVQ_BE_FAULT_TOO_LONG); /* the mediator's, though their numbers cover the window's */
     fresh(0);
     desc[0] = part(5000, 0, UINT32_MAX, VRING_DESC_F_WRITE | VRING_DESC_F_NEXT, 1);
     desc[1] = part(5000, 0, 1, VRING_DESC_F_WRITE, 0);
     require_fault(SVQ_BE_FAULT_TOO_LONG);
 }
 
-TEST(addresses, "Addresses without a gref, or across the edge of the window, stop the ring")
+TEST(addresses, "Addresses without a gref, or beyond the window that they name, stop the ring")
 {
     static const struct {
         uint64_t addr;
@@ -217,9 +219,9 @@ TEST(addresses, "Addresses without a gref, or across the edge of the window, sto
         {0x1000, 16, SVQ_BE_FAULT_ADDRESS},                                      /* no grant address */
         {SVQ_GRANT_ADDR_FLAG | 1ULL << 44, 16, SVQ_BE_FAULT_ADDRESS},            /* gref above 32 bits */
         {SVQ_GRANT_ADDR_FLAG | 0xffffffffULL << 12 | 4095, 2, SVQ_BE_FAULT_ADDRESS}, /* runs past the last gref */
-        {SVQ_GRANT_ADDR_FLAG | 999ULL << 12, 4097, SVQ_BE_FAULT_WINDOW},         /* into the window */
-        {SVQ_GRANT_ADDR_FLAG | 1099ULL << 12 | 4095, 2, SVQ_BE_FAULT_WINDOW},    /* out of it */
-        {SVQ_GRANT_ADDR_FLAG | 990ULL << 12, 200 * 4096, SVQ_BE_FAULT_WINDOW},   /* all over it */
+        {SVQ_GRANT_ADDR_FLAG | SVQ_WINDOW_ADDR_FLAG | 999ULL << 12, 4097, SVQ_BE_FAULT_WINDOW},      /* into the window */
+        {SVQ_GRANT_ADDR_FLAG | SVQ_WINDOW_ADDR_FLAG | 1099ULL << 12 | 4095, 2, SVQ_BE_FAULT_WINDOW}, /* out of it */
+        {SVQ_GRANT_ADDR_FLAG | SVQ_WINDOW_ADDR_FLAG | 990ULL << 12, 200 * 4096, SVQ_BE_FAULT_WINDOW}, /* all over it */
     };
 
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {

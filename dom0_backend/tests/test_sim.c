@@ -107,7 +107,7 @@ static void offer(uint32_t type, uint64_t sector, uint16_t grant_flags)
     memcpy(bench.pool[0] + 8, &sector, 8);
     bench.pool[1][0] = 0xff;
     table[0] = (struct vring_desc){svq_grant_addr(bench.pool_ref[0], 0), 16, VRING_DESC_F_NEXT, 1};
-    table[1] = (struct vring_desc){svq_grant_addr(WINDOW_GREF, 0), DATA_PAGES * 4096,
+    table[1] = (struct vring_desc){svq_window_addr(WINDOW_GREF, 0), DATA_PAGES * 4096,
                                    VRING_DESC_F_NEXT | data_flags, 2};
     table[2] = (struct vring_desc){svq_grant_addr(bench.pool_ref[1], 0), 1, VRING_DESC_F_WRITE, 0};
     bench.desc[3] = (struct vring_desc){svq_grant_addr(bench.pool_ref[0], 1024), 48, VRING_DESC_F_INDIRECT, 0};

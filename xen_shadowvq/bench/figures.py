@@ -38,27 +38,27 @@ class Figure:
     goal: Goal | None = None
 
     def show(self, value: float) -> str:
-        """A value with its unit."""
-        return f"{value / self.scale:.{self.digits}f} {self.unit}".rstrip()
+        """A value in the figure's unit."""
+        return f"{value / self.scale:.{self.digits}f}"
 
 
 FIGURES = (
-    Figure("floor_ns", "relay without checks (the floor)", "ns"),
+    Figure("floor_ns", "relay without checks: the floor", "ns"),
     Figure("one_segment_ns", "chain of one page", "ns"),
-    Figure("one_segment_dynamic_ns", "chain of one page, dynamic window", "ns"),
+    Figure("one_segment_dynamic_ns", "the same, dynamic window", "ns"),
     Figure("blk_chain_ns", "virtio-blk request", "ns"),
     Figure("one_segment_over_floor", "chain of one page / floor", "x", 2, goal=Goal("<=", 6.0)),
-    Figure("blk_chain_over_one_segment", "virtio-blk request / chain of one page", "x", 2, goal=Goal("<=", 2.5)),
-    Figure("chains_per_second_depth128", "requests at depth 128, two cores", "M/s", 2, 1e6, Goal(">=", 2e6)),
-    Figure("chains_per_second_depth128_mean", "  the same, whoever had the cores", "M/s", 2, 1e6),
-    Figure("chains_per_second_undisturbed_share", "  time that the cores were ours", "%", 0, 0.01),
-    Figure("depth1_round_trip_us", "depth 1, all asleep: round trip", "us"),
-    Figure("depth1_kicks_per_request", "depth 1: kicks per request", "", 2),
-    Figure("depth1_interrupts_per_request", "depth 1: interrupts per request", "", 2),
-    Figure("depth1_worker_wakeups_per_request", "depth 1: worker wake-ups per request", "", 2),
+    Figure("blk_chain_over_one_segment", "virtio-blk / chain of one page", "x", 2, goal=Goal("<=", 2.5)),
+    Figure("chains_per_second_depth128", "requests, depth 128, two cores", "M/s", 2, 1e6, Goal(">=", 2e6)),
+    Figure("chains_per_second_depth128_mean", "the same, whoever had the cores", "M/s", 2, 1e6),
+    Figure("chains_per_second_undisturbed_share", "time that the cores were ours", "%", 0, 0.01),
+    Figure("depth1_round_trip_us", "depth 1, asleep: round trip", "us"),
+    Figure("depth1_kicks_per_request", "depth 1: kicks", "/req", 2),
+    Figure("depth1_interrupts_per_request", "depth 1: interrupts", "/req", 2),
+    Figure("depth1_worker_wakeups_per_request", "depth 1: wake-ups of the worker", "/req", 2),
     Figure("depth1_notify_time_share", "depth 1: time spent notifying", "%", 0, 0.01),
-    Figure("idle_cpu_percent", "idle devices: mediator's processor time", "% of a core", 2, goal=Goal("<", 1.0)),
-    Figure("idle_rss_mib", "idle devices: mediator's resident memory", "MiB", goal=Goal("<", 200.0)),
+    Figure("idle_cpu_percent", "idle devices: processor time", "% core", 2, goal=Goal("<", 1.0)),
+    Figure("idle_rss_mib", "idle devices: resident memory", "MiB", goal=Goal("<", 200.0)),
 )
 
 
@@ -74,7 +74,7 @@ class Curve:
     @property
     def y_label(self) -> str:
         """For axes and column heads."""
-        return f"{self.figure.label} [{self.figure.unit}]"
+        return f"{self.figure.label}, {self.figure.unit}"
 
 
 _COST = Figure("", "cost per chain", "ns")
@@ -82,7 +82,7 @@ _RATE = Figure("", "requests", "M/s", 2, 1e6)
 
 CURVES = (
     Curve(CURVE_SEGMENTS, "By segments", "segments per chain (4 KiB each)", _COST),
-    Curve(CURVE_MEMORY, "By guest memory", "guest memory [MiB]", _COST),
+    Curve(CURVE_MEMORY, "By guest memory", "guest memory, MiB", _COST),
     Curve(CURVE_PAST, "By past requests", "requests served before", _COST),
     Curve(CURVE_IDLE_QUEUES, "By idle queues", "idle queues beside the busy one", _RATE),
 )

@@ -45,6 +45,11 @@ _CONNECT_S = 60.0
 _MIB_IN_KIB = 1024
 
 
+def cpu_resolution_percent(window_s: float) -> float:
+    """The least processor time that the kernel's clock ticks show, in percent of one core."""
+    return 100 / os.sysconf("SC_CLK_TCK") / window_s
+
+
 @dataclass(frozen=True)
 class IdleCost:
     """

@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from xen_shadowvq.bench.figures import (
     CURVE_IDLE_QUEUES,
@@ -42,6 +43,10 @@ def draw(report: Report, path: Path) -> None:
     segments.plot([0, x_max], [intercept, intercept + slope * x_max], "--", color=_GREY, lw=1, label=label)
     segments.legend(frameon=False, loc="upper left", fontsize=8)
     memory.set_xscale("log", base=2)
+    memory.set_xticks([point.x for point in report.curves[CURVE_MEMORY]])
+    memory.xaxis.set_major_formatter("{x:g}")
+    past.xaxis.set_major_formatter(EngFormatter(sep=""))
+    ratios.xaxis.set_major_locator(MaxNLocator(integer=True))
     facts = report.machine
     canvas.suptitle(
         f"{facts['cpu']}, {facts['cores']} cores, {facts['kernel']}; medians of {report.rounds} rounds", size=9
@@ -76,7 +81,7 @@ def _draw_costs(axes: Axes, report: Report) -> None:
             y = goal.limit * medians[position - 1]
             axes.plot([position - 0.4, position + 0.4], [y, y], ":", color=_RED, lw=1)
             axes.text(position - 0.4, y, f"{goal.limit:g} x", color=_RED, size=8, ha="right", va="center")
-    _finish(axes, "Cost per chain, one core", "", "cost per chain [ns]")
+    _finish(axes, "Cost per chain, one core", "", "cost per chain, ns")
 
 
 def _draw_ratios(axes: Axes, report: Report) -> None:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from xen_shadowvq.bench.errors import BenchmarkFailed
 from xen_shadowvq.bench.figures import CURVE_MEMORY, CURVE_PAST, CURVE_SEGMENTS, CURVES, FIGURES, Curve, Figure
-from xen_shadowvq.bench.idle import IdleCost
+from xen_shadowvq.bench.idle import IdleCost, cpu_resolution_percent
 from xen_shadowvq.bench.samples import Samples
 from xen_shadowvq.bench.spread import Point, Spread, curve, flatness, line, linearity
 
@@ -72,6 +73,7 @@ def as_json(report: Report) -> dict[str, Any]:
         **{name: spread.median for name, spread in report.figures.items()},
         **report.derived,
         "idle_devices": report.idle.devices,
+        "idle_cpu_resolution_percent": cpu_resolution_percent(report.idle.windows_s),
         "idle_rss_parts_mib": {
             "own": report.idle.anon_mib,
             "program_and_libraries": report.idle.file_mib,
@@ -107,47 +109,40 @@ def show(report: Report, console: Console) -> None:
     console.print(_figure_table(report))
     idle = report.idle
     console.print(
-        f"Idle: {idle.devices} connected devices; resident memory is VmRSS, shared memory included:"
+        f"Idle: {idle.devices} connected devices, {idle.windows_s:g} s at a time; processor time shows in steps of"
+        f" {cpu_resolution_percent(idle.windows_s):.2g} %; resident memory is VmRSS, shared memory included:"
         f" {idle.anon_mib:.1f} MiB its own, {idle.file_mib:.1f} program and libraries,"
         f" {idle.shared_mib:.1f} shared with guests and backends."
     )
 
 
 def _curve_table(shown: Curve, points: list[Point]) -> Table:
-    table = Table(title=shown.title, title_justify="left")
-    table.add_column(shown.x_label, justify="right")
-    for head in (shown.y_label, "min", "max"):
-        table.add_column(head, justify="right")
+    table = _table(shown.title, shown.x_label, shown.y_label, "min", "max")
     for point in points:
         values = (point.y.median, point.y.min, point.y.max)
-        table.add_row(f"{point.x:,.0f}", *(f"{v / shown.figure.scale:.{shown.figure.digits}f}" for v in values))
+        table.add_row(f"{point.x:,.0f}", *(shown.figure.show(value) for value in values))
     return table
 
 
 def _figure_table(report: Report) -> Table:
-    table = Table(title=f"Medians of {report.rounds} rounds", title_justify="left")
-    table.add_column("figure")
-    for head in ("median", "min - max", "quartiles", "goal"):
-        table.add_column(head, justify="right")
-    table.add_column("")
+    table = _table(f"Medians of {report.rounds} rounds", "", "median", "min", "max", "", "goal", "")
+    table.columns[0].justify = table.columns[4].justify = "left"
     for figure in FIGURES:
         spread = report.figures[figure.name]
-        table.add_row(
-            figure.label,
-            figure.show(spread.median),
-            _range(figure, spread.min, spread.max),
-            _range(figure, spread.lower_quartile, spread.upper_quartile),
-            *_verdict(figure, spread.median),
-        )
+        values = (spread.median, spread.min, spread.max)
+        table.add_row(figure.label, *(figure.show(v) for v in values), figure.unit, *_verdict(figure, spread.median))
     return table
 
 
-def _range(figure: Figure, low: float, high: float) -> str:
-    return f"{low / figure.scale:.{figure.digits}f} - {high / figure.scale:.{figure.digits}f}"
+def _table(title: str, *heads: str) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    return table
 
 
 def _verdict(figure: Figure, median: float) -> tuple[str, str]:
     if figure.goal is None:
         return "", ""
-    limit = f"{figure.goal.relation} {figure.goal.limit / figure.scale:g} {figure.unit}"
+    limit = f"{figure.goal.relation} {figure.goal.limit / figure.scale:g}"
     return limit, "[green]met" if figure.goal.met(median) else "[bold red]missed"

@@ -107,7 +107,8 @@ class Machine:
         self._library.check(rc, "sim_domain_create", spec.domid)
 
     def _bury(self, domid: int) -> None:
-        self._xenstore.remove_domain(domid)
+        if domid != 0:  # dom0's XenStore connections outlive its last hypervisor handle
+            self._xenstore.remove_domain(domid)
 
     def _bury_the_dead(self) -> None:
         """A domain whose process ended is taken out of XenStore, as the toolstack does after a crash."""

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Guests: made and ended with xl in dom0, spoken to through the agent on their consoles."""
+
+from __future__ import annotations
+
+import enum
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tests.harness.channel import Job, Result
+from tests.harness.errors import CommandFailed
+from tests.harness.kernel import GUEST_MODULES, KERNEL_ARGUMENTS, ROOT_DISK_MODULES
+
+if TYPE_CHECKING:
+    from tests.harness.machine import Machine
+
+KERNEL = "/opt/shadowvq/boot/vmlinux"
+INITRAMFS = "/opt/shadowvq/boot/initramfs"
+GUEST_INIT = "/opt/shadowvq/harness/guest-init.sh"
+XL_DEADLINE_S = 90.0
+BOOT_DEADLINE_S = 240.0
+COMMAND_DEADLINE_S = 60.0
+DESTROY_TURNS = 100  # tenths of a second of dom0's time for a destroyed domain to vanish
+
+
+class Kind(enum.Enum):
+    """How a guest runs. Only a PV guest (or dom0) may map another domain's grant table."""
+
+    PV = "pv"
+    PVH = "pvh"
+
+
+class Userland(enum.Enum):
+    """What a guest has besides its kernel."""
+
+    BUSYBOX = "busybox"  # from the initramfs: starts faster, needs less memory, one command at a time
+    FULL = "full"  # dom0's own root image: Python, the project's code, commands in parallel
+
+
+@dataclass(frozen=True)
+class DomainSpec:
+    """A guest to make. `extra_config` are further lines of its xl configuration: key -> value as xl reads it."""
+
+    name: str
+    kind: Kind
+    userland: Userland = Userland.BUSYBOX
+    memory_mib: int = 256
+    vcpus: int = 1
+    max_grant_frames: int = 64
+    modules: tuple[str, ...] = GUEST_MODULES
+    kernel_arguments: tuple[str, ...] = ()
+    extra_config: Mapping[str, str] = field(default_factory=dict)
+
+    def to_config(self) -> str:
+        """Returns the text of its xl configuration."""
+        modules = self.modules if self.userland is Userland.BUSYBOX else (*ROOT_DISK_MODULES, *self.modules)
+        arguments = ["console=hvc0", "rdinit=/init", "loglevel=4", "panic=-1", *KERNEL_ARGUMENTS]
+        arguments.append(f"harness.modules={','.join(modules)}")
+        disks = ""
+        if self.userland is Userland.FULL:
+            arguments.append(f"harness.root=/dev/xvda harness.project=/dev/xvdb harness.init={GUEST_INIT}")
+            disks = "'phy:/dev/vda,xvda,r', 'phy:/dev/vdb,xvdb,r'"
+        settings = {
+            "name": f'"{self.name}"',
+            "type": f'"{self.kind.value}"',
+            "kernel": f'"{KERNEL}"',
+            "ramdisk": f'"{INITRAMFS}"',
+            "extra": f'"{" ".join((*arguments, *self.kernel_arguments))}"',
+            "memory": str(self.memory_mib),
+            "vcpus": str(self.vcpus),
+            "disk": f"[{disks}]",
+            "max_grant_frames": str(self.max_grant_frames),
+            "max_grant_version": "1",  # the mediator writes version 1 entries
+            "on_crash": '"preserve"',  # a test looks at what it killed
+            "on_reboot": '"destroy"',
+            **self.extra_config,
+        }
+        return "".join(f"{key} = {value}\n" for key, value in settings.items())
+
+
+class Domain:
+    """A guest that exists, running or not."""
+
+    def __init__(self, machine: Machine, spec: DomainSpec, domid: int) -> None:
+        self._machine = machine
+        self._target: str | None = None
+        self.spec = spec
+        self.domid = domid
+
+    @property
+    def name(self) -> str:
+        """Its name for xl."""
+        return self.spec.name
+
+    @property
+    def path(self) -> str:
+        """Its folder in XenStore."""
+        return f"/local/domain/{self.domid}"
+
+    def _tty(self) -> str:
+        if self._target is None:
+            wait = f"until tty=$(xenstore-read {self.path}/console/tty 2>/dev/null); do sleep 0.1; done; echo $tty"
+            self._target = self._machine.run(wait).stdout.strip()
+            self._machine.channel.forget(self._target)
+        return self._target
+
+    def wait_booted(self, deadline_s: float = BOOT_DEADLINE_S) -> None:
+        """Waits until its agent takes commands."""
+        self._machine.channel.open(self._tty(), self.name, deadline_s)
+
+    def start(self, script: str, *, deadline_s: float = COMMAND_DEADLINE_S, stdin: bytes = b"") -> Job:
+        """Starts a shell script in the guest, which has booted."""
+        return self._machine.channel.start(self._tty(), script, deadline_s, stdin)
+
+    def run(self, script: str, *, deadline_s: float = COMMAND_DEADLINE_S, stdin: bytes = b"") -> Result:
+        """Runs a shell script in the guest to its end; CommandFailed unless its status is 0."""
+        return self.start(script, deadline_s=deadline_s, stdin=stdin).check()
+
+    def put(self, path: str, data: bytes, mode: int = 0o755) -> None:
+        """Writes a file in the guest. A console carries some 100 kB a second."""
+        quoted = shlex.quote(path)
+        self.run(f"cat > {quoted} && chmod {mode:o} {quoted}", stdin=data)
+
+    def pause(self) -> None:
+        """Stops its processors."""
+        self._machine.run(f"xl pause {self.domid}")
+
+    def unpause(self) -> None:
+        """Lets its processors run."""
+        self._machine.run(f"xl unpause {self.domid}")
+
+    def console_log(self) -> str:
+        """All that its console has shown."""
+        log = f"/var/log/xen/console/guest-{self.name}.log"
+        return self._machine.run(f"cat {log} 2>/dev/null || true").stdout
+
+    def set_target(self, frontend: Domain) -> None:
+        """Gives it device-model privilege over `frontend`; before it first runs, since privcmd reads the node once."""
+        set_target = "/opt/shadowvq/harness/set_target.py"
+        self._machine.run(
+            f"xenstore-write {self.path}/target {frontend.domid} && "
+            f"python3 {set_target} {self.domid} {frontend.domid}"
+        )
+
+    def destroy(self) -> None:
+        """Ends it, and waits until the hypervisor has forgotten it; CommandFailed if it stays as a zombie."""
+        gone = f"! xl list {self.domid} >/dev/null 2>&1"
+        self._machine.run(
+            f"xl destroy {self.domid} 2>&1; turns=0; until {gone}; do turns=$((turns + 1)); "
+            f"[ $turns -lt {DESTROY_TURNS} ] || {{ echo 'a zombie is left:'; xl list; exit 1; }}; sleep 0.1; done",
+            deadline_s=XL_DEADLINE_S,
+        )
+
+
+class Domains:
+    """The guests of a machine."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+
+    def create_paused(self, spec: DomainSpec) -> Domain:
+        """Makes a guest whose processors do not run yet; CommandFailed carries what xl said."""
+        path = f"/run/harness/{spec.name}.cfg"
+        self._machine.put(path, spec.to_config().encode())
+        created = self._machine.start(
+            f"xl create -q -p {path} && xl domid {spec.name}", deadline_s=XL_DEADLINE_S
+        ).check()
+        try:
+            return Domain(self._machine, spec, int(created.stdout))
+        except ValueError as error:
+            raise CommandFailed(f"xl create {spec.name}: {created.stdout}{created.stderr}") from error
+
+    @contextmanager
+    def running(self, spec: DomainSpec, *, target: Domain | None = None) -> Iterator[Domain]:
+        """Makes a guest, yields it once it takes commands, and destroys it on leaving.
+
+        With `target` it is a mediator domain: it gets device-model privilege over that guest before it first runs.
+        """
+        domain = self.create_paused(spec)
+        try:
+            if target is not None:
+                domain.set_target(target)
+            domain.unpause()
+            domain.wait_booted()
+            yield domain
+        finally:
+            domain.destroy()
+
+    def list(self) -> dict[str, int]:
+        """The domains that the hypervisor knows: name (zombies: "(null)") -> domid."""
+        lines = self._machine.run("xl list").stdout.splitlines()[1:]
+        return {line.split()[0]: int(line.split()[1]) for line in lines}

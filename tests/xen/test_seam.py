@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The hypervisor seam's Xen side does on real Xen what svq_hv.h promises."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.harness import Domain, DomainSpec, Machine
+from tests.harness.channel import Result
+from tests.harness.domains import Kind, Userland
+
+pytestmark = [pytest.mark.xen, pytest.mark.timeout(900)]
+
+FRONTEND_MAX_FRAMES = 128
+PROGRAM = "/opt/shadowvq/payload/seam_check"
+
+
+@pytest.fixture
+def frontend(xen: Machine) -> Iterator[Domain]:
+    """A PVH guest that never runs: nobody but the test touches its memory and its grant table."""
+    spec = DomainSpec("frontend", Kind.PVH, max_grant_frames=FRONTEND_MAX_FRAMES)
+    domain = xen.domains.create_paused(spec)
+    yield domain
+    domain.destroy()
+
+
+def assert_all_ok(result: Result) -> None:
+    """Fails with the program's own words unless it ran to its end and every check held."""
+    *checks, plan = result.stdout.splitlines() or [""]
+    failed = [line for line in checks if not line.startswith("ok - ")]
+    whole = f"status {result.status}\n{result.stdout}{result.stderr}"
+    assert not failed, "\n".join(failed) + f"\n---\n{whole}"
+    assert plan == f"1..{len(checks)}", whole
+    assert result.status == 0, whole
+
+
+def test_dom0_mediates(xen: Machine, frontend: Domain) -> None:
+    """dom0 can use every operation of the seam on a guest, and lets go of all of it."""
+    result = xen.start(f"{PROGRAM} 0 {frontend.domid} {FRONTEND_MAX_FRAMES} dom0", deadline_s=120).wait()
+
+    assert_all_ok(result)
+
+
+def test_mediator_domain_mediates(xen: Machine, frontend: Domain) -> None:
+    """A PV domain with device-model privilege over one guest can do the same to it, and nothing to dom0."""
+    spec = DomainSpec("mediator", Kind.PV, Userland.FULL, memory_mib=384)
+    with xen.domains.running(spec, target=frontend) as mediator:
+        arguments = f"{mediator.domid} {frontend.domid} {FRONTEND_MAX_FRAMES} mediator"
+        result = mediator.start(f"{PROGRAM} {arguments}", deadline_s=120).wait()
+
+    assert_all_ok(result)
+
+
+def test_nothing_is_left_behind(xen: Machine, frontend: Domain) -> None:
+    """A guest whose memory and grants were mapped is gone after its destruction: nobody holds a page of it."""
+    result = xen.start(f"{PROGRAM} 0 {frontend.domid} {FRONTEND_MAX_FRAMES} dom0", deadline_s=120).wait()
+    assert_all_ok(result)
+    frontend.destroy()
+
+    assert set(xen.domains.list()) == {"Domain-0"}

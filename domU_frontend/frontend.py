@@ -8,6 +8,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from domU_frontend.blk import BlkDriver
 from xen_shadowvq import features
@@ -94,7 +95,7 @@ class Frontend:
             self.side = Side(self.store, Role.FRONT, self.path, self._peer, self._on_action)
             self._stack = stack.pop_all()
 
-    def __enter__(self) -> Frontend:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -279,7 +279,7 @@ TEST(table_contents, "Tables that nest, loop or are not granted stop the ring")
     REQUIRE_EQUAL(ring.fault, 0);
 }
 
-TEST(random_rings, "Whatever a ring holds, the walk ends and its parts lie on one side of the window")
+TEST(random_rings, "Whatever a ring holds, the walk ends and what is said to be of the window lies in it")
 {
     uint32_t accepted = 0;
 
@@ -308,7 +308,7 @@ TEST(random_rings, "Whatever a ring holds, the walk ends and its parts lie on on
             const struct svq_be_seg *seg = &chain.segs[i];
             bool first = seg->gref - 1000 < 100, last = seg->gref + svq_be_seg_pages(seg) - 1 - 1000 < 100;
 
-            REQUIRE(first == last && first == seg->in_window);
+            REQUIRE(!seg->in_window || (first && last));
             REQUIRE_EQUAL(seg->writable, i >= chain.readable);
         }
     }

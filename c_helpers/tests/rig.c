@@ -86,7 +86,7 @@ static void open_guest(struct rig *rig)
     MUST(svq_device_create(rig->guest, &dev, &rig->dev));
 }
 
-static void connect_queue(struct rig *rig, uint16_t index)
+int rig_connect(struct rig *rig, uint16_t index)
 {
     struct rig_queue *q = &rig->q[index];
     uint8_t *base = rig->ram + rig_gpa(ring_gfn(index));
@@ -99,10 +99,11 @@ static void connect_queue(struct rig *rig, uint16_t index)
     }
     struct svq_queue_config config = rig_queue_config(rig, index);
     int rc = svq_queue_setup(rig->dev, rig->worker, &config, &q->refs);
+    q->avail_idx = q->used_seen = q->shadow_avail_seen = q->shadow_used_idx = 0;
     if (index == 0)
         rig->setup_rc = rc;
     if (rc < 0)
-        return;
+        return rc;
     void *va;
     MUST(svq_hv_map_grants(rig->backend, RIG_MEDIATOR, q->refs.desc_refs, q->refs.desc_pages, 0, &va));
     q->shadow_desc = va;
@@ -114,6 +115,7 @@ static void connect_queue(struct rig *rig, uint16_t index)
         q->backend_port = svq_evtchn_bind(rig->backend_ec, RIG_MEDIATOR, q->refs.backend_port);
         MUST(q->backend_port);
     }
+    return 0;
 }
 
 void rig_open(struct rig *rig, const struct rig_config *config)
@@ -126,7 +128,7 @@ void rig_open(struct rig *rig, const struct rig_config *config)
     if (rig->config.with_worker)
         MUST(svq_worker_start(rig->mediator, &rig->config.worker_config, &rig->worker));
     for (uint16_t i = 0; i < rig->config.queues; i++)
-        connect_queue(rig, i);
+        rig_connect(rig, i);
     if (rig->setup_rc == 0)
         MUST(svq_device_start(rig->dev));
 }

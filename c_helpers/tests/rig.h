@@ -75,6 +75,8 @@ void rig_open(struct rig *rig, const struct rig_config *config);
 void rig_close(struct rig *rig);
 void rig_disconnect_backend(struct rig *rig); /* it unmaps the shadow rings, as a well-behaved one does */
 int rig_close_device(struct rig *rig);        /* that, and svq_device_close; its answer */
+/* Sets queue `index` of rig->dev up and maps its shadow ring as the backend; rig_open does it for all queues. */
+int rig_connect(struct rig *rig, uint16_t index);
 /* The configuration of queue `index` that rig_open uses; tests spoil it and call svq_queue_setup themselves. */
 struct svq_queue_config rig_queue_config(const struct rig *rig, uint16_t index);
 

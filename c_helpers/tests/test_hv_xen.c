@@ -1,0 +1,436 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The Xen side of the hypervisor seam, on stand-ins for Xen's libraries: what we pass them, and what becomes of
+ * their errors. And opening the real ones, which fails with a clear reason wherever Xen is not.
+ */
+#include <errno.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "svq_test.h"
+#include "xen_hv.h"
+
+/* --- the stand-ins: each notes its call, and answers what the test wants ------------------------------ */
+static struct {
+    int gnttab_opened, gntshr_opened, fmem_opened, evtchn_opened; /* and not closed: 0 at the end of each test */
+    int live;        /* mappings not undone */
+    int fail_errno;  /* the next call fails with it */
+    int frame_error; /* what foreignmemory_map reports for odd frames */
+    int all_frames_fail;
+    int prot, writable, unmasked_port, pending_calls;
+    uint32_t count;
+    unsigned int type, id;
+    unsigned long frame;
+    int event_pipe[2];
+} fake;
+
+static uint8_t memory[8 * SVQ_PAGE_SIZE] __attribute__((aligned(4096)));
+
+static void *fails(void)
+{
+    errno = fake.fail_errno;
+    fake.fail_errno = 0;
+    return NULL;
+}
+
+static void *fake_open(int *opened)
+{
+    if (fake.fail_errno)
+        return fails();
+    (*opened)++;
+    return opened;
+}
+
+static int fake_close(void *handle)
+{
+    (*(int *)handle)--;
+    return 0;
+}
+
+static void *fake_gnttab_open(void *logger, unsigned int flags)
+{
+    CHECK(logger != NULL && flags == 0);
+    return fake_open(&fake.gnttab_opened);
+}
+
+static void *fake_gntshr_open(void *logger, unsigned int flags)
+{
+    CHECK(logger != NULL && flags == 0);
+    return fake_open(&fake.gntshr_opened);
+}
+
+static void *fake_fmem_open(void *logger, unsigned int flags)
+{
+    CHECK(logger != NULL && flags == 0);
+    return fake_open(&fake.fmem_opened);
+}
+
+static void *fake_evtchn_open(void *logger, unsigned int flags)
+{
+    CHECK(logger != NULL && flags == 0);
+    return fake_open(&fake.evtchn_opened);
+}
+
+static void *mapped(uint32_t count)
+{
+    if (fake.fail_errno)
+        return fails();
+    fake.count = count;
+    fake.live++;
+    return memory;
+}
+
+static int unmapped(void *va, uint32_t count)
+{
+    CHECK(va == memory);
+    CHECK_EQUAL(count, fake.count);
+    if (fake.fail_errno) {
+        (void)fails();
+        return -1;
+    }
+    fake.live--;
+    return 0;
+}
+
+static void *fake_map_grants(void *handle, uint32_t count, uint32_t domid, uint32_t *refs, int prot)
+{
+    CHECK(handle == &fake.gnttab_opened && domid == 7 && refs[count - 1] == 100 + count - 1);
+    fake.prot = prot;
+    return mapped(count);
+}
+
+static int fake_unmap_grants(void *handle, void *va, uint32_t count)
+{
+    CHECK(handle == &fake.gnttab_opened);
+    return unmapped(va, count);
+}
+
+static void *fake_share(void *handle, uint32_t domid, int count, uint32_t *refs, int writable)
+{
+    CHECK(handle == &fake.gntshr_opened && domid == 9);
+    for (int i = 0; i < count; i++)
+        refs[i] = 50 + (uint32_t)i;
+    fake.writable = writable;
+    return mapped((uint32_t)count);
+}
+
+static int fake_unshare(void *handle, void *va, uint32_t count)
+{
+    CHECK(handle == &fake.gntshr_opened);
+    return unmapped(va, count);
+}
+
+static void *fake_map_foreign(void *handle, uint32_t domid, int prot, size_t pages, const uint64_t *gfns,
+                              int *errs)
+{
+    CHECK(handle == &fake.fmem_opened && domid == 7);
+    for (size_t i = 0; i < pages; i++)
+        errs[i] = fake.all_frames_fail || gfns[i] % 2 != 0 ? fake.frame_error : 0;
+    fake.prot = prot;
+    return mapped((uint32_t)pages);
+}
+
+static int fake_unmap_foreign(void *handle, void *va, size_t pages)
+{
+    CHECK(handle == &fake.fmem_opened);
+    return unmapped(va, (uint32_t)pages);
+}
+
+static void *fake_map_resource(void *handle, uint16_t domid, unsigned int type, unsigned int id,
+                               unsigned long frame, unsigned long frames, void **va, int prot, int flags)
+{
+    CHECK(handle == &fake.fmem_opened && domid == 7 && *va == NULL && flags == 0);
+    fake.type = type;
+    fake.id = id;
+    fake.frame = frame;
+    fake.prot = prot;
+    if (mapped((uint32_t)frames) == NULL)
+        return NULL;
+    *va = memory;
+    return &fake.frame;
+}
+
+static int fake_unmap_resource(void *handle, void *resource)
+{
+    CHECK(handle == &fake.fmem_opened && resource == &fake.frame);
+    return unmapped(memory, fake.count);
+}
+
+static int fake_resource_size(void *handle, uint16_t domid, unsigned int type, unsigned int id, size_t *bytes)
+{
+    CHECK(handle == &fake.fmem_opened && domid == 7 && type == 1 && id == 0);
+    *bytes = (size_t)64 * SVQ_PAGE_SIZE;
+    return 0;
+}
+
+static int fake_evtchn_fd(void *handle)
+{
+    CHECK(handle == &fake.evtchn_opened);
+    return fake.event_pipe[0];
+}
+
+static int fake_port(void *handle, uint32_t port)
+{
+    CHECK(handle == &fake.evtchn_opened);
+    if (fake.fail_errno) {
+        (void)fails();
+        return -1;
+    }
+    fake.unmasked_port = (int)port;
+    return 0;
+}
+
+static int fake_bind_unbound(void *handle, uint32_t domid)
+{
+    CHECK(handle == &fake.evtchn_opened && domid == 7);
+    return 21;
+}
+
+static int fake_bind_interdomain(void *handle, uint32_t domid, uint32_t port)
+{
+    CHECK(handle == &fake.evtchn_opened && domid == 7 && port == 5);
+    if (fake.fail_errno) {
+        (void)fails();
+        return -1;
+    }
+    return 22;
+}
+
+static int fake_pending(void *handle)
+{
+    char byte;
+
+    CHECK(handle == &fake.evtchn_opened);
+    fake.pending_calls++;
+    CHECK(read(fake.event_pipe[0], &byte, 1) == 1); /* would block for ever if it was not asked first */
+    return 21;
+}
+
+static const struct xen_libs fake_libs = {
+    .gnttab_open = fake_gnttab_open,
+    .gnttab_close = fake_close,
+    .gnttab_map_domain_grant_refs = fake_map_grants,
+    .gnttab_unmap = fake_unmap_grants,
+    .gntshr_open = fake_gntshr_open,
+    .gntshr_close = fake_close,
+    .gntshr_share_pages = fake_share,
+    .gntshr_unshare = fake_unshare,
+    .foreignmemory_open = fake_fmem_open,
+    .foreignmemory_close = fake_close,
+    .foreignmemory_map = fake_map_foreign,
+    .foreignmemory_unmap = fake_unmap_foreign,
+    .foreignmemory_map_resource = fake_map_resource,
+    .foreignmemory_unmap_resource = fake_unmap_resource,
+    .foreignmemory_resource_size = fake_resource_size,
+    .evtchn_open = fake_evtchn_open,
+    .evtchn_close = fake_close,
+    .evtchn_fd = fake_evtchn_fd,
+    .evtchn_notify = fake_port,
+    .evtchn_bind_unbound_port = fake_bind_unbound,
+    .evtchn_bind_interdomain = fake_bind_interdomain,
+    .evtchn_unbind = fake_port,
+    .evtchn_pending = fake_pending,
+    .evtchn_unmask = fake_port,
+};
+
+static struct svq_hv *start(void)
+{
+    struct svq_hv *hv;
+
+    memset(&fake, 0, sizeof(fake));
+    REQUIRE(svq_hv_open_xen_on(&fake_libs, &hv) == 0);
+    return hv;
+}
+
+static void stop(struct svq_hv *hv)
+{
+    svq_hv_close(hv);
+    CHECK_EQUAL(fake.live, 0);
+    CHECK_EQUAL(fake.gnttab_opened + fake.gntshr_opened + fake.fmem_opened + fake.evtchn_opened, 0);
+}
+
+/* --- tests -------------------------------------------------------------------------------------------- */
+TEST(no_xen, "Where Xen is not, opening names the library or the device node that is missing")
+{
+    struct svq_hv *hv;
+    int rc = svq_hv_open_xen(&hv);
+
+    if (rc == 0) { /* this is a Xen domain */
+        svq_hv_close(hv);
+        return;
+    }
+    CHECK(rc == -ENOSYS || rc == -EACCES);
+    CHECK(strstr(svq_hv_why(), "libxen") != NULL || strstr(svq_hv_why(), "/dev/xen/evtchn") != NULL);
+    printf("# %s\n", svq_hv_why());
+}
+
+TEST(missing_nodes,
+     "A device node is opened when first needed; if it is not there, the reason names the kernel module")
+{
+    struct svq_hv *hv = start();
+    uint64_t gfn = 0;
+    uint32_t gref = 100;
+    void *va, *token;
+    int err;
+
+    CHECK_EQUAL(svq_hv_domid(hv), -ENOSYS);
+    CHECK_EQUAL(svq_hv_set_domid(hv, 4), 0);
+    CHECK_EQUAL(svq_hv_domid(hv), 4);
+    fake.fail_errno = ENOENT;
+    CHECK_EQUAL(svq_hv_map_foreign(hv, 7, &gfn, 1, 1, &err, &va), -ENOENT);
+    CHECK(strstr(svq_hv_why(), "/dev/xen/privcmd") != NULL && strstr(svq_hv_why(), "xen-privcmd") != NULL);
+    fake.fail_errno = ENODEV;
+    CHECK_EQUAL(svq_hv_map_grants(hv, 7, &gref, 1, 1, &va), -ENODEV);
+    CHECK(strstr(svq_hv_why(), "/dev/xen/gntdev") != NULL && strstr(svq_hv_why(), "xen-gntdev") != NULL);
+    fake.fail_errno = EACCES;
+    CHECK_EQUAL(svq_hv_share_pages(hv, 9, 1, 1, &gref, &va), -EACCES);
+    CHECK(strstr(svq_hv_why(), "/dev/xen/gntalloc") != NULL);
+    CHECK_EQUAL(svq_hv_map_grant_table(hv, 7, 0, 1, &va, &token), 0); /* the node is there by now */
+    CHECK_EQUAL(svq_hv_unmap_grant_table(hv, token), 0);
+    stop(hv);
+}
+
+TEST(foreign_errors, "Errors of single frames stay with their frames, those of the whole domain fail the call")
+{
+    const uint64_t gfns[] = { 2, 3, 4, 5 };
+    struct svq_hv *hv = start();
+    int errs[4];
+    void *va;
+
+    for (int sign = -1; sign <= 1; sign += 2) { /* the kernel's convention, and the header's */
+        fake.frame_error = sign * EINVAL;
+        CHECK_EQUAL(svq_hv_map_foreign(hv, 7, gfns, 4, 0, errs, &va), 0);
+        CHECK_EQUAL(fake.prot, PROT_READ);
+        CHECK_EQUAL(errs[0], 0);
+        CHECK_EQUAL(errs[1], -EINVAL);
+        CHECK_EQUAL(errs[3], -EINVAL);
+        CHECK_EQUAL(svq_hv_unmap_foreign(hv, va, 4), 0);
+        fake.all_frames_fail = 1;
+        CHECK_EQUAL(svq_hv_map_foreign(hv, 7, gfns, 4, 0, errs, &va), 0); /* holes only: that is no refusal */
+        CHECK_EQUAL(svq_hv_unmap_foreign(hv, va, 4), 0);
+        fake.frame_error = sign * ESRCH;
+        CHECK_EQUAL(svq_hv_map_foreign(hv, 7, gfns, 4, 1, errs, &va), -ESRCH);
+        CHECK_EQUAL(fake.prot, PROT_READ | PROT_WRITE);
+        fake.frame_error = sign * EPERM;
+        CHECK_EQUAL(svq_hv_map_foreign(hv, 7, gfns, 4, 1, errs, &va), -EPERM);
+        fake.all_frames_fail = 0;
+    }
+    fake.fail_errno = EPERM;
+    CHECK_EQUAL(svq_hv_map_foreign(hv, 7, gfns, 4, 1, errs, &va), -EPERM);
+    CHECK_EQUAL(fake.live, 0);
+    stop(hv);
+}
+
+TEST(grant_table,
+     "The grant table is mapped as the resource that Xen calls 1, writable, and its limit is in frames")
+{
+    struct svq_hv *hv = start();
+    uint32_t frames = 0;
+    void *va, *token;
+
+    CHECK_EQUAL(svq_hv_map_grant_table(hv, 7, 32, 8, &va, &token), 0);
+    CHECK(va == memory && fake.type == 1 && fake.id == 0 && fake.frame == 32 && fake.count == 8);
+    CHECK_EQUAL(fake.prot, PROT_READ | PROT_WRITE);
+    CHECK_EQUAL(svq_hv_grant_table_frames(hv, 7, &frames), 0);
+    CHECK_EQUAL(frames, 64);
+    CHECK_EQUAL(svq_hv_unmap_grant_table(hv, token), 0);
+    CHECK_EQUAL(svq_hv_unmap_grant_table(hv, token), -EINVAL);
+    fake.fail_errno = EINVAL;
+    CHECK_EQUAL(svq_hv_map_grant_table(hv, 7, 64, 8, &va, &token), -EINVAL);
+    stop(hv);
+}
+
+TEST(grants, "Refused grants read as in the embedded machine, and a failed unmap leaves the mapping known")
+{
+    const uint32_t grefs[] = { 100, 101, 102 };
+    struct svq_hv *hv = start();
+    struct svq_hv_counters counters;
+    void *va;
+
+    CHECK_EQUAL(svq_hv_map_grants(hv, 7, grefs, 3, 1, &va), 0);
+    CHECK_EQUAL(fake.prot, PROT_READ | PROT_WRITE);
+    CHECK_EQUAL(svq_hv_unmap_grants(hv, va, 3), 0);
+    fake.fail_errno = EINVAL; /* gntdev's word for everything */
+    CHECK_EQUAL(svq_hv_map_grants(hv, 7, grefs, 3, 1, &va), -EACCES);
+    fake.fail_errno = ENOMEM;
+    CHECK_EQUAL(svq_hv_map_grants(hv, 7, grefs, 3, 1, &va), -ENOMEM);
+    CHECK_EQUAL(svq_hv_map_grants(hv, 7, grefs, 3, 0, &va), 0);
+    CHECK_EQUAL(fake.prot, PROT_READ);
+    CHECK_EQUAL(svq_hv_unmap_grants(hv, va, 2), -EINVAL);
+    fake.fail_errno = EBUSY;
+    CHECK_EQUAL(svq_hv_unmap_grants(hv, va, 3), -EBUSY);
+    svq_hv_read_counters(hv, &counters);
+    CHECK_EQUAL(counters.grant_pages_live, 3);
+    CHECK_EQUAL(svq_hv_unmap_grants(hv, va, 3), 0);
+    stop(hv);
+}
+
+TEST(close_undoes,
+     "Closing undoes every mapping by the library that made it, before it closes that library's handle")
+{
+    struct svq_hv *hv = start();
+    const uint64_t gfn = 2;
+    uint32_t gref = 100, shared[2];
+    struct svq_evtchn *ec;
+    void *va, *token;
+    int err;
+
+    CHECK_EQUAL(svq_hv_map_foreign(hv, 7, &gfn, 1, 1, &err, &va), 0);
+    CHECK_EQUAL(svq_hv_map_grant_table(hv, 7, 32, 1, &va, &token), 0);
+    CHECK_EQUAL(svq_hv_map_grants(hv, 7, &gref, 1, 1, &va), 0);
+    CHECK_EQUAL(svq_hv_share_pages(hv, 9, 1, 0, shared, &va), 0);
+    CHECK_EQUAL(fake.writable, 0);
+    CHECK_EQUAL(shared[0], 50);
+    CHECK_EQUAL(svq_evtchn_open(hv, &ec), 0);
+    CHECK_EQUAL(fake.live, 4);
+    stop(hv);
+}
+
+TEST(own_pages, "Own pages come zeroed with their frame numbers, or the call says that we may not know these")
+{
+    struct svq_hv *hv = start();
+    uint64_t gfns[4] = { 0 };
+    void *va;
+    int rc = svq_hv_own_pages(hv, 0, 4, gfns, &va);
+
+    if (rc == 0) {
+        CHECK(gfns[0] != 0 && gfns[0] != gfns[3]);
+        CHECK_EQUAL(((uint8_t *)va)[4 * SVQ_PAGE_SIZE - 1], 0);
+        CHECK_EQUAL(svq_hv_release_own_pages(hv, va, 3), -EINVAL);
+        CHECK_EQUAL(svq_hv_release_own_pages(hv, va, 4), 0);
+    } else {
+        CHECK(rc == -EPERM || rc == -EAGAIN || rc == -ENOMEM); /* no CAP_SYS_ADMIN, or no room for locked memory */
+    }
+    stop(hv);
+}
+
+TEST(events, "Pending never blocks: the library is asked only when its descriptor is readable")
+{
+    struct svq_hv *hv = start();
+    struct svq_evtchn *ec;
+
+    REQUIRE(pipe(fake.event_pipe) == 0);
+    fake.fail_errno = ENOENT;
+    CHECK_EQUAL(svq_evtchn_open(hv, &ec), -ENOENT);
+    CHECK(strstr(svq_hv_why(), "/dev/xen/evtchn") != NULL);
+    REQUIRE(svq_evtchn_open(hv, &ec) == 0);
+    CHECK_EQUAL(svq_evtchn_alloc_unbound(ec, 7), 21);
+    fake.fail_errno = EINVAL;
+    CHECK_EQUAL(svq_evtchn_bind(ec, 7, 5), -EINVAL);
+    CHECK_EQUAL(svq_evtchn_bind(ec, 7, 5), 22);
+    CHECK_EQUAL(svq_evtchn_pending(ec), -EAGAIN);
+    CHECK_EQUAL(fake.pending_calls, 0);
+    REQUIRE(write(fake.event_pipe[1], "e", 1) == 1);
+    CHECK_EQUAL(svq_evtchn_pending(ec), 21);
+    CHECK_EQUAL(svq_evtchn_pending(ec), -EAGAIN);
+    CHECK_EQUAL(svq_evtchn_unmask(ec, 21), 0);
+    CHECK_EQUAL(fake.unmasked_port, 21);
+    fake.fail_errno = ENOTCONN;
+    CHECK_EQUAL(svq_evtchn_notify(ec, 22), -ENOTCONN);
+    svq_evtchn_close(ec);
+    close(fake.event_pipe[0]);
+    close(fake.event_pipe[1]);
+    stop(hv);
+}
+
+SVQ_TEST_MAIN()

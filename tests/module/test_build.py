@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The guest's kernel module builds, without a warning, for each kernel whose headers are installed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+MODULE = REPOSITORY / "domU_frontend" / "module"
+NODES = REPOSITORY / "xenstore_schema" / "include"
+SOURCES = ("*.c", "*.h", "Kbuild", "Makefile", "dkms.conf")
+
+
+def kernel_builds() -> list[Path]:
+    """The build directories of all installed kernel headers, newest release last."""
+    found = {build.resolve() for build in Path("/lib/modules").glob("*/build") if (build / "Makefile").exists()}
+    return sorted(found)
+
+
+@pytest.fixture
+def kernel_build() -> Path:
+    """The build directory to build against; without one the test fails, as the module would go untested."""
+    builds = kernel_builds()
+    if not builds:
+        pytest.fail("no kernel headers below /lib/modules: install the package linux-headers-amd64")
+    return builds[-1]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A copy of what the module is built from, in the places that it has in the tree; the module's folder."""
+    module = tmp_path / "domU_frontend" / "module"
+    module.mkdir(parents=True)
+    for pattern in SOURCES:
+        for source in MODULE.glob(pattern):
+            if not source.name.endswith(".mod.c"):
+                shutil.copy(source, module)
+    shutil.copytree(NODES, tmp_path / "xenstore_schema" / "include")
+    return module
+
+
+def make(folder: Path, *arguments: str) -> str:
+    """Runs make and gives its output, which a failing test shows."""
+    done = subprocess.run(
+        ["make", "-C", str(folder), *arguments],  # noqa: S607
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    return output
+
+
+def undefined_symbols(module: Path) -> set[str]:
+    """What the module takes from the kernel."""
+    done = subprocess.run(["nm", "-u", str(module)], capture_output=True, text=True, check=True)  # noqa: S607
+    return {line.split()[-1] for line in done.stdout.splitlines()}
+
+
+def test_builds_without_warnings_and_grants_nothing(tree: Path, kernel_build: Path) -> None:
+    """The tree's sources build with W=1 and no warning, and the module takes no grant function from the kernel."""
+    output = make(tree, f"KDIR={kernel_build}", "W=1")
+    assert "warning:" not in output, output
+    assert "undefined!" not in output, output
+    symbols = undefined_symbols(tree / "virtio_xenbus.ko")
+    assert "register_virtio_device" in symbols
+    assert not {name for name in symbols if "gnttab" in name or "grant" in name}
+
+
+def test_builds_as_dkms_does(tree: Path, kernel_build: Path, tmp_path: Path) -> None:
+    """What source-install puts into /usr/src is complete: it builds by itself with the commands of dkms.conf."""
+    root = tmp_path / "root"
+    make(tree, "source-install", f"DESTDIR={root}")
+    (installed,) = (root / "usr" / "src").iterdir()
+    conf = dict(re.findall(r'^([A-Z_]+)(?:\[0\])?="(.*)"$', (installed / "dkms.conf").read_text(), re.MULTILINE))
+    assert installed.name == f"{conf['PACKAGE_NAME']}-{conf['PACKAGE_VERSION']}"
+    program, *arguments = conf["MAKE"].replace("${kernel_source_dir}", str(kernel_build)).split()
+    assert program == "make"
+    make(installed, *arguments)
+    assert (installed / f"{conf['BUILT_MODULE_NAME']}.ko").exists()
+    _, *arguments = conf["CLEAN"].replace("${kernel_source_dir}", str(kernel_build)).split()
+    make(installed, *arguments)
+    assert not list(installed.glob("*.ko"))
+
+
+def test_only_compat_tests_the_kernel_version() -> None:
+    """Differences between kernels are in compat.h and nowhere else."""
+    testing = {
+        source.name
+        for pattern in ("*.c", "*.h")
+        for source in MODULE.glob(pattern)
+        if "LINUX_VERSION_CODE" in source.read_text() or "KERNEL_VERSION" in source.read_text()
+    }
+    assert testing == {"compat.h"}

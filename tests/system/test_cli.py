@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command line as an operator meets it: help, configuration files, listings, and errors that say what to do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from .command import Done, ask, run
+from .conftest import Connect, connector
+from .world import BACKEND, FRONTEND, MEDIATOR, OTHER, World
+
+HELP = {
+    (): ["demo", "mediator", "backend", "ctl", "check-config"],
+    ("mediator",): ["Run the mediator", "--config", "--sim", "SIGTERM"],
+    ("backend",): ["Run the backend", "--sim", "--log-level"],
+    ("check-config",): ["Check a mediator's configuration file", "--json"],
+    ("ctl",): ["attach", "detach", "list", "status", "dom0"],
+    ("ctl", "attach"): ["IMAGE", "--frontend", "--read-only", "--queues", "--placement"],
+    ("ctl", "detach"): ["DEVICE", "requests in flight complete first", "--timeout"],
+    ("ctl", "list"): ["every device", "--json"],
+    ("ctl", "status"): ["counters", "--json", "--timeout"],
+    ("demo",): ["Run the whole product", "--image", "--placement", "--window", "--output"],
+    ("bench",): ["Measure", "--rounds", "--output"],
+}
+
+
+def ctl(world: World, verb: str, *arguments: str) -> Done:
+    """`shadowvq ctl` in this process."""
+    return ask("ctl", verb, f"--sim={world.sim}", *arguments)
+
+
+@pytest.fixture
+def connect(shared_world: World) -> Iterator[Connect]:
+    """As the ordinary one, in the world that this module shares."""
+    with ExitStack() as stack:
+        yield connector(shared_world, stack)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def alive(shared_world: World) -> None:
+    """Frontend domains outlive the tests' frontends."""
+    shared_world.keep_alive(FRONTEND)
+    shared_world.keep_alive(OTHER)
+
+
+@pytest.mark.parametrize("command", HELP, ids=" ".join)
+def test_help_says_what_a_command_does(command: tuple[str, ...]) -> None:
+    """--help of every command ends with status 0 and names its purpose and its options."""
+    done = ask(*command, "--help")
+    assert (done.status, done.err) == (0, "")
+    text = " ".join(done.out.split())
+    assert [word for word in HELP[command] if word not in text] == []
+
+
+def test_check_config_shows_a_good_file_with_its_defaults(tmp_path: Path) -> None:
+    """A good file: status 0, and every key with what is in force; the same as JSON."""
+    path = tmp_path / "good.yaml"
+    path.write_text("workers:\n  count: 2\n")
+    done = ask("check-config", str(path))
+    assert done.status == 0 and done.out.startswith(f"{path}: good\n")
+    found = json.loads(ask("check-config", "--json", str(path)).out)
+    assert found["workers"]["count"] == 2 and found["defaults"]["placement"] == "exact"
+
+
+def test_check_config_names_every_mistake(tmp_path: Path) -> None:
+    """A bad file: status 2, and a line for each mistake with file, line, key, value and what was expected."""
+    path = tmp_path / "bad.yaml"
+    path.write_text("workers:\n  count: none\ndefaults:\n  placement: exat\nlimit: {}\n")
+    done = ask("check-config", str(path))
+    assert (done.status, done.out) == (2, "")
+    lines = done.err.splitlines()
+    assert len(lines) == 3
+    assert any(f"{path}:2: workers.count: got 'none', expected a whole number" in line for line in lines)
+    assert any(f"{path}:4: defaults.placement: got 'exat', expected one of exact, page, copy" in line for line in lines)
+    assert any(f"{path}:5: limit: no such key; did you mean limits?" in line for line in lines)
+
+
+def test_a_service_does_not_start_with_a_bad_file(shared_world: World, tmp_path: Path) -> None:
+    """The mediator refuses a file that is missing or wrong as check-config does, with status 2 and no traceback."""
+    missing = tmp_path / "missing.yaml"
+    done = run("mediator", "--sim", str(shared_world.sim), "--config", str(missing))
+    assert done.status == 2 and str(missing) in done.err and "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("arguments", [("mediator",), ("backend",), ("ctl", "list")], ids=" ".join)
+def test_a_machine_that_is_not_there_is_named(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    """Without the embedded machine each program ends with status 2 and one line that names what it looked for."""
+    done = run(*arguments, "--sim", str(tmp_path))
+    assert (done.status, done.out) == (2, "")
+    assert len(done.err.splitlines()) == 1 and str(tmp_path) in done.err
+
+
+def test_list_and_status(shared_world: World, connect: Connect) -> None:
+    """`list` shows each device with both legs' states, `status` the mediator's counters; both as JSON as well."""
+    world = shared_world
+    assert ctl(world, "list").out == "no devices; `shadowvq ctl attach` makes one\n"
+    device = world.attach(world.image("disk.img"))
+    frontend = connect(device)
+    line = ctl(world, "list").out
+    legs = f"mediator {MEDIATOR} (Connected)  backend {BACKEND} (Connected)"
+    assert line == f"frontend {FRONTEND}  device {device}  {legs}\n"
+    (entry,) = json.loads(ctl(world, "list", "--json").out)
+    expected = {"frontend": FRONTEND, "state": "Connected", "backend_state": "Connected", "error": None}
+    assert {key: entry[key] for key in expected} == expected
+    counters = json.loads(ctl(world, "status", str(FRONTEND), str(device), "--json").out)
+    assert counters["state"] == "connected" and counters["window"] == "direct" and counters["mediator_ports_live"] > 0
+    assert "completions" in ctl(world, "status", str(FRONTEND), str(device)).out
+    frontend.disconnect()
+    world.detach(device)
+
+
+def test_unknown_domains_and_devices_are_named(shared_world: World) -> None:
+    """Asking for a domain or device that is not there: status 2, and one line that says which."""
+    image = str(shared_world.image("disk.img", 1))
+    for role, arguments in {
+        "frontend: there is no domain 77": ("attach", "--frontend=77", image),
+        "mediator: there is no domain 78": ("attach", f"--frontend={FRONTEND}", "--mediator=78", image),
+        "backend: there is no domain 79": ("attach", f"--frontend={FRONTEND}", "--mediator=1", "--backend=79", image),
+        "domain 77 has no device 0": ("status", "77", "0"),
+        f"domain {FRONTEND} has no device 5": ("detach", str(FRONTEND), "5"),
+    }.items():
+        done = ctl(shared_world, *arguments)
+        assert (done.status, done.out) == (2, "")
+        assert len(done.err.splitlines()) == 1 and role in done.err
+
+
+def test_a_relative_image_is_refused(shared_world: World) -> None:
+    """An image path that is not absolute would mean something else in the backend: status 2, and what was expected."""
+    done = ctl(shared_world, "attach", f"--frontend={FRONTEND}", "--mediator=1", "--backend=2", "disk.img")
+    assert done.status == 2 and len(done.err.splitlines()) == 1
+    assert "params" in done.err and "an absolute path" in done.err
+
+
+def test_services_that_do_not_run_are_missed(empty_world: World) -> None:
+    """Without the mediator, attach and status end with status 2 and say that its service may not be running."""
+    world = empty_world
+    world.start_backend()
+    path = str(world.image("disk.img", 1))
+    done = ctl(world, "attach", f"--frontend={OTHER}", f"--mediator={MEDIATOR}", f"--backend={BACKEND}",
+               "--timeout=0.5", path)  # fmt: skip
+    assert done.status == 2 and "are both services running?" in done.err
+    done = ctl(world, "status", str(OTHER), "0", "--timeout=0.5")
+    assert done.status == 2 and "does not answer; is its service running?" in done.err
+    assert len(done.err.splitlines()) == 1

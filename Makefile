@@ -17,7 +17,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 CMAKE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DSVQ_SYSROOT=$(SYSROOT) -S c_helpers
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: demo test test-xen bench build lint format generate test-c test-race test-fuzz test-py tools-for-tests clean
+.PHONY: demo test test-xen test-module bench build lint format generate test-c test-race test-fuzz test-py tools-for-tests clean
 .DEFAULT_GOAL := help
 
 help:
@@ -91,6 +91,10 @@ test-fuzz: build tools-for-tests
 
 test-py: build $(VENV)/.dev
 	$(BIN)/pytest
+
+# The guest's kernel module, against every kernel whose headers are installed; it fails where there are none.
+test-module: build $(VENV)/.dev
+	$(BIN)/pytest -m module tests/module
 
 # Real Xen 4.17 in QEMU (software emulation will do). Needs qemu-system-x86_64; the rest is downloaded into a cache folder.
 test-xen: build $(VENV)/.dev

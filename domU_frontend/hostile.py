@@ -31,6 +31,7 @@ DESC_BYTES: Final = 16
 USED_ELEM_BYTES: Final = 8
 PAGE_BYTES: Final = 4096
 GRANT_ADDR_FLAG: Final = 1 << 63  # Linux drivers/xen/grant-dma-ops.c
+WINDOW_ADDR_FLAG: Final = 1 << 62  # a grant of the window owner; clear: of the mediator
 
 _U16: Final = struct.Struct("<H")
 _DESC: Final = struct.Struct("<QIHH")
@@ -74,9 +75,14 @@ class ShadowDesc:
         return bool(self.addr & GRANT_ADDR_FLAG)
 
     @property
+    def in_window(self) -> bool:
+        """Whether the grant is one of the frontend's window; else it is the mediator's."""
+        return bool(self.addr & WINDOW_ADDR_FLAG)
+
+    @property
     def gref(self) -> int:
         """The first grant reference; a segment that goes on past the page goes on in the next reference."""
-        return (self.addr & ~GRANT_ADDR_FLAG) // PAGE_BYTES
+        return self.addr // PAGE_BYTES & 0xFFFFFFFF
 
     @property
     def offset(self) -> int:

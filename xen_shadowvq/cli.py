@@ -230,7 +230,7 @@ def status(sim_directory: Path | None, frontend: int, device: int, timeout_s: fl
 @main.command()
 @click.option(
     "--image",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=click.Path(path_type=Path),
     help="A raw disk image; it is only read. Default: make one.",
 )
 @click.option(

@@ -116,7 +116,8 @@ class Service:
             if event.token == _ROOT_TOKEN:
                 scan = scan or event.rescan or self._may_be_new(event.path)
             users = set(self._devices) if event.token == _ROOT_TOKEN else self._users.get(event.token, set())
-            looked |= {key for key in users if event.rescan or self._devices[key].concerns(event.path)}
+            everyone = event.rescan or event.path.startswith("@")  # a domain died
+            looked |= {key for key in users if everyone or self._devices[key].concerns(event.path)}
         if scan:
             self._scan()
         for key in looked:

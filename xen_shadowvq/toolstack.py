@@ -82,10 +82,15 @@ def _write_pairs(
     virtio_front = nodes.virtio_front_path(frontend=frontend, device=device)
     svq_back = nodes.svq_back_path(backend=backend, mediator=mediator, handle=handle)
     svq_front = nodes.svq_front_path(mediator=mediator, handle=handle)
-    for path, owner in ((svq_back, backend), (virtio_back, mediator)):
-        peers_directory = path.rpartition("/")[0]
+    for path, owner, reader in ((svq_back, backend, mediator), (virtio_back, mediator, frontend)):
+        peers_directory = path.rpartition("/")[0]  # its owner removes it with the peer's last device
         t.mkdir(peers_directory)
-        t.set_perms(peers_directory, [f"n{owner}"])  # the owner removes it with the peer's last device
+        t.set_perms(peers_directory, [f"n{owner}", f"r{reader}"])
+    for root, reader in (
+        (nodes.svq_front_root(mediator=mediator), backend),
+        (nodes.virtio_front_root(frontend=frontend), mediator),
+    ):
+        _make_readable(t, root, reader)
     vb, vf, sb, sf = nodes.VirtioBack, nodes.VirtioFront, nodes.SvqBack, nodes.SvqFront
     _write_dir(t, svq_back, backend, mediator, [
         (sb.FRONTEND, svq_front), (sb.FRONTEND_ID, mediator), (sb.ONLINE, True), (sb.TYPE, "blk"),
@@ -104,6 +109,14 @@ def _write_pairs(
     _write_dir(t, virtio_front, frontend, mediator, [
         (vf.BACKEND, virtio_back), (vf.BACKEND_ID, mediator), (vf.STATE, State.Initialising),
     ])  # fmt: skip
+
+
+def _make_readable(t: Transaction, path: str, reader: int) -> None:
+    """Makes the directory if need be. Who may not read what it watches does not hear of its end (XSA-115)."""
+    t.mkdir(path)
+    perms = t.get_perms(path)
+    if perms[0] != f"n{reader}" and f"r{reader}" not in perms:
+        t.set_perms(path, [*perms, f"r{reader}"])
 
 
 def _memory_kib(t: Transaction, domid: int) -> int:

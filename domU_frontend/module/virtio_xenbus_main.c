@@ -203,9 +203,9 @@ static struct svq_front *svq_front_new(struct xenbus_device *xendev)
 		return NULL;
 	front->otherend = kstrdup(xendev->otherend, GFP_KERNEL);
 	/*
-	 * Unbound: a work that waits for a driver must not hold up the others. Freezable: after a restore, none may
-	 * look at the nodes of the mediator that was, before svq_resume. Not WQ_MEM_RECLAIM: a driver that is unbound
-	 * flushes works of its own, which need not be that either.
+	 * Unbound: a work that waits for a driver must not hold up the others. Freezable: after a restore, none
+	 * may look at the nodes of the mediator that was, before svq_resume. Not WQ_MEM_RECLAIM: a driver that is
+	 * unbound flushes works of its own, which need not be that either.
 	 */
 	front->workqueue = alloc_workqueue("%s", WQ_UNBOUND | WQ_FREEZABLE, 0, dev_name(&xendev->dev));
 	if (!front->otherend || !front->workqueue) {

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.module
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODULE = REPOSITORY / "domU_frontend" / "module"
 NODES = REPOSITORY / "xenstore_schema" / "include"

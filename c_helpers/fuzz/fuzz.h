@@ -19,6 +19,7 @@ struct fuzz {
     struct svq_device_config config;
     bool tampered;   /* the window was written by the frontend: its entries count no more */
     uint16_t checked; /* shadow avail index up to which chains have been looked at */
+    uint64_t owed[FUZZ_SIZE]; /* by head: 1 + the writable bytes of a chain at the backend; 0: none is */
     uint8_t *held;   /* a page that the backend maps, and how */
     struct vring_desc held_part;
 };
@@ -31,6 +32,8 @@ struct fuzz {
 
 /* After a forward pass: every new shadow chain covers what its descriptors describe, and no byte besides. */
 void fuzz_check_new_chains(struct fuzz *f);
+/* After a complete pass: the driver gets back what the backend has, each chain once, with a length that it can have. */
+void fuzz_check_completions(struct fuzz *f);
 /* After any step: grants, chains and statistics agree. */
 void fuzz_check_books(struct fuzz *f);
 

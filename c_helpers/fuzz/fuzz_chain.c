@@ -163,19 +163,32 @@ static void step(struct fuzz *f, struct input *in)
     case 10: rig_give(f->rig, what >> 4 < FUZZ_SIZE ? what >> 4 : u32(in), u32(in) >> (what >> 4)); break;
     case 11: svq_release_u16(&q->shadow_used->idx, u16(in)); break;
     case 12:
-    case 13: svq_queue_complete(f->rig->dev, 0, FUZZ_SIZE); break;
+    case 13:
+        svq_queue_complete(f->rig->dev, 0, FUZZ_SIZE);
+        fuzz_check_completions(f);
+        break;
     case 14: what & 16 ? let_go(f) : hold_a_page(f, u8(in)); break;
     default: what & 16 ? tamper(f, in) : reset_queue(f); break;
     }
     fuzz_check_books(f);
 }
 
+static struct rig rigs[2];
+
+static void close_rigs(void)
+{
+    for (int i = 0; i < 2; i++)
+        if (rigs[i].machine)
+            rig_close(&rigs[i]);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static struct rig rigs[2];
     struct input in = { data, data + size };
     uint8_t kind = u8(&in);
     int dynamic = kind >> 2 & 1;
+    if (!rigs[0].machine && !rigs[1].machine)
+        atexit(close_rigs);
     if (!rigs[dynamic].machine)
         open_rig(&rigs[dynamic], dynamic);
     struct fuzz f = { .rig = &rigs[dynamic],

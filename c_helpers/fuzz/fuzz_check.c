@@ -79,6 +79,17 @@ void fuzz_check_new_chains(struct fuzz *f)
                 check_granted(f, &chain, part);
         }
         FUZZ_MUST(bytes[0] == chain.bytes[0] && bytes[1] == chain.bytes[1]);
+        FUZZ_MUST(!f->owed[head]);
+        f->owed[head] = 1 + bytes[1];
+    }
+}
+
+void fuzz_check_completions(struct fuzz *f)
+{
+    uint32_t len = 0;
+    for (int id; (id = rig_reap(f->rig, &len)) >= 0;) {
+        FUZZ_MUST(id < FUZZ_SIZE && len < f->owed[id]);
+        f->owed[id] = 0;
     }
 }
 

@@ -205,7 +205,8 @@ static void sum_over_4_gib(struct rig *rig)
 static void smalls(struct rig *rig, unsigned count, uint32_t len)
 {
     for (unsigned i = 0; i < count; i++)
-        rig_desc(rig, (uint16_t)i, SMALL + (uint64_t)i * len, len, i + 1 < count ? VRING_DESC_F_NEXT : 0, (uint16_t)(i + 1));
+        rig_desc(rig, (uint16_t)i, SMALL + (uint64_t)i * len, len, i + 1 < count ? VRING_DESC_F_NEXT : 0,
+                 (uint16_t)(i + 1));
     rig_offer(rig, 0);
 }
 static void more_than_the_pool(struct rig *rig) { smalls(rig, 3, 3000); }

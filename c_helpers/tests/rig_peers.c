@@ -37,7 +37,8 @@ struct svq_device *rig_add_device(struct rig *rig, struct svq_worker *worker, ui
         q->used = (void *)(rig->ram + queue.used_gpa);
         must(svq_queue_setup(dev, worker, &queue, &q->refs), "queue_setup");
         must(svq_hv_map_grants(rig->backend, RIG_MEDIATOR, q->refs.desc_refs, q->refs.desc_pages, 0, &va[0]), "desc");
-        must(svq_hv_map_grants(rig->backend, RIG_MEDIATOR, q->refs.avail_refs, q->refs.avail_pages, 0, &va[1]), "avail");
+        must(svq_hv_map_grants(rig->backend, RIG_MEDIATOR, q->refs.avail_refs, q->refs.avail_pages, 0, &va[1]),
+             "avail");
         must(svq_hv_map_grants(rig->backend, RIG_MEDIATOR, q->refs.used_refs, q->refs.used_pages, 1, &va[2]), "used");
         q->shadow_desc = va[0];
         q->shadow_avail = va[1];
@@ -74,9 +75,9 @@ void driver_kick(struct rig *rig, uint16_t queue, uint16_t old)
 {
     struct rig_queue *q = &rig->q[queue];
     svq_full_fence();
-    bool wanted = rig->config.no_event_idx
-                      ? !(svq_load_u16(&q->used->flags) & VRING_USED_F_NO_NOTIFY)
-                      : vring_need_event(svq_load_u16(vring_avail_event(q->used, rig->config.queue_size)), q->avail_idx, old);
+    uint16_t *event = vring_avail_event(q->used, rig->config.queue_size);
+    bool wanted = rig->config.no_event_idx ? !(svq_load_u16(&q->used->flags) & VRING_USED_F_NO_NOTIFY)
+                                           : vring_need_event(svq_load_u16(event), q->avail_idx, old);
     if (wanted)
         svq_evtchn_notify(rig->frontend_ec, (uint32_t)q->frontend_port);
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The two sides of a rig with a worker as running programs: they notify each other, and sleep when there is nothing to do. */
+/* The two sides of a rig with a worker as running programs: they notify each other, and sleep in between. */
 #ifndef SVQ_TEST_RIG_PEERS_H
 #define SVQ_TEST_RIG_PEERS_H
 
@@ -14,7 +14,7 @@ struct svq_device *rig_add_device(struct rig *rig, struct svq_worker *worker, ui
 
 /* The driver's side, for the thread that owns rig->frontend_ec. */
 void driver_offer(struct rig *rig, uint16_t queue, uint16_t head); /* not kicked yet */
-void driver_kick(struct rig *rig, uint16_t queue, uint16_t old);   /* if wanted, for what was offered since avail_idx `old` */
+void driver_kick(struct rig *rig, uint16_t queue, uint16_t old);   /* if wanted, for what came since `old` */
 int driver_reap(struct rig *rig, uint16_t queue);                  /* a head, or -1 */
 /* Sleeps until queue has a used entry. False: nothing came, a notification was lost. */
 bool driver_wait(struct rig *rig, uint16_t queue);

@@ -22,8 +22,8 @@ bool rig_trip_sum(const struct rig_shadow *shadow, struct rig_trip *trip);
 bool rig_trip_matches(struct rig *rig, const struct rig_shadow *shadow, const struct rig_seg *segs, unsigned count);
 
 /*
- * All of it: offers chain `head` (whose descriptors are there), forwards, compares, lets the backend write a pattern to all
- * writable parts and answer `used_len`, completes, and compares the driver's whole memory with what it must be: granted
+ * All of it: offers chain `head` (whose descriptors are there), forwards, compares, lets the backend fill all the
+ * writable parts, and answer `used_len`, completes, and compares the memory of the driver with what it must be: granted
  * bytes as written, of the bounced ones those below used_len, everything else untouched. Then nothing is granted.
  */
 bool rig_trip(struct rig *rig, uint16_t head, const struct rig_seg *segs, unsigned count, uint32_t used_len,

@@ -91,7 +91,7 @@ int rig_part_map(struct rig *rig, const struct vring_desc *part, int writable, u
     int rc = svq_hv_map_grants(rig->backend, rig_in_window(part->addr) ? RIG_FRONTEND : RIG_MEDIATOR, grefs, pages,
                                writable, &first);
     free(grefs);
-    *va = (uint8_t *)first + svq_grant_addr_offset(part->addr);
+    *va = rc < 0 ? NULL : (uint8_t *)first + svq_grant_addr_offset(part->addr);
     return rc;
 }
 

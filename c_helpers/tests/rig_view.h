@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What the two sides of a rig do and see: well-formed chains of the driver, and shadow chains as the backend reads them. */
+/* What the two sides of a rig do and see: well-formed chains of the driver, shadow chains as the backend reads them. */
 #ifndef SVQ_TEST_RIG_VIEW_H
 #define SVQ_TEST_RIG_VIEW_H
 
@@ -46,7 +46,7 @@ int rig_part_write(struct rig *rig, const struct vring_desc *part, const void *b
 /* Maps the pages of a part; *va is its first byte. Unmap with rig_part_unmap. */
 int rig_part_map(struct rig *rig, const struct vring_desc *part, int writable, uint8_t **va);
 void rig_part_unmap(struct rig *rig, const struct vring_desc *part, uint8_t *va);
-/* Tries every gref of a domain's whole table: how many pages can the backend map? `seen`, if not NULL, is called with each. */
+/* Tries every gref of a domain: how many pages can the backend map? `seen`, if not NULL, is called with each. */
 unsigned rig_scan_grants(struct rig *rig, int domid, uint32_t grefs, int writable,
                          void (*seen)(void *arg, uint32_t gref, const uint8_t *page), void *arg);
 

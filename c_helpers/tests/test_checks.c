@@ -196,7 +196,8 @@ static const char *kind(const struct hostile *h, int status, const struct outcom
     else if (WEXITSTATUS(status))
         snprintf(text, 96, "stopped by a sanitizer");
     else if (out->code != h->code && out->code)
-        snprintf(text, 96, "%s%s", svq_err_name(out->code), out->reached ? ", but only after something got through" : "");
+        snprintf(text, 96, "%s%s", svq_err_name(out->code),
+                 out->reached ? ", but only after something got through" : "");
     else
         snprintf(text, 96, "accepted");
     return text;

@@ -84,12 +84,13 @@ TEST(nothing_after_completion, "After the completion no page of the guest can be
     }
 }
 
-TEST(still_mapped, "While the backend maps one page, nothing of the request is returned; its other pages end, that one does not")
+TEST(still_mapped,
+     "While the backend maps one page, nothing of the request is returned; its other pages end, that one does not")
 {
     static struct rig rig;
     struct rig_shadow shadow;
-    const struct rig_seg segs[] = { { SMALL(0), 16, SEG_READ }, { DATA(0), 5 * PAGE, SEG_WRITE }, { SMALL(32), 1, SEG_WRITE },
-                                    { DATA(9), PAGE, SEG_WRITE } };
+    const struct rig_seg segs[] = { { SMALL(0), 16, SEG_READ }, { DATA(0), 5 * PAGE, SEG_WRITE },
+                                    { SMALL(32), 1, SEG_WRITE }, { DATA(9), PAGE, SEG_WRITE } };
     uint8_t *va;
     for (int dynamic = 0; dynamic < 2; dynamic++) {
         rig_open(&rig, &(struct rig_config){ .ram_pages = RAM, .dynamic_window = dynamic });
@@ -112,7 +113,8 @@ TEST(still_mapped, "While the backend maps one page, nothing of the request is r
     }
 }
 
-TEST(let_go_before_close, "What the backend has unmapped by the time the device is closed is not left in quarantine")
+TEST(let_go_before_close,
+     "What the backend has unmapped by the time the device is closed is not left in quarantine")
 {
     static struct rig rig;
     struct rig_shadow shadow;
@@ -131,7 +133,8 @@ TEST(let_go_before_close, "What the backend has unmapped by the time the device 
     rig_close(&rig);
 }
 
-TEST(no_second_end, "Closing a broken device ends no page that it had ended already: another device may have it granted now")
+TEST(no_second_end,
+     "Closing a broken device ends no page that it had ended already: another device may have it granted now")
 {
     static struct rig rig;
     struct rig_shadow shadow;
@@ -166,7 +169,8 @@ TEST(no_second_end, "Closing a broken device ends no page that it had ended alre
     rig_close(&rig);
 }
 
-TEST(good_ones_first, "Chains completed before a lie belong to the driver; the lie and what follows are not published")
+TEST(good_ones_first,
+     "Chains completed before a lie belong to the driver; the lie and what follows are not published")
 {
     static struct rig rig;
     uint32_t len = 0;

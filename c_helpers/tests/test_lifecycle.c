@@ -10,13 +10,15 @@ enum { RAM = 4096, PAGE = SVQ_PAGE_SIZE };
 
 static void one_trip(struct rig *rig)
 {
-    const struct rig_seg segs[] = { { rig_gpa(RIG_HEADER_GFN), 16, SEG_READ }, { rig_gpa(RIG_DATA_GFN), PAGE, SEG_WRITE } };
+    const struct rig_seg segs[] = { { rig_gpa(RIG_HEADER_GFN), 16, SEG_READ },
+                                    { rig_gpa(RIG_DATA_GFN), PAGE, SEG_WRITE } };
     struct rig_trip trip;
     rig_chain(rig, 0, segs, 2);
     CHECK(rig_trip(rig, 0, segs, 2, PAGE, &trip));
 }
 
-TEST(close_in_flight, "Closing a device with requests in flight ends every grant, and closing the guest every mapping")
+TEST(close_in_flight,
+     "Closing a device with requests in flight ends every grant, and closing the guest every mapping")
 {
     static struct rig rig;
     for (int placement = SVQ_PLACE_EXACT; placement <= SVQ_PLACE_COPY; placement++) {
@@ -194,12 +196,13 @@ TEST(own_mistakes, "What the control plane must not ask is answered with EINVAL"
     const struct svq_guest_config guests[] = { { .domid = RIG_FRONTEND, .window_frames = 1 },
                                                { .domid = RIG_FRONTEND, .gfn_limit = RAM },
                                                { .domid = RIG_FRONTEND, .gfn_limit = 1ull << 33, .window_frames = 1 },
-                                               { .domid = RIG_FRONTEND, .gfn_limit = RAM, .window_frames = RAM / 512 - 1,
-                                                 .window_direct = 1 } };
+                                               { .domid = RIG_FRONTEND, .gfn_limit = RAM,
+                                                 .window_frames = RAM / 512 - 1, .window_direct = 1 } };
     for (unsigned i = 0; i < 4; i++)
         CHECK_EQUAL(svq_guest_open(rig.mediator, &guests[i], &guest), -EINVAL);
     const struct svq_device_config devices[] = { { .bounce_pages = 2, .large_chains = 1 },
-                                                 { .num_queues = 1, .placement = 3, .bounce_pages = 2, .large_chains = 1 },
+                                                 { .num_queues = 1, .placement = 3, .bounce_pages = 2,
+                                                   .large_chains = 1 },
                                                  { .num_queues = 1, .bounce_pages = 1, .large_chains = 1 },
                                                  { .num_queues = 1, .bounce_pages = 2 } };
     for (unsigned i = 0; i < 4; i++)

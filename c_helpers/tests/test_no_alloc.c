@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* After set-up a request costs no allocation and no mapping: counted at the C library's door. Not for sanitized builds. */
+/* After set-up a request allocates and maps nothing: counted at the C library's door. Built without sanitizers. */
 #include <stddef.h>
 #include <sys/mman.h>
 
@@ -85,11 +85,13 @@ static void by_hand(struct rig *rig, unsigned chains)
     }
 }
 
-TEST(by_hand_passes, "100,000 virtio-blk chains through the engine allocate, free and map nothing, in any placement and window")
+TEST(by_hand_passes,
+     "100,000 virtio-blk chains through the engine allocate, free and map nothing, in any placement and window")
 {
     static struct rig rig;
     for (int variant = 0; variant < 6; variant++) {
-        rig_open(&rig, &(struct rig_config){ .ram_pages = RAM, .placement = variant % 3, .dynamic_window = variant / 3 });
+        rig_open(&rig, &(struct rig_config){ .ram_pages = RAM, .placement = variant % 3,
+                                             .dynamic_window = variant / 3 });
         by_hand(&rig, WARM_UP);
         uint64_t before = counted(), hypercalls = rig_counters(rig.mediator).hypercalls;
         CHECK(before > 0); /* so set-up was counted */
@@ -122,7 +124,8 @@ TEST(by_worker_thread, "Nor does a worker thread, events included")
 {
     static struct rig rig;
     struct backend backend;
-    rig_open(&rig, &(struct rig_config){ .ram_pages = RAM, .with_worker = 1, .worker_config = { .poll_us_max = 20, .cpu = -1 } });
+    rig_open(&rig, &(struct rig_config){ .ram_pages = RAM, .with_worker = 1,
+                                         .worker_config = { .poll_us_max = 20, .cpu = -1 } });
     backend_start(&backend, &rig, 1);
     by_worker(&rig, WARM_UP);
     uint64_t before = counted();

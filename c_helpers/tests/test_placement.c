@@ -89,7 +89,8 @@ static void neighbours(int placement, unsigned *canaries, unsigned *pages)
     rig_close(&rig);
 }
 
-TEST(neighbours_stay_hidden, "No page that the backend can map shows a byte beside the described buffers; page placement does")
+TEST(neighbours_stay_hidden,
+     "No page that the backend can map shows a byte beside the described buffers; page placement does")
 {
     unsigned canaries, pages;
     neighbours(SVQ_PLACE_EXACT, &canaries, &pages);
@@ -103,7 +104,8 @@ TEST(neighbours_stay_hidden, "No page that the backend can map shows a byte besi
     CHECK_EQUAL(pages, 2 + 3 + 1);
 }
 
-TEST(unaligned, "A segment that starts and ends within pages is head (copied), whole pages (granted) and tail (copied)")
+TEST(unaligned,
+     "A segment that starts and ends within pages is head (copied), whole pages (granted) and tail (copied)")
 {
     static struct rig rig;
     struct rig_trip t;
@@ -123,7 +125,8 @@ TEST(unaligned, "A segment that starts and ends within pages is head (copied), w
     rig_close(&rig);
 }
 
-TEST(policies, "Copy grants nothing, page grants every touched page, a copy threshold copies small whole pages too")
+TEST(policies,
+     "Copy grants nothing, page grants every touched page, a copy threshold copies small whole pages too")
 {
     static struct rig rig;
     struct rig_trip t;
@@ -142,11 +145,13 @@ TEST(policies, "Copy grants nothing, page grants every touched page, a copy thre
     rig_close(&rig);
 }
 
-TEST(page_shared_both_ways, "A page that one chain reads and writes is never granted by page placement: it would be writable")
+TEST(page_shared_both_ways,
+     "A page that one chain reads and writes is never granted by page placement: it would be writable")
 {
     static struct rig rig;
     struct rig_trip t;
-    const struct rig_seg segs[] = { { SMALL(0), 16, SEG_READ }, { SMALL(16), 1, SEG_WRITE }, { DATA(0), 64, SEG_WRITE } };
+    const struct rig_seg segs[] = { { SMALL(0), 16, SEG_READ }, { SMALL(16), 1, SEG_WRITE },
+                                    { DATA(0), 64, SEG_WRITE } };
     rig_open(&rig, &(struct rig_config){ .ram_pages = RAM, .placement = SVQ_PLACE_PAGE });
     trip_ok(&rig, segs, 3, 65, &t);
     CHECK(t.granted_pages == 1 && t.bounced_bytes == 17);
@@ -174,7 +179,8 @@ TEST(indirect_tables, "Indirect tables are read wherever they lie: unaligned, ov
     const uint64_t tables[] = { TABLE(0), TABLE(8), TABLE(1), TABLE(PAGE - 24), TABLE(3 * PAGE - 16),
                                 rig_gpa(CHUNK_PAGES) - 40, rig_gpa(CHUNK_PAGES) - 16 };
     for (unsigned i = 0; i < COUNT(segs); i++)
-        segs[i] = (struct rig_seg){ i % 2 ? DATA(i) : SMALL(i * 100), i % 2 ? PAGE : 100, i < 20 ? SEG_READ : SEG_WRITE };
+        segs[i] = (struct rig_seg){ i % 2 ? DATA(i) : SMALL(i * 100), i % 2 ? PAGE : 100,
+                                    i < 20 ? SEG_READ : SEG_WRITE };
     for (unsigned i = 0; i < COUNT(tables); i++) {
         rig_indirect(&rig, 9, tables[i], segs, COUNT(segs));
         CHECK(rig_trip(&rig, 9, segs, COUNT(segs), 10 * PAGE + 1000, &t));
@@ -183,11 +189,13 @@ TEST(indirect_tables, "Indirect tables are read wherever they lie: unaligned, ov
     rig_close(&rig);
 }
 
-TEST(table_behind_descriptors, "Descriptors of the ring followed by an indirect one are one chain (virtio 2.7.5.3.1)")
+TEST(table_behind_descriptors,
+     "Descriptors of the ring followed by an indirect one are one chain (virtio 2.7.5.3.1)")
 {
     static struct rig rig;
     struct rig_trip t;
-    const struct rig_seg segs[] = { { SMALL(0), 16, SEG_READ }, { DATA(0), PAGE, SEG_WRITE }, { SMALL(20), 1, SEG_WRITE } };
+    const struct rig_seg segs[] = { { SMALL(0), 16, SEG_READ }, { DATA(0), PAGE, SEG_WRITE },
+                                    { SMALL(20), 1, SEG_WRITE } };
     rig_open(&rig, &(struct rig_config){ .ram_pages = RAM });
     rig_indirect(&rig, 7, TABLE(0), segs + 1, 2);
     rig_desc(&rig, 2, segs[0].gpa, segs[0].len, VRING_DESC_F_NEXT, 7);

@@ -106,7 +106,8 @@ TEST(window_range, "Without free entries in the dynamic window the queue waits, 
     press(&(struct rig_config){ .ram_pages = RAM, .dynamic_window = 1, .window_grefs = 128 }, 40, 2, 0, 3);
 }
 
-TEST(full_ring, "A full ring of parts on every descriptor goes through: a shadow ring never runs out before the driver's")
+TEST(full_ring,
+     "A full ring of parts on every descriptor goes through: a shadow ring never runs out before the driver's")
 {
     static struct rig rig;
     rig_open(&rig, &(struct rig_config){ .ram_pages = RAM, .queue_size = 64, .bounce_pages = 512 });
@@ -136,7 +137,8 @@ static void map_first_page(void)
     REQUIRE(rig_part_map(victim, &part, 1, &held) == 0);
 }
 
-TEST(guessed_gref, "A page that the backend mapped before its chain was given up for now breaks the device, not the guest")
+TEST(guessed_gref,
+     "A page that the backend mapped before its chain was given up for now breaks the device, not the guest")
 {
     static struct rig rig;
     const struct rig_seg segs[] = { { rig_gpa(RIG_DATA_GFN + 1), PAGE, SEG_WRITE },

@@ -62,7 +62,8 @@ static void bursts(struct rig *rig, uint16_t queue, unsigned rounds)
     }
 }
 
-TEST(nobody_oversleeps, "With all three asleep between requests none is lost, by EVENT_IDX and by flags, polling or not")
+TEST(nobody_oversleeps,
+     "With all three asleep between requests none is lost, by EVENT_IDX and by flags, polling or not")
 {
     static struct rig rig;
     struct backend backend;
@@ -119,7 +120,8 @@ static void *read_stats(void *arg)
     return NULL;
 }
 
-TEST(two_workers, "Two workers on one direct window, wanting the same pages, with statistics read meanwhile: all complete")
+TEST(two_workers,
+     "Two workers on one direct window, wanting the same pages, with statistics read meanwhile: all complete")
 {
     static struct rig rig;
     enum { QUEUES = 3, ROUNDS = 60 };
@@ -201,7 +203,8 @@ static void offer_all(struct rig *rig, uint16_t queue)
     driver_kick(rig, queue, old);
 }
 
-TEST(resets_under_traffic, "A queue is drained, reset and started again and again while its neighbour carries traffic")
+TEST(resets_under_traffic,
+     "A queue is drained, reset and started again and again while its neighbour carries traffic")
 {
     static struct rig rig;
     struct backend backend;
@@ -235,7 +238,8 @@ TEST(resets_under_traffic, "A queue is drained, reset and started again and agai
     rig_close(&rig);
 }
 
-TEST(close_under_traffic, "A device is closed in the middle of its traffic: no grant of it is left, its neighbour goes on")
+TEST(close_under_traffic,
+     "A device is closed in the middle of its traffic: no grant of it is left, its neighbour goes on")
 {
     static struct rig rig;
     struct backend backend;
@@ -279,7 +283,8 @@ static unsigned keep_busy(struct rig *rig, uint16_t queue)
     return moved;
 }
 
-TEST(event_storm, "A storm of events is held back (XSA-391), others are served meanwhile, and its own requests after it")
+TEST(event_storm,
+     "A storm of events is held back (XSA-391), others are served meanwhile, and its own requests after it")
 {
     static struct rig rig;
     struct backend backend;
@@ -314,7 +319,8 @@ TEST(event_storm, "A storm of events is held back (XSA-391), others are served m
     rig_close(&rig);
 }
 
-TEST(broken_device, "A device that breaks makes the alert readable and is silent; the other one of its worker goes on")
+TEST(broken_device,
+     "A device that breaks makes the alert readable and is silent; the other one of its worker goes on")
 {
     static struct rig rig;
     struct backend backend;

@@ -64,23 +64,15 @@ def main() -> int:
     parser.add_argument(
         "--cache", type=Path, help="cache folder (default: $SHADOWVQ_XEN_CACHE or ~/.cache/shadowvq/xen)"
     )
-    parser.add_argument(
-        "--logs", type=Path, default=LOGS / "boot", help="folder for the machine's logs (%(default)s)"
-    )
-    parser.add_argument(
-        "--native", action=argparse.BooleanOptionalAction, default=True, help="build the project's C"
-    )
+    parser.add_argument("--logs", type=Path, default=LOGS / "boot", help="folder for the machine's logs (%(default)s)")
+    parser.add_argument("--native", action=argparse.BooleanOptionalAction, default=True, help="build the project's C")
     commands = parser.add_subparsers(required=True)
     boot_parser = commands.add_parser("boot", help="boot the machine, run commands in it, and end it")
     boot_parser.add_argument(
         "--run", action="append", default=[], metavar="SCRIPT", help="shell script; may be repeated"
     )
-    boot_parser.add_argument(
-        "--guest", choices=[kind.value for kind in Kind], help="run it in a guest, not in dom0"
-    )
-    boot_parser.add_argument(
-        "--deadline", type=float, default=60.0, help="seconds for each script (%(default)s)"
-    )
+    boot_parser.add_argument("--guest", choices=[kind.value for kind in Kind], help="run it in a guest, not in dom0")
+    boot_parser.add_argument("--deadline", type=float, default=60.0, help="seconds for each script (%(default)s)")
     boot_parser.add_argument("--memory", type=int, default=MachineSpec.memory_mib, help="MiB (%(default)s)")
     boot_parser.add_argument("--vcpus", type=int, default=MachineSpec.vcpus, help="processors (%(default)s)")
     boot_parser.add_argument(

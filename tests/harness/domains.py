@@ -141,8 +141,7 @@ class Domain:
         """Gives it device-model privilege over `frontend`; before it first runs, since privcmd reads the node once."""
         set_target = "/opt/shadowvq/harness/set_target.py"
         self._machine.run(
-            f"xenstore-write {self.path}/target {frontend.domid} && "
-            f"python3 {set_target} {self.domid} {frontend.domid}"
+            f"xenstore-write {self.path}/target {frontend.domid} && python3 {set_target} {self.domid} {frontend.domid}"
         )
 
     def destroy(self) -> None:

@@ -152,9 +152,7 @@ def boot(images: MachineImages, spec: MachineSpec, log_folder: Path, *, lock: Pa
             stack.callback(connection.close)
 
         monitor = Monitor(log_folder / "console.log", lambda: qemu.poll() is None)
-        reader = threading.Thread(
-            target=_read_console, args=(console, monitor), name="xen-console", daemon=True
-        )
+        reader = threading.Thread(target=_read_console, args=(console, monitor), name="xen-console", daemon=True)
         reader.start()
         qmp = Qmp(control)
         stack.callback(qmp.close)

@@ -48,9 +48,7 @@ class DebianTree:
 
     def run(self, program: str, *arguments: str | Path) -> str:
         """Runs one of the tree's own programs, with the tree's own libraries, and returns its output."""
-        libraries = ":".join(
-            str(self.root / folder) for folder in ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu")
-        )
+        libraries = ":".join(str(self.root / folder) for folder in ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"))
         loader = self.root / "lib64" / "ld-linux-x86-64.so.2"
         env = {"PYTHONHOME": str(self.root / "usr"), "LC_ALL": "C.UTF-8"}
         return run_tool([loader, "--library-path", libraries, self.root / program, *arguments], env=env)

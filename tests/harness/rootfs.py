@@ -11,9 +11,7 @@ from tests.harness.packages import REPOSITORY, DebianTree
 from tests.harness.tools import run_tool, words
 
 PYTHON_VERSION = "3.11"
-PYTHON_TAGS = [f"manylinux_2_{minor}_x86_64" for minor in (36, 34, 28, 27, 26, 24, 17)] + [
-    "manylinux2014_x86_64"
-]
+PYTHON_TAGS = [f"manylinux_2_{minor}_x86_64" for minor in (36, 34, 28, 27, 26, 24, 17)] + ["manylinux2014_x86_64"]
 SITE_PACKAGES = "usr/lib/python3/dist-packages"
 
 NOT_NEEDED = words(
@@ -51,8 +49,7 @@ MASKED_UNITS = words(
     "systemd-update-done.service systemd-update-utmp.service"
 )
 MASKED_GENERATORS = words(
-    "cryptsetup debug fstab getty gpt-auto hibernate-resume integritysetup rc-local run system-update "
-    "sysv veritysetup"
+    "cryptsetup debug fstab getty gpt-auto hibernate-resume integritysetup rc-local run system-update sysv veritysetup"
 )
 GROUPS = "systemd-journal:x:101:\nmessagebus:x:102:\nkvm:x:103:\nrender:x:104:\ninput:x:105:\nsgx:x:106:\n"
 
@@ -114,9 +111,7 @@ def _configure(stage: Path) -> None:
     for name in FOLDERS:
         (stage / name).mkdir(parents=True, exist_ok=True)
     links = LINKS | {f"etc/systemd/system/{unit}": "/dev/null" for unit in MASKED_UNITS}
-    links |= {
-        f"etc/systemd/system-generators/systemd-{name}-generator": "/dev/null" for name in MASKED_GENERATORS
-    }
+    links |= {f"etc/systemd/system-generators/systemd-{name}-generator": "/dev/null" for name in MASKED_GENERATORS}
     for name, target in links.items():
         path = stage / name
         if path.is_dir() and not path.is_symlink():

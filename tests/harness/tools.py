@@ -34,9 +34,7 @@ def find_tool(name: str) -> str:
     return path
 
 
-def run_tool(
-    arguments: list[str | Path], *, env: Mapping[str, str] | None = None, deadline_s: float = 900
-) -> str:
+def run_tool(arguments: list[str | Path], *, env: Mapping[str, str] | None = None, deadline_s: float = 900) -> str:
     """Runs a program of the user's machine and returns its output; BuildFailed carries the output on failure."""
     program = find_tool(str(arguments[0]))
     command = [program, *map(str, arguments[1:])]

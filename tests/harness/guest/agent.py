@@ -94,9 +94,7 @@ class Request:
 
     def run(self) -> tuple[bytes, bytes, bytes]:
         """Does what it asks for; returns status, stdout and stderr."""
-        return run_script(
-            base64.b64decode(self._script), base64.b64decode(self._stdin), float(self._deadline)
-        )
+        return run_script(base64.b64decode(self._script), base64.b64decode(self._stdin), float(self._deadline))
 
     def send_to(self, line: Line) -> None:
         """Passes it on to the agent it is for."""

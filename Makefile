@@ -39,8 +39,8 @@ $(BIN)/pip:
 	@echo "making the environment in $(VENV)"
 	@if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then $(PYTHON) -m venv $(VENV); else \
 	  $(PYTHON) -m venv --without-pip $(VENV) && c_helpers/debian_packages.sh $(SYSROOT) python3-pip-whl && \
-	  $(BIN)/python $(SYSROOT)/usr/share/python-wheels/pip-*.whl/pip install --quiet --no-index \
-	    $(SYSROOT)/usr/share/python-wheels/pip-*.whl; fi
+	  wheel=$$(echo $(SYSROOT)/usr/share/python-wheels/pip-*.whl) && \
+	  $(BIN)/python "$$wheel/pip" install --quiet --no-index "$$wheel"; fi
 
 $(SYSROOT)/.ready: $(BIN)/pip
 	@mkdir -p $(SYSROOT)

@@ -162,8 +162,7 @@ int svq_device_create(struct svq_guest *guest, const struct svq_device_config *c
 
 /*
  * Checks and maps the frontend's ring, allocates and shares the shadow ring and the queue's pools. With a worker, the
- * event channels of both legs are made on it (worker NULL: none). Each queue once, before svq_device_start; again
- * after svq_queue_remove.
+ * event channels of both legs are made on it (worker NULL: none). Each queue once, before svq_device_start.
  */
 int svq_queue_setup(struct svq_device *dev, struct svq_worker *worker, const struct svq_queue_config *config,
                     struct svq_queue_refs *refs);

@@ -59,7 +59,7 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.tools
 
 build: $(VENV)/.tools
 	@echo "building ShadowVQ"
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) --no-build-isolation -C cmake.define.SVQ_SYSROOT=$(SYSROOT) -e .
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) --no-build-isolation --config-settings=cmake.define.SVQ_SYSROOT=$(SYSROOT) -e .
 
 # --- checks ------------------------------------------------------------------------------------------------------
 

@@ -337,7 +337,7 @@ class _progress:
         self._progress = Progress(
             SpinnerColumn(finished_text="[green]✓"),
             TextColumn("{task.description:<50}"),
-            BarColumn(bar_width=14),
+            BarColumn(bar_width=10),
             _Size(),
             TimeElapsedColumn(),
             console=console,

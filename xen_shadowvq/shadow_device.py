@@ -28,6 +28,7 @@ from xen_shadowvq.xenbus import Action, Event, Phase, Role
 from xen_shadowvq.xenstore import XenStore
 from xenstore_schema import nodes
 
+_PEER_STATES = {str(number) for number in range(1, 9)}
 _PEER_DONE_STATES = {None, "6"}  # no such node, or Closed
 _NO_SUCH_PORT = {errno.EINVAL, errno.EPERM}  # Xen's answers when a peer's port cannot be bound
 
@@ -90,6 +91,7 @@ class ShadowDevice:
         self._deadline = 0.0
         self._stats_answered: int | None = None
         self._removing = False
+        self._backend_present = False
 
     # ---- what the service calls ------------------------------------------------------------------------------------
 
@@ -133,6 +135,7 @@ class ShadowDevice:
         if self._store.read(f"{self.path}/state") is None or self._store.read(f"{self.path}/online") == "0":
             self._removing = True
             self.leg1.feed(Event.DETACH)
+        self._backend_present = read_of_peer(self._store, self.leg2.peer_state_path) in _PEER_STATES
         self.leg2.look()
         self.leg1.look()
         if self.leg1.phase is Phase.CLOSED and read_of_peer(self._store, f"{self.front_path}/state") is None:
@@ -368,7 +371,9 @@ class ShadowDevice:
 
     @property
     def _leg2_can_reopen(self) -> bool:
-        return self.leg2.phase is Phase.CLOSED and not self._removing and self._teardown is _Teardown.NONE
+        """Only for a backend that is there: its directory's watch tells when one comes."""
+        idle = self.leg2.phase is Phase.CLOSED and self._teardown is _Teardown.NONE
+        return idle and self._backend_present and not self._removing
 
     # ---- ring reset (VIRTIO_F_RING_RESET, virtio 2.6.1) --------------------------------------------------------------
 

@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +12,7 @@ from xen_shadowvq.errors import DeviceBroken, HypervisorError, ImageError, PeerP
 from xen_shadowvq.hypervisor import Hypervisor
 from xen_shadowvq.log import RateLimited, get_logger
 from xen_shadowvq.publish import publish, withdraw
-from xen_shadowvq.service import Service
+from xen_shadowvq.service import Service, touches
 from xen_shadowvq.side import Side, read_of_peer
 from xen_shadowvq.xenbus import Action, Event, Phase, Role
 from xen_shadowvq.xenstore import XenStore
@@ -33,14 +30,6 @@ class BackendContext:
     store: XenStore
     hypervisor: Hypervisor
     domid: int
-
-
-def _drain(fd: int) -> Callable[[], None]:
-    def drain() -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.read(fd, 8)
-
-    return drain
 
 
 class BackendDevice:
@@ -68,12 +57,7 @@ class BackendDevice:
         return (nodes.svq_front_root(mediator=self._mediator),)
 
     def concerns(self, path: str) -> bool:
-        for own, names in ((self.side.peer_path, ("state",)), (self.path, ("online",))):
-            if own == path or own.startswith(f"{path}/"):
-                return True  # the directory itself, or one above it: made or taken away
-            if path.startswith(f"{own}/"):
-                return path[len(own) + 1 :].startswith(names)
-        return False
+        return touches(path, {self.side.peer_path: ("state",), self.path: ("online",)})
 
     @property
     def busy(self) -> bool:
@@ -188,7 +172,7 @@ class BackendDevice:
             )
         self.device.start()
         if self._service:
-            self._service.on_readable(self.device.error_fd, _drain(self.device.error_fd))
+            self._service.on_readable(self.device.error_fd)
         self._log.info("device_connected", queues=found[front.NUM_QUEUES])
 
     def _disconnect(self) -> None:

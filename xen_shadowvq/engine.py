@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,13 +66,6 @@ class Worker:
         self._library.check(self._library.lib.svq_worker_start(hypervisor.handle, config, out), "worker_start")
         self.handle: Any = out[0]
         self.alert_fd: int = self._library.lib.svq_worker_alert_fd(self.handle)
-
-    def acknowledge_alert(self) -> None:
-        """Makes `alert_fd` unreadable until the next device breaks."""
-        try:
-            os.read(self.alert_fd, 8)
-        except BlockingIOError:
-            return
 
     def stats(self) -> dict[str, int]:
         """struct svq_worker_stats."""

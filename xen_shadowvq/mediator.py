@@ -64,7 +64,7 @@ class Mediator:
                 config.limits.devices,
             )
             for worker in self.workers:
-                self.service.on_readable(worker.alert_fd, worker.acknowledge_alert)
+                self.service.on_readable(worker.alert_fd)
             self._stack = stack.pop_all()
 
     def _start_workers(self, config: Config, stack: ExitStack) -> list[Worker]:

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from xen_shadowvq.errors import ShadowVQError, XenStoreError, XenStoreGone, XenStoreTimeout
@@ -66,18 +67,18 @@ class Service:
         self._devices: dict[Key, ServedDevice] = {}
         self._users: dict[str, set[Key]] = {}  # of each watched root
         self._refused: set[Key] = set()
-        self._alert_fds: dict[int, Callable[[], None]] = {}
+        self._alert_fds: set[int] = set()
         self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._stopping = False
         self._log = get_logger()
 
-    def on_readable(self, fd: int, acknowledge: Callable[[], None]) -> None:
-        """Has the loop check all devices for faults when `fd` becomes readable, after `acknowledge`."""
-        self._alert_fds[fd] = acknowledge
+    def on_readable(self, fd: int) -> None:
+        """Has the loop check all devices for faults when the eventfd `fd` becomes readable; the loop empties it."""
+        self._alert_fds.add(fd)
 
     def forget_fd(self, fd: int) -> None:
         """Ends that."""
-        self._alert_fds.pop(fd, None)
+        self._alert_fds.discard(fd)
 
     def stop(self) -> None:
         """Ends `run`. May be called from a signal handler or another thread."""
@@ -138,7 +139,8 @@ class Service:
             poller.register(fd, select.POLLIN)
         for fd, _ in poller.poll(timeout_ms):
             if fd in self._alert_fds:
-                self._alert_fds[fd]()
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(fd)
                 for key in list(self._devices):
                     self._serve(key, lambda device: device.check_fault())
 
@@ -220,6 +222,19 @@ class Service:
                 continue
             self._log.info("xenstore_back")
             return
+
+
+def touches(path: str, interests: Mapping[str, tuple[str, ...]]) -> bool:
+    """
+    Is a change at `path` one of those that matter? `interests`: for each directory, how the names below it
+    begin that do. The directory itself, and those above it, always do: it was made or taken away.
+    """
+    for directory, names in interests.items():
+        if directory == path or directory.startswith(f"{path}/"):
+            return True
+        if path.startswith(f"{directory}/"):
+            return path[len(directory) + 1 :].startswith(names)
+    return False
 
 
 def notify_systemd(state: str) -> None:

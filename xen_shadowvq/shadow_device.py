@@ -23,6 +23,7 @@ from xen_shadowvq.guests import GuestTable
 from xen_shadowvq.hypervisor import Hypervisor
 from xen_shadowvq.log import RateLimited, get_logger
 from xen_shadowvq.publish import publish, withdraw
+from xen_shadowvq.service import touches
 from xen_shadowvq.side import Side, read_of_peer
 from xen_shadowvq.xenbus import Action, Event, Phase, Role
 from xen_shadowvq.xenstore import XenStore
@@ -103,16 +104,14 @@ class ShadowDevice:
 
     def concerns(self, path: str) -> bool:
         """State changes, ring resets, a changed configuration space, and what the toolstack asks."""
-        for own, names in (
-            (self.front_path, ("state", "queue-")),
-            (self.leg2.peer_path, ("state", "config-generation")),
-            (self.path, ("online", "stats-request")),
-        ):
-            if own == path or own.startswith(f"{path}/"):
-                return True  # the directory itself, or one above it: made or taken away
-            if path.startswith(f"{own}/"):
-                return path[len(own) + 1 :].startswith(names)
-        return False
+        return touches(
+            path,
+            {
+                self.front_path: ("state", "queue-"),
+                self.leg2.peer_path: ("state", "config-generation"),
+                self.path: ("online", "stats-request"),
+            },
+        )
 
     @property
     def gone(self) -> bool:

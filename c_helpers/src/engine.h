@@ -161,13 +161,6 @@ static inline void svq_give_block(struct svq_queue *q, const struct svq_in_fligh
  */
 unsigned svq_end_grants(struct svq_queue *q, struct svq_part *part, int *code);
 
-static inline uint64_t svq_part_addr(const struct svq_queue *q, const struct svq_part *part)
-{
-    if (part->where == SVQ_GRANTED)
-        return svq_window_addr(part->ref, (uint32_t)(part->gpa & (SVQ_PAGE_SIZE - 1)));
-    return svq_slots_addr(&q->bounce.pool[part->where], part->ref);
-}
-
 static inline uint8_t *svq_part_va(const struct svq_queue *q, const struct svq_part *part) /* of a bounced one */
 {
     return svq_slots_va(&q->bounce.pool[part->where], part->ref);

@@ -45,9 +45,8 @@ _FIGURES = {
 def failures(report: dict[str, Any]) -> list[str]:
     """What did not come out as it must, in words."""
     wrong = [text for key, text in _MUST_BE_TRUE.items() if report.get(key) is not True]
-    if (
-        report.get("placement") != "page"
-    ):  # the seed's placement grants whole pages, neighbours and all: that is its price
+    # Placement `page` grants whole pages, neighbours and all: that is its price, and it is shown, not failed.
+    if report.get("placement") != "page":
         wrong += [f"{text}: {report.get(key)}" for key, text in _MUST_BE_ZERO.items() if report.get(key) != 0]
     if report.get("fsck_clean") is False:
         wrong.append("the file system checker found errors")

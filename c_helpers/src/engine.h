@@ -10,7 +10,6 @@
 
 #include "bounce.h"
 #include "chain.h"
-#include "pageset.h"
 #include "svq.h"
 #include "window.h"
 
@@ -106,7 +105,6 @@ struct svq_queue {
     struct svq_block_class blocks[SVQ_BLOCK_CLASSES];
     struct svq_window_range range;
     struct svq_chain *chain;
-    struct svq_pageset *pageset; /* SVQ_PLACE_PAGE only */
     struct svq_tally tally;
     struct svq_queue_stats stats;
 

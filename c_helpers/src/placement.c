@@ -225,23 +225,20 @@ static inline int place_exact(struct builder *b, const struct svq_segment *seg)
     return rc;
 }
 
-/* Notes on which pages the ends of all segments lie. */
-static void mark_ends(struct svq_pageset *set, const struct svq_chain *chain)
+/*
+ * Does another segment of the chain use a page of this one the other way round? Then the backend could write what it may
+ * only read. All pages count, not the ends alone; each pair is looked at, in this placement only.
+ */
+static bool shares_page_both_ways(const struct svq_chain *chain, const struct svq_segment *seg)
 {
-    svq_pageset_clear(set);
+    uint64_t first = seg->gpa >> SVQ_PAGE_SHIFT, last = (seg->gpa + seg->len - 1) >> SVQ_PAGE_SHIFT;
     for (uint32_t i = 0; i < chain->count; i++) {
-        const struct svq_segment *seg = &chain->segments[i];
-        uint32_t direction = seg->writable ? SVQ_PAGE_WRITTEN : SVQ_PAGE_READ;
-        svq_pageset_find(set, seg->gpa >> SVQ_PAGE_SHIFT)->directions |= direction;
-        svq_pageset_find(set, (seg->gpa + seg->len - 1) >> SVQ_PAGE_SHIFT)->directions |= direction;
+        const struct svq_segment *other = &chain->segments[i];
+        if (other->writable != seg->writable && other->gpa >> SVQ_PAGE_SHIFT <= last &&
+            (other->gpa + other->len - 1) >> SVQ_PAGE_SHIFT >= first)
+            return true;
     }
-}
-
-static bool shares_page_both_ways(struct svq_pageset *set, const struct svq_segment *seg)
-{
-    const uint32_t both = SVQ_PAGE_READ | SVQ_PAGE_WRITTEN;
-    return svq_pageset_find(set, seg->gpa >> SVQ_PAGE_SHIFT)->directions == both ||
-           svq_pageset_find(set, (seg->gpa + seg->len - 1) >> SVQ_PAGE_SHIFT)->directions == both;
+    return false;
 }
 
 static inline int place_segment(struct builder *b, const struct svq_segment *seg)
@@ -249,7 +246,7 @@ static inline int place_segment(struct builder *b, const struct svq_segment *seg
     int placement = b->q->dev->config.placement;
     if (svq_likely(placement == SVQ_PLACE_EXACT))
         return place_exact(b, seg);
-    if (placement == SVQ_PLACE_PAGE && !shares_page_both_ways(b->q->pageset, seg))
+    if (placement == SVQ_PLACE_PAGE && !shares_page_both_ways(b->q->chain, seg))
         return grant_range(b, seg->gpa, seg->len, seg->writable);
     return bounce_range(b, seg->gpa, seg->len, seg->writable);
 }
@@ -318,8 +315,6 @@ int svq_place_chain(struct svq_queue *q, struct svq_in_flight *entry)
     entry->block_class = SVQ_NO_BLOCK;
     if (chain->count > 1 && svq_unlikely(!take_block(&b, chain->count)))
         return SVQ_FULL;
-    if (svq_unlikely(q->pageset != NULL))
-        mark_ends(q->pageset, chain);
     int rc = place_segments(&b);
     entry->part_count = (uint16_t)b.count;
     if (svq_unlikely(rc < 0))

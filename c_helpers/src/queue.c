@@ -163,8 +163,6 @@ static int make_pools(struct svq_queue *q)
     q->in_flight = calloc(q->size, sizeof *q->in_flight);
     if (!q->in_flight)
         return -ENOMEM;
-    if (config->placement == SVQ_PLACE_PAGE && !(q->pageset = calloc(1, sizeof *q->pageset)))
-        return -ENOMEM;
     uint32_t small = q->size * 2u;
     int rc = svq_bounce_init(&q->bounce, q->guest->hv, config->backend_domid, small, config->bounce_pages / 2);
     if (rc == 0)
@@ -192,8 +190,6 @@ static unsigned free_queue(struct svq_queue *q)
     }
     svq_window_unreserve(&q->guest->window, &q->range);
     free(q->in_flight);
-    free(q->pageset);
-    q->pageset = NULL;
     q->in_flight = NULL;
     q->state = SVQ_QUEUE_EMPTY;
     return left;

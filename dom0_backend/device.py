@@ -14,6 +14,7 @@ from xen_shadowvq.log import RateLimited, get_logger
 from xen_shadowvq.publish import publish, withdraw
 from xen_shadowvq.service import Service, touches
 from xen_shadowvq.side import Side, read_of_peer
+from xen_shadowvq.stats_answer import StatsAnswer
 from xen_shadowvq.xenbus import Action, Event, Phase, Role
 from xen_shadowvq.xenstore import XenStore
 from xenstore_schema import State, nodes, read_directory
@@ -47,6 +48,7 @@ class BackendDevice:
         self._image: Image | None = None
         self.device: BlkDevice | None = None
         self._service: Service | None = None
+        self._stats = StatsAnswer(self._store, self.path, nodes.SvqBack.STATS_REQUEST, nodes.SvqBack.STATS)
 
     def serve_in(self, service: Service) -> None:
         """Whose loop is to hear of faults."""
@@ -57,7 +59,7 @@ class BackendDevice:
         return (nodes.svq_front_root(mediator=self._mediator),)
 
     def concerns(self, path: str) -> bool:
-        return touches(path, {self.side.peer_path: ("state",), self.path: ("online",)})
+        return touches(path, {self.side.peer_path: ("state",), self.path: ("online", "stats-request")})
 
     @property
     def busy(self) -> bool:
@@ -78,6 +80,7 @@ class BackendDevice:
         self.side.look()
         if self.side.phase is Phase.CLOSED and read_of_peer(self._store, self.side.peer_state_path) is None:
             self.side.feed(Event.DETACH)  # the mediator took the pair away
+        self._stats.look(self.status)
 
     def tick(self) -> None:
         return
@@ -90,6 +93,10 @@ class BackendDevice:
 
     def release(self) -> None:
         self._disconnect()
+
+    def status(self) -> dict[str, int]:
+        """Counters of the device while it is connected, and of the service's use of the hypervisor."""
+        return (self.device.stats() if self.device else {}) | self._context.hypervisor.counters()
 
     # ---- actions ---------------------------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from xen_shadowvq.log import RateLimited, get_logger
 from xen_shadowvq.publish import publish, withdraw
 from xen_shadowvq.service import touches
 from xen_shadowvq.side import Side, read_of_peer
+from xen_shadowvq.stats_answer import StatsAnswer
 from xen_shadowvq.xenbus import Action, Event, Phase, Role
 from xen_shadowvq.xenstore import XenStore
 from xenstore_schema import nodes
@@ -90,7 +91,7 @@ class ShadowDevice:
         self._stopped: set[int] = set()  # reset, and not enabled again yet
         self._teardown = _Teardown.NONE
         self._deadline = 0.0
-        self._stats_answered: int | None = None
+        self._stats = StatsAnswer(self._store, self.path, nodes.VirtioBack.STATS_REQUEST, nodes.VirtioBack.STATS)
         self._removing = False
         self._backend_present = False
 
@@ -142,7 +143,7 @@ class ShadowDevice:
             self.leg1.feed(Event.DETACH)
         self._relay_config()
         self._look_for_resets()
-        self._answer_stats()
+        self._stats.look(self.status)
 
     def check_fault(self) -> None:
         """Closes the device if a peer broke it."""
@@ -186,7 +187,7 @@ class ShadowDevice:
         if self._device:
             report |= self._device.stats()
         held = self._context.hypervisor.counters()
-        return report | {f"mediator_{name}": count for name, count in held.items() if name.endswith("_live")}
+        return report | {f"mediator_{name}": count for name, count in held.items()}
 
     # ---- leg 1: we offer to the frontend ---------------------------------------------------------------------------
 
@@ -455,10 +456,3 @@ class ShadowDevice:
         if self._store.read(f"{self.path}/state") is not None:
             self._store.write(f"{self.path}/error", str(error)[:1024])
             self._store.write(f"{self.path}/needs-reset", "1")
-
-    def _answer_stats(self) -> None:
-        nonce = nodes.VirtioBack.STATS_REQUEST.read(self._store.read, self.path)
-        if nonce is None or nonce == self._stats_answered:
-            return
-        self._stats_answered = nonce
-        self._store.write(f"{self.path}/stats", nodes.VirtioBack.STATS.format({"nonce": nonce, **self.status()}))

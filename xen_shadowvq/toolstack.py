@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from xen_shadowvq.errors import ConfigError
+from xen_shadowvq.errors import ConfigError, PeerProtocolError
 from xen_shadowvq.publish import Entry
 from xen_shadowvq.xenstore import Transaction, XenStore
 from xenstore_schema import State, nodes
 from xenstore_schema.spec import Node
 
 POLL_S = 0.02
+BACKEND_ANSWER_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -189,22 +190,43 @@ def find(store: XenStore, frontend: int, device: int, mediator: int | None = Non
 
 
 def status(store: XenStore, found: Attached, timeout_s: float) -> dict[str, Any]:
-    """The mediator's own account of a device: states and counters. ConfigError: it does not answer."""
-    nonce = random.getrandbits(32)
-    store.write(f"{found.path}/stats-request", str(nonce))
-    answer: dict[str, Any] = {}
+    """
+    The mediator's own account of a device, states and counters, and with it the backend's, as `backend_...`.
+
+    The backend's word is only that: a backend that answers nothing, or no numbers, is left out.
+    ConfigError: the mediator does not answer.
+    """
+    svq_back = nodes.svq_back_path(backend=found.backend, mediator=found.mediator, handle=found.handle)
+    asked = _ask_stats(store, svq_back) if store.read(f"{svq_back}/state") is not None else None
+    answer = _read_stats(store, found.path, _ask_stats(store, found.path), nodes.VirtioBack.STATS, timeout_s)
+    if answer is None:
+        raise ConfigError(f"the mediator in domain {found.mediator} does not answer; is its service running?")
+    untrusted_backend = _read_stats(store, svq_back, asked, nodes.SvqBack.STATS, BACKEND_ANSWER_S) if asked else None
+    counters = {f"backend_{name}": n for name, n in (untrusted_backend or {}).items() if isinstance(n, int)}
+    return counters | answer
+
+
+def _ask_stats(store: XenStore, path: str) -> int:
+    nonce = random.getrandbits(31) + 1
+    store.write(f"{path}/stats-request", str(nonce))
+    return nonce
+
+
+def _read_stats(
+    store: XenStore, path: str, nonce: int, stats: Node[dict[str, Any]], timeout_s: float
+) -> dict[str, Any] | None:
+    """The answer to the request `nonce`, without it; None: there is none, or it is no such answer."""
+    found: dict[str, Any] = {}
 
     def answered() -> bool:
-        value = nodes.VirtioBack.STATS.read(store.read, found.path)
-        if value is None or value.get("nonce") != nonce:
-            return False
-        answer.update(value)
-        return True
+        try:
+            found.update(stats.read(store.read, path) or {})
+        except PeerProtocolError:
+            return True
+        return found.get("nonce") == nonce
 
-    if not wait_until(answered, timeout_s):
-        raise ConfigError(f"the mediator in domain {found.mediator} does not answer; is its service running?")
-    del answer["nonce"]
-    return answer
+    answered_in_time = wait_until(answered, timeout_s)
+    return found if answered_in_time and found.pop("nonce", None) == nonce else None
 
 
 def wait_until(condition: Any, timeout_s: float) -> bool:

@@ -76,7 +76,7 @@ class VirtioBack:
     QUEUE_RESET_DONE: Final[Node[int]] = Node("virtio.back", "queue-{n}/reset-done", "u32", "mediator", default="0")
     """The `reset` count that has been carried out: no request of that queue is alive and all its grants have ended
     (VIRTIO_F_RING_RESET, virtio 2.6.1)."""
-    STATS: Final[Node[dict[str, Any]]] = Node("virtio.back", "stats", "json", "mediator", max_bytes=2048)
+    STATS: Final[Node[dict[str, Any]]] = Node("virtio.back", "stats", "json", "mediator", max_bytes=3072)
     """Answer to `stats-request`: counters of the device as JSON, with the `nonce` of the request."""
     STATS_REQUEST: Final[Node[int]] = Node("virtio.back", "stats-request", "u32", "toolstack")
     """A number that differs from the one before asks the mediator to write `stats`."""
@@ -255,6 +255,10 @@ class SvqBack:
     """Largest ring size, a power of two."""
     ERROR: Final[Node[str]] = Node("svq.back", "error", "text", "backend", max_bytes=1024)
     """Why the device cannot be served, in one sentence."""
+    STATS: Final[Node[dict[str, Any]]] = Node("svq.back", "stats", "json", "backend", max_bytes=3072)
+    """Answer to `stats-request`: counters of the backend as JSON, with the `nonce` of the request."""
+    STATS_REQUEST: Final[Node[int]] = Node("svq.back", "stats-request", "u32", "toolstack")
+    """A number that differs from the one before asks the backend to write `stats`."""
 
 
 SVQ_BACK: Final = Directory(
@@ -280,6 +284,8 @@ SVQ_BACK: Final = Directory(
         SvqBack.NUM_QUEUES,
         SvqBack.QUEUE_SIZE_MAX,
         SvqBack.ERROR,
+        SvqBack.STATS,
+        SvqBack.STATS_REQUEST,
     ),
     doc="Leg 2, the backend's side.",
 )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 KERNEL = "/opt/shadowvq/boot/vmlinux"
 INITRAMFS = "/opt/shadowvq/boot/initramfs"
-GUEST_INIT = "/opt/shadowvq/harness/guest-init.sh"
+BLOCK_SCRIPT = "/opt/shadowvq/harness/block-attach.sh"
 XL_DEADLINE_S = 90.0
 BOOT_DEADLINE_S = 240.0
 COMMAND_DEADLINE_S = 60.0
@@ -38,11 +38,22 @@ class Userland(enum.Enum):
 
     BUSYBOX = "busybox"  # from the initramfs: starts faster, needs less memory, one command at a time
     FULL = "full"  # dom0's own root image: Python, the project's code, commands in parallel
+    SYSTEMD = "systemd"  # the same, and systemd, as a service's own domain has it
+
+
+INIT = {
+    Userland.FULL: "/opt/shadowvq/harness/guest-init.sh",
+    Userland.SYSTEMD: "/lib/systemd/systemd systemd.unit=harness-guest.target systemd.show_status=error",
+}
 
 
 @dataclass(frozen=True)
 class DomainSpec:
-    """A guest to make. `extra_config` are further lines of its xl configuration: key -> value as xl reads it."""
+    """A guest to make.
+
+    `base_config` is an operator's xl configuration, of which ours replaces what the machine needs otherwise, and
+    `extra_config` are further lines: key -> value as xl reads it. Of an assignment given twice xl takes the last.
+    """
 
     name: str
     kind: Kind
@@ -53,6 +64,7 @@ class DomainSpec:
     modules: tuple[str, ...] = GUEST_MODULES
     kernel_arguments: tuple[str, ...] = ()
     extra_config: Mapping[str, str] = field(default_factory=dict)
+    base_config: str = ""
 
     def to_config(self) -> str:
         """Returns the text of its xl configuration."""
@@ -60,9 +72,12 @@ class DomainSpec:
         arguments = ["console=hvc0", "rdinit=/init", "loglevel=4", "panic=-1", *KERNEL_ARGUMENTS]
         arguments.append(f"harness.modules={','.join(modules)}")
         disks = ""
-        if self.userland is Userland.FULL:
-            arguments.append(f"harness.root=/dev/xvda harness.project=/dev/xvdb harness.init={GUEST_INIT}")
-            disks = "'phy:/dev/vda,xvda,r', 'phy:/dev/vdb,xvdb,r'"
+        if self.userland is not Userland.BUSYBOX:
+            arguments.append(f"harness.root=/dev/xvda harness.project=/dev/xvdb harness.init={INIT[self.userland]}")
+            disks = ", ".join(
+                f"'format=raw,vdev={guest},access=r,script={BLOCK_SCRIPT},target=/dev/{own}'"
+                for own, guest in (("vda", "xvda"), ("vdb", "xvdb"))
+            )
         settings = {
             "name": f'"{self.name}"',
             "type": f'"{self.kind.value}"',
@@ -78,7 +93,7 @@ class DomainSpec:
             "on_reboot": '"destroy"',
             **self.extra_config,
         }
-        return "".join(f"{key} = {value}\n" for key, value in settings.items())
+        return self.base_config + "".join(f"{key} = {value}\n" for key, value in settings.items())
 
 
 class Domain:
@@ -139,10 +154,7 @@ class Domain:
 
     def set_target(self, frontend: Domain) -> None:
         """Gives it device-model privilege over `frontend`; before it first runs, since privcmd reads the node once."""
-        set_target = "/opt/shadowvq/harness/set_target.py"
-        self._machine.run(
-            f"xenstore-write {self.path}/target {frontend.domid} && python3 {set_target} {self.domid} {frontend.domid}"
-        )
+        self._machine.run(f"/opt/shadowvq/deploy/set-target {self.domid} {frontend.domid}")
 
     def destroy(self) -> None:
         """Ends it, and waits until the hypervisor has forgotten it; CommandFailed if it stays as a zombie."""

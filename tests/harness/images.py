@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy import bundle
 from tests.harness import initramfs, kernel, rootfs
 from tests.harness.cache import build_once, content_key, exclusive
 from tests.harness.packages import REPOSITORY, DebianTree, fetch_debian_tree
-from tests.harness.rootfs import compile_python, pack, python_requirements
-from tests.harness.tools import run_tool
+from tests.harness.rootfs import compile_python, pack
+from tests.harness.tools import find_tool, run_tool
 
 HARNESS = Path(__file__).parent
-PYTHON_PACKAGES = ("xen_shadowvq", "xenstore_schema", "domU_frontend", "dom0_backend")
 NATIVE_BUILD = REPOSITORY / "build" / "xen-native"
 
 
@@ -22,9 +22,8 @@ NATIVE_BUILD = REPOSITORY / "build" / "xen-native"
 class MachineImages:
     """Files that the machine boots from.
 
-    `project` is mounted at /opt/shadowvq, in dom0 and in guests with a full userland: python/ has the
-    project's packages with their native libraries, boot/ what guests boot from, harness/ the agent, payload/
-    what the caller added.
+    `project` is mounted at /opt/shadowvq, in dom0 and in guests with a full userland: it is what `make bundle` makes
+    for operators, and with it boot/ has what guests boot from, harness/ the agent, payload/ what the caller added.
     """
 
     tree: DebianTree
@@ -46,7 +45,7 @@ def _build_base(cache: Path, tree: DebianTree) -> Path:
         rootfs.build_rootfs(tree, folder / "stage", folder / "root.squashfs")
         shutil.rmtree(folder / "stage")
 
-    return build_once(cache, "base", content_key(*recipes, *python_requirements()), make)
+    return build_once(cache, "base", content_key(*recipes), make)
 
 
 def _build_initramfs(cache: Path, tree: DebianTree) -> Path:
@@ -67,12 +66,11 @@ def sysroot_flags(tree: DebianTree) -> list[str]:
 def build_native(tree: DebianTree, prefix: Path) -> None:
     """Builds the project's C for the machine (incrementally) and installs it below `prefix`."""
     build = NATIVE_BUILD / tree.root.name  # CMake remembers where it found libraries
-    flags = " ".join(sysroot_flags(tree))
-    settings = [f"-DCMAKE_C_FLAGS={flags}", f"-DSVQ_SYSROOT={tree.root}", "-DCMAKE_BUILD_TYPE=Release"]
+    find_tool("cmake")
     with exclusive(NATIVE_BUILD / "lock"):
-        run_tool(["cmake", "-S", REPOSITORY / "c_helpers", "-B", build, *settings])
-        run_tool(["cmake", "--build", build, "--parallel", "2"])
-        run_tool(["cmake", "--install", build, "--prefix", prefix])
+        bundle.build_native(
+            prefix, build, f"-DCMAKE_C_FLAGS={' '.join(sysroot_flags(tree))}", f"-DSVQ_SYSROOT={tree.root}"
+        )
 
 
 def compile_program(tree: DebianTree, sources: list[Path], output: Path, *flags: str | Path) -> None:
@@ -81,16 +79,16 @@ def compile_program(tree: DebianTree, sources: list[Path], output: Path, *flags:
     run_tool(["gcc", *sysroot_flags(tree), *warnings, "-o", output, *sources, *flags])
 
 
+def _fetch_wheels(cache: Path) -> Path:
+    key = content_key(Path(bundle.__file__), *bundle.requirements())
+    return build_once(cache, "wheels", key, bundle.install_requirements)
+
+
 def _stage_project(
-    tree: DebianTree, stage: Path, boot: list[Path], payload: Mapping[str, Path], *, native: bool
+    tree: DebianTree, wheels: Path, stage: Path, boot: list[Path], payload: Mapping[str, Path], *, native: bool
 ) -> None:
-    python = stage / "python"
-    for name in PYTHON_PACKAGES:
-        source = REPOSITORY / name
-        ignored = shutil.ignore_patterns("__pycache__", "*.so", "src", "tests", "module")
-        shutil.copytree(source, python / name, ignore=ignored)
-    if native:
-        build_native(tree, python)
+    """The operators' own image, compiled Python, and what the harness adds."""
+    bundle.stage(stage, wheels, lambda python: build_native(tree, python) if native else None)
     compile_python(tree, stage, ["python"])
     shutil.copytree(initramfs.GUEST_FILES, stage / "harness", ignore=shutil.ignore_patterns("__pycache__"))
     (stage / "boot").mkdir()
@@ -115,7 +113,7 @@ def build_images(
     start = _build_initramfs(cache, tree)
     stage = work / "project"
     shutil.rmtree(stage, ignore_errors=True)
-    _stage_project(tree, stage, [base / "vmlinux", start], payload or {}, native=native)
+    _stage_project(tree, _fetch_wheels(cache), stage, [base / "vmlinux", start], payload or {}, native=native)
     pack(tree, stage, work / "project.squashfs")
     shutil.rmtree(stage)
     return MachineImages(

@@ -43,6 +43,8 @@ DOM0_LOGS = {
 class Machine:
     """A machine that has booted. `boot_s` maps milestones of the boot to seconds since QEMU started."""
 
+    domid = 0  # what is run here runs in dom0
+
     def __init__(self, qemu: subprocess.Popen[bytes], qmp: Qmp, channel: Channel, monitor: Monitor) -> None:
         self._qemu = qemu
         self.qmp = qmp

@@ -13,8 +13,8 @@ XEN_VERSION = "4.17"
 
 HYPERVISOR_PACKAGES = [f"xen-hypervisor-{XEN_VERSION}-amd64", "linux-image-amd64"]
 USERLAND_PACKAGES = words(
-    "base-files base-passwd bash busybox-static coreutils dash findutils gawk grep gzip hostname libc-bin "
-    "procps sed tar mount python3 systemd systemd-sysv util-linux xenstore-utils xen-utils-common "
+    "base-files base-passwd bash busybox-static coreutils dash e2fsprogs findutils fio gawk grep gzip hostname "
+    "libc-bin procps sed tar mount python3 systemd systemd-sysv util-linux xenstore-utils xen-utils-common "
     f"libxendevicemodel1 libxenevtchn1 libxenforeignmemory1 libxengnttab1 xen-utils-{XEN_VERSION}"
 )
 BUILD_PACKAGES = words("libc6-dev liburing-dev libxen-dev linux-libc-dev squashfs-tools")
@@ -52,6 +52,26 @@ class DebianTree:
         loader = self.root / "lib64" / "ld-linux-x86-64.so.2"
         env = {"PYTHONHOME": str(self.root / "usr"), "LC_ALL": "C.UTF-8"}
         return run_tool([loader, "--library-path", libraries, self.root / program, *arguments], env=env)
+
+
+def fetch_kernel_headers(cache: Path, tree: DebianTree) -> Path:
+    """Returns the build folder (KDIR) of the headers of the tree's kernel: unpacked, and made to find each other."""
+    release = tree.kernel_release
+    common = release.removesuffix("-amd64") + "-common"
+    series = ".".join(release.split(".")[:2])
+    names = [f"linux-headers-{release}", f"linux-headers-{common}", f"linux-kbuild-{series}"]
+
+    def download(folder: Path) -> None:
+        run_tool([DOWNLOADER, folder, *names])
+        # The packages are written for /usr/src: the makefile names the common headers by that path.
+        makefile = folder / "usr" / "src" / f"linux-headers-{release}" / "Makefile"
+        here = "$(dir $(lastword $(MAKEFILE_LIST)))"
+        makefile.write_text(
+            makefile.read_text().replace(f"/usr/src/linux-headers-{common}", f"{here}../linux-headers-{common}")
+        )
+
+    folder = build_once(cache, "headers", content_key(DOWNLOADER, *names), download)
+    return folder / "usr" / "src" / f"linux-headers-{release}"
 
 
 def fetch_debian_tree(cache: Path) -> DebianTree:

@@ -25,9 +25,15 @@ SVM_LEAF, SVM_ECX_BIT = 0x80000001, 2
 #   -monitor             Xen's idle loop would take a general protection fault on MWAIT (with cpuidle=0 below)
 #   -rdtscp              a PVH guest would hang: "Insn mismatch ... SVM Insn len emulation failed"
 EMULATED_CPU = "EPYC,+svm,+npt,-smap,-smep,-umip,-monitor,-rdtscp"
+# ONE_PROCESSOR: VMRUN leaves the number of an interrupt that it injected in QEMU's exception_index. A kick of the
+# processor without an interrupt of its own (a second processor's turn, or its TLB work) then delivers it once more,
+# with interrupts off, and the guest's kernel dies in its entry code. With one processor nobody kicks so.
 EMULATED_XEN_ARGUMENTS = (
-    "spec-ctrl=no",  # speculation does not happen in emulation, but its mitigations cost
+    # Speculation does not happen in emulation, but its mitigations cost. Without eager-fpu several domains at once
+    # corrupt each other's vector registers: programs crash here and there.
+    "spec-ctrl=no,eager-fpu=1",
     "cpuidle=0",  # see -monitor above
+    "bootscrub=0",  # fresh memory is zero here; clearing it all would take one processor for a minute
 )
 
 
@@ -36,7 +42,7 @@ class MachineSpec:
     """What to ask QEMU and Xen for. The memory sizes are in MiB; the rest of the memory is for guests."""
 
     memory_mib: int = 4096
-    vcpus: int = 2
+    vcpus: int = 1  # see ONE_PROCESSOR
     dom0_memory_mib: int = 1200
     dom0_vcpus: int = 1
     # Xen's ceiling for every domain's grant table; a guest's max_grant_frames above it fails with EINVAL.
@@ -113,7 +119,9 @@ def _disk(name: str, image: Path) -> list[str]:
 def qemu_command(spec: MachineSpec, images: MachineImages, sockets: Sockets) -> list[str]:
     """Returns the command that starts the machine, stopped (-S), and dies with the thread that starts it."""
     emulated = not nested_kvm()
-    accelerator = ["-accel", "tcg", "-cpu", EMULATED_CPU] if emulated else ["-accel", "kvm", "-cpu", "host"]
+    accelerator = (
+        ["-accel", "tcg,thread=single", "-cpu", EMULATED_CPU] if emulated else ["-accel", "kvm", "-cpu", "host"]
+    )
     modules = f"{_escaped(images.kernel)} {_escaped(_dom0_command_line(spec))},{_escaped(images.initramfs)}"
     return [
         *(find_tool("setpriv"), "--pdeathsig", "KILL", find_tool(QEMU)),

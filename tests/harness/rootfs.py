@@ -3,15 +3,12 @@
 
 import os
 import shutil
-import sys
-import tomllib
 from pathlib import Path
 
-from tests.harness.packages import REPOSITORY, DebianTree
-from tests.harness.tools import run_tool, words
+from tests.harness.packages import DebianTree
+from tests.harness.tools import words
 
 PYTHON_VERSION = "3.11"
-PYTHON_TAGS = [f"manylinux_2_{minor}_x86_64" for minor in (36, 34, 28, 27, 26, 24, 17)] + ["manylinux2014_x86_64"]
 SITE_PACKAGES = "usr/lib/python3/dist-packages"
 
 NOT_NEEDED = words(
@@ -38,8 +35,8 @@ MASKED_UNITS = words(
     "dev-hugepages.mount dev-mqueue.mount sys-kernel-debug.mount sys-kernel-tracing.mount "
     "sys-kernel-config.mount systemd-ask-password-wall.path systemd-ask-password-console.path "
     "apt-daily-upgrade.timer apt-daily.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer "
-    "getty@tty1.service kmod-static-nodes.service modprobe@.service sys-fs-fuse-connections.mount "
-    "systemd-binfmt.service systemd-firstboot.service systemd-hwdb-update.service "
+    "getty@tty1.service serial-getty@hvc0.service kmod-static-nodes.service modprobe@.service "
+    "sys-fs-fuse-connections.mount systemd-binfmt.service systemd-firstboot.service systemd-hwdb-update.service "
     "systemd-journal-catalog-update.service systemd-machine-id-commit.service "
     "systemd-modules-load.service systemd-pcrphase-sysinit.service systemd-pcrphase.service "
     "systemd-pstore.service systemd-random-seed.service systemd-remount-fs.service "
@@ -64,6 +61,11 @@ UNITS = {
     "[Service]\nExecStart=/usr/bin/python3 /opt/shadowvq/harness/agent.py /dev/vport0p1\n"
     # A command of a test is not to die with the agent's unit, nor to be counted as part of it.
     "KillMode=process\nOOMScoreAdjust=-900\n",
+    "harness-guest.target": "[Unit]\nDescription=A guest that the tests command\nRequires=basic.target\n"
+    "Wants=harness-guest-agent.service\nAfter=basic.target\nAllowIsolate=yes\n",
+    "harness-guest-agent.service": "[Unit]\nDescription=Command agent of the tests\n"
+    "[Service]\nExecStartPre=-/bin/mount -t xenfs xenfs /proc/xen\nExecStartPre=/bin/dmesg -n 1\n"
+    "ExecStart=/usr/bin/python3 /opt/shadowvq/harness/agent.py /dev/hvc0\nKillMode=process\nOOMScoreAdjust=-900\n",
 }
 TEXTS = {
     "etc/hostname": "shadowvq\n",
@@ -78,12 +80,6 @@ TEXTS = {
     f"{SITE_PACKAGES}/shadowvq.pth": "/opt/shadowvq/python\n",
     **{f"etc/systemd/system/{name}": text for name, text in UNITS.items()},
 }
-
-
-def python_requirements() -> list[str]:
-    """Returns what the project needs at run time, as its pyproject.toml says."""
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    return [str(requirement) for requirement in project["dependencies"]]
 
 
 def _replace(path: Path, text: str) -> None:
@@ -125,22 +121,6 @@ def _configure(stage: Path) -> None:
     _replace(stage / "etc" / "group", (base / "group.master").read_text() + GROUPS)
 
 
-def install_requirements(site_packages: Path) -> None:
-    """Puts the project's run-time requirements, built for the machine's Python, into a folder."""
-    platforms = [argument for tag in PYTHON_TAGS for argument in ("--platform", tag)]
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "--quiet",
-        "--disable-pip-version-check",
-        "install",
-        "--only-binary=:all:",
-    ]
-    target = ["--python-version", PYTHON_VERSION, "--implementation", "cp", *platforms]
-    run_tool([*pip, *target, "--target", site_packages, *python_requirements()])
-
-
 def compile_python(tree: DebianTree, root: Path, folders: list[str]) -> None:
     """Compiles Python sources below `root` in place: in the emulated machine it would take minutes, at every boot."""
     module = ["-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
@@ -169,6 +149,5 @@ def build_rootfs(tree: DebianTree, stage: Path, image: Path) -> None:
     """Makes the root file system: its folder at `stage`, which must not exist, and its image."""
     _link_tree(tree, stage)
     _configure(stage)
-    install_requirements(stage / SITE_PACKAGES)
     compile_python(tree, stage, [f"usr/lib/python{PYTHON_VERSION}", "usr/lib/python3"])
     pack(tree, stage, image)

@@ -65,9 +65,9 @@ REFUSED: list[tuple[Node[Any], str]] = [
     *((VirtioBack.ERROR, text) for text in ("", "a\nb", "\x1b[2J", "\x7f", "e" * 1025, "\xfc")),
     *(
         (VirtioBack.STATS, text)
-        for text in ("", "1", "[]", "{", '{"a":NaN}', "[" * 2000, '{"a":' * 400, "{}" + " " * 2048)
+        for text in ("", "1", "[]", "{", '{"a":NaN}', "[" * 2000, '{"a":' * 400, "{}" + " " * 3072)
     ),
-    (VirtioBack.STATS, '{"a": ' + "1" * 2048 + "}"),
+    (VirtioBack.STATS, '{"a": ' + "1" * 3072 + "}"),
     (SvqBack.SERIAL, "S" * 21),
 ]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One machine with real Xen for all tests of a session, and its logs when a test fails."""
+"""One machine with real Xen for all tests of a session, its topologies, and its logs when a test fails."""
 
 import re
 from collections.abc import Generator, Iterator
@@ -10,9 +10,12 @@ import pytest
 from tests.harness import Machine, MachineSpec, boot, build_images
 from tests.harness.cache import cache_folder
 from tests.harness.images import compile_program
+from tests.harness.kernel_module import build_module
 from tests.harness.packages import REPOSITORY, fetch_debian_tree
 from tests.harness.qemu import QEMU
 from tests.harness.tools import find_tool
+from tests.xen import topology
+from tests.xen.topology import Topology
 
 LOGS = REPOSITORY / "build" / "xen-logs"
 HERE = Path(__file__).parent
@@ -30,7 +33,11 @@ def xen_payload(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     sources += sorted((C_HELPERS / "src").glob("xen_*.c")) + sorted((C_HELPERS / "src").glob("sim_*.c"))
     includes = [f"-I{C_HELPERS / 'include'}", f"-I{C_HELPERS / 'src'}"]
     compile_program(tree, sources, seam_check, *includes, "-pthread", "-ldl")
-    return {"seam_check": seam_check}
+    return {
+        "seam_check": seam_check,
+        "operator_server.py": HERE / "operator_server.py",
+        "virtio_xenbus.ko": build_module(cache_folder(), tree, tmp_path_factory.mktemp("module")),
+    }
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +50,20 @@ def xen(
     with boot(images, MachineSpec(), LOGS / "session", lock=cache / "machine.lock") as machine:
         request.config.stash[MACHINE] = machine
         yield machine
+
+
+@pytest.fixture(scope="session")
+def separate(xen: Machine) -> Iterator[Topology]:
+    """The mediator in a PV domain of its own, the backend in a driver domain, one guest."""
+    with topology.separate(xen) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def together(xen: Machine) -> Iterator[Topology]:
+    """Mediator and backend in dom0, two guests."""
+    with topology.together(xen) as running:
+        yield running
 
 
 @pytest.hookimpl(wrapper=True)

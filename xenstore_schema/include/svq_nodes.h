@@ -65,7 +65,7 @@
 #define SVQ_NODE_VIRTIO_BACK_QUEUE_RESET_DONE "queue-%u/reset-done"
 #define SVQ_DEFAULT_VIRTIO_BACK_QUEUE_RESET_DONE 0U
 #define SVQ_NODE_VIRTIO_BACK_STATS "stats"
-#define SVQ_BYTES_MAX_VIRTIO_BACK_STATS 2048
+#define SVQ_BYTES_MAX_VIRTIO_BACK_STATS 3072
 #define SVQ_NODE_VIRTIO_BACK_STATS_REQUEST "stats-request"
 
 /* Leg 1, the frontend's side. Ids of the path: frontend, device. */
@@ -133,6 +133,9 @@
 #define SVQ_MAX_SVQ_BACK_QUEUE_SIZE_MAX 1024
 #define SVQ_NODE_SVQ_BACK_ERROR "error"
 #define SVQ_BYTES_MAX_SVQ_BACK_ERROR 1024
+#define SVQ_NODE_SVQ_BACK_STATS "stats"
+#define SVQ_BYTES_MAX_SVQ_BACK_STATS 3072
+#define SVQ_NODE_SVQ_BACK_STATS_REQUEST "stats-request"
 
 /* Leg 2, the mediator's side, which plays the frontend. Ids of the path: mediator, handle. */
 #define SVQ_PATH_SVQ_FRONT "/local/domain/%u/device/svq/%u"

@@ -1,0 +1,48 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Puts ShadowVQ's service files of one role in place, from the image mounted at /opt/shadowvq. May be run again.
+# usage: install.sh mediator|backend|tools
+#   mediator, backend   the service's unit, its configuration, and what it needs of the kernel's modules
+#   tools               `shadowvq` and nothing else: for dom0, where `shadowvq ctl` runs
+# DESTDIR=folder puts everything below that folder, and tells no running systemd of it.
+set -eu
+role=${1:-}
+case $role in
+mediator | backend | tools) ;;
+*) echo "usage: install.sh mediator|backend|tools" >&2; exit 2 ;;
+esac
+image=$(cd "$(dirname "$0")/.." && pwd)
+root=${DESTDIR:-}
+say() { echo "install.sh: $*"; }
+
+mkdir -p "$root/usr/local/bin"
+ln -sf "$image/bin/shadowvq" "$root/usr/local/bin/shadowvq"
+say "/usr/local/bin/shadowvq is there"
+[ "$role" != tools ] || exit 0
+
+modules="xen-evtchn xen-gntdev"
+if [ "$role" = mediator ]; then
+    modules="$modules xen-gntalloc xen-privcmd"
+    # Each queue shares some 560 pages with the backend; the kernel's own limit is 1024 pages in all.
+    mkdir -p "$root/etc/modprobe.d"
+    echo "options xen_gntalloc limit=65536" >"$root/etc/modprobe.d/shadowvq.conf"
+    if [ ! -e "$root/etc/shadowvq/shadowvq.yaml" ]; then
+        mkdir -p "$root/etc/shadowvq"
+        cp "$image/deploy/shadowvq.yaml" "$root/etc/shadowvq/shadowvq.yaml"
+        say "/etc/shadowvq/shadowvq.yaml is new: the defaults"
+    fi
+else
+    mkdir -p "$root/var/lib/shadowvq"
+    say "/var/lib/shadowvq is where images may lie"
+fi
+mkdir -p "$root/etc/modules-load.d" "$root/etc/systemd/system"
+for module in $modules; do echo "$module"; done >"$root/etc/modules-load.d/shadowvq-$role.conf"
+cp "$image/deploy/systemd/shadowvq-$role.service" "$root/etc/systemd/system/"
+say "/etc/systemd/system/shadowvq-$role.service is in place"
+[ -z "$root" ] || exit 0
+
+for module in $modules; do modprobe "$module"; done
+limit=/sys/module/xen_gntalloc/parameters/limit
+if [ "$role" = mediator ] && [ "$(cat $limit)" -lt 65536 ]; then echo 65536 >$limit; fi
+systemctl daemon-reload
+say "start it with: systemctl enable --now shadowvq-$role"

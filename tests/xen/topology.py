@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The product's two topologies on real Xen: who runs where, and how the tests speak to each of them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.harness import Domain, DomainSpec, Machine
+from tests.harness.domains import Kind, Userland
+from tests.harness.errors import CommandFailed
+from tests.harness.packages import REPOSITORY
+
+XL_CONFIGS = REPOSITORY / "deploy" / "xl"
+OPERATOR = "/run/operator"
+MODULE = "/opt/shadowvq/payload/virtio_xenbus.ko"
+INSTALL = "/opt/shadowvq/deploy/install.sh"
+SERVICE_DEADLINE_S = 240.0
+COMMAND_DEADLINE_S = 120.0
+# What the stock driver of a disk and its file system ask for.
+DISK_MODULES = ("virtio_blk", "crc32c_generic", "ext4")
+
+Place = Machine | Domain
+
+
+def until(condition: str, seconds: int = 60) -> str:
+    """A shell script that waits for a condition; it fails after so long at the least."""
+    turns = seconds * 10
+    return f"turns=0; until {condition}; do turns=$((turns + 1)); [ $turns -lt {turns} ] || exit 1; sleep 0.1; done"
+
+
+class Operator:
+    """`shadowvq` in dom0, as an operator calls it; all of it in one process there."""
+
+    def __init__(self, dom0: Machine) -> None:
+        self._dom0 = dom0
+        server = "python3 /opt/shadowvq/payload/operator_server.py"
+        dom0.run(
+            f"[ -e {OPERATOR}/ready ] || {{ mkdir -p {OPERATOR}; ({server} {OPERATOR} >{OPERATOR}/log 2>&1 &); "
+            + until(f"[ -e {OPERATOR}/ready ]")
+            + "; }",
+            deadline_s=SERVICE_DEADLINE_S,
+        )
+
+    def run(self, *words: str) -> str:
+        """Runs one command line and returns what it printed; CommandFailed with that unless it ended with status 0."""
+        request = shlex.quote(json.dumps(words))
+        answer = self._dom0.run(
+            f"cd {OPERATOR}; exec 9>lock; flock 9; echo {request} >requests; cat answers",
+            deadline_s=COMMAND_DEADLINE_S,
+        )
+        status, output = json.loads(answer.stdout)
+        if status != 0:
+            raise CommandFailed(f"shadowvq {' '.join(words)}: status {status}\n{output}")
+        return str(output)
+
+
+@dataclass
+class Topology:
+    """Running services and guests. dom0 is `machine`; a part may run there as well."""
+
+    machine: Machine
+    mediator: Place
+    backend: Place
+    frontends: list[Domain]
+    operator: Operator
+    loaded: set[int] = field(default_factory=set)
+
+    @property
+    def frontend(self) -> Domain:
+        """The first guest."""
+        return self.frontends[0]
+
+    def load_module(self, frontend: Domain | None = None) -> None:
+        """Loads the transport's module and what a disk needs, once a guest."""
+        guest = frontend or self.frontend
+        if guest.domid not in self.loaded:
+            guest.run("".join(f"modprobe {module}; " for module in DISK_MODULES) + f"insmod {MODULE}")
+            self.loaded.add(guest.domid)
+
+    def attach(self, image: str, *, frontend: Domain | None = None, wait: bool = True, **options: str | int) -> int:
+        """Gives a guest a disk, as `shadowvq ctl attach`; returns the device id. `image` is in the backend's domain."""
+        guest = frontend or self.frontend
+        words = ["ctl", "attach", "--json", "--frontend", str(guest.domid), "--wait" if wait else "--no-wait"]
+        words += ["--mediator", str(self.mediator.domid), "--backend", str(self.backend.domid), "--timeout", "60"]
+        for name, value in options.items():
+            words += [f"--{name.replace('_', '-')}", str(value)]
+        return int(json.loads(self.operator.run(*words, image))["device"])
+
+    def detach(self, device: int, *, frontend: Domain | None = None) -> None:
+        """Takes a disk away; when it returns its nodes are gone."""
+        self.operator.run("ctl", "detach", str((frontend or self.frontend).domid), str(device))
+
+    def status(self, device: int, *, frontend: Domain | None = None) -> dict[str, Any]:
+        """The mediator's counters of one device."""
+        guest = (frontend or self.frontend).domid
+        answer = self.operator.run("ctl", "status", "--timeout", "60", "--json", str(guest), str(device))
+        counters: dict[str, Any] = json.loads(answer)
+        return counters
+
+
+def spec_from(config: str, **changes: Any) -> DomainSpec:
+    """The specification of a guest from an operator's configuration below deploy/xl."""
+    text = (XL_CONFIGS / config).read_text()
+    return DomainSpec(base_config=text, **changes)
+
+
+def start_services(places: dict[str, Place]) -> None:
+    """Installs and starts services, each in its place, as the operator's page has it."""
+    jobs = []
+    for role, place in places.items():
+        unit = f"shadowvq-{role}"
+        script = f"sh {INSTALL} {role} && systemctl enable --now {unit} && systemctl is-active {unit}"
+        jobs.append(place.start(script, deadline_s=SERVICE_DEADLINE_S))
+    for job in jobs:
+        job.check()
+
+
+@contextmanager
+def destroyed_in_the_end(domains: list[Domain]) -> Iterator[None]:
+    """Destroys, on leaving, those of the domains that are still there; a zombie fails."""
+    try:
+        yield
+    finally:
+        with ExitStack() as stack:
+            for domain in domains:
+                stack.callback(domain.destroy)
+
+
+def _frontend_spec(config: str, name: str, **changes: Any) -> DomainSpec:
+    """A PVH guest as large as a direct window wants it: 384 MiB take 194 frames, and 32 are left to the guest."""
+    wanted: dict[str, Any] = {"kind": Kind.PVH, "userland": Userland.FULL, "memory_mib": 384, "max_grant_frames": 256}
+    return spec_from(config, name=name, **wanted | changes)
+
+
+@contextmanager
+def separate(dom0: Machine) -> Iterator[Topology]:
+    """A PV mediator domain with privilege over one PVH guest, and a PV backend domain: all three boot at once."""
+    service = {"kind": Kind.PV, "userland": Userland.SYSTEMD, "memory_mib": 320}
+    attacker = ("xen-privcmd.unrestricted=1",)  # so that it is Xen that refuses, not the attacker's own kernel
+    create = dom0.domains.create_paused
+    domains: list[Domain] = []
+    with destroyed_in_the_end(domains):
+        domains.append(frontend := create(_frontend_spec("separate/frontend.cfg", "frontend")))
+        domains.append(mediator := create(spec_from("separate/mediator.cfg", name="mediator", **service)))
+        mediator.set_target(frontend)
+        backend_spec = spec_from("separate/backend.cfg", name="backend", kernel_arguments=attacker, **service)
+        domains.append(backend := create(backend_spec))
+        for domain in domains:
+            domain.unpause()
+        operator = Operator(dom0)
+        for domain in domains:
+            domain.wait_booted()
+        start_services({"mediator": mediator, "backend": backend})
+        yield Topology(dom0, mediator, backend, [frontend], operator)
+
+
+@contextmanager
+def together(dom0: Machine) -> Iterator[Topology]:
+    """Both services in dom0, and two PVH guests, the second with two processors."""
+    create = dom0.domains.create_paused
+    domains: list[Domain] = []
+    with destroyed_in_the_end(domains):
+        for name, vcpus in (("frontend-a", 1), ("frontend-b", 2)):
+            domains.append(create(_frontend_spec(f"dom0/{name}.cfg", name, vcpus=vcpus)))
+        for domain in domains:
+            domain.unpause()
+        operator = Operator(dom0)
+        start_services({"mediator": dom0, "backend": dom0})
+        for domain in domains:
+            domain.wait_booted()
+        yield Topology(dom0, dom0, dom0, domains, operator)

@@ -39,8 +39,8 @@ HELD_SPECS = (  # offset in a page, bytes: whole pages, ends, fragments, and acr
 class FrontendProcess:
     """What the demo can ask of the frontend. Answers are plain JSON."""
 
-    def __init__(self, directory: Path, domid: int, device: int, memory_mib: int, seed: int) -> None:
-        self._frontend = Frontend(device, sim=(directory, domid), pages=memory_mib * 256, queue_size=256)
+    def __init__(self, sim: tuple[Path, int] | None, device: int, memory_mib: int, seed: int) -> None:
+        self._frontend = Frontend(device, sim=sim, pages=memory_mib * 256, queue_size=256)
         self._driver = self._frontend.driver
         self._random = random.Random(seed)  # noqa: S311 - a mix of sizes, not a secret
         self._first_page = self._driver.data_first_page
@@ -52,9 +52,9 @@ class FrontendProcess:
         self._held: threading.Thread | None = None
         self._held_results: list[Result] = []
 
-    def connect(self) -> dict[str, Any]:
+    def connect(self, timeout_s: float = 10.0) -> dict[str, Any]:
         """Connects; returns the disk's geometry and the domain's memory."""
-        self._frontend.connect()
+        self._frontend.connect(timeout_s)
         geometry = self._frontend.geometry
         return {"sectors": geometry.sectors, "segments_max": geometry.segments_max, "features": self._frontend.features}
 
@@ -115,16 +115,19 @@ class FrontendProcess:
         Returns the buffers that are described to the device, as [guest physical address, bytes, device may write].
         """
         self._driver.fill_tags(self._first_page, self._driver.data_pages, SEED_OF_TAGS)
-        requests, page = [], 0
+        requests: list[Request] = []
+        described: list[list[int]] = []
+        page = 0
         for kind in (blk.OUT, blk.IN):
             for start, most in HELD_SPECS:
-                buffer = self._base + page * PAGE + start
+                buffer = self._driver.gpa(self._first_page + page) + start
                 length = min(most, self._length_max)
                 requests.append(Request(kind, offset // SECTOR, buffer, length, self._segments(length)))
+                described += self._describe(page, start, length, kind == blk.IN)
                 page += (start + length) // PAGE + 2  # a tagged page stays free on either side
         self._held = threading.Thread(target=self._run_held, args=(requests,))
         self._held.start()
-        return {"buffers": [[r.buffer, r.length, r.kind == blk.IN] for r in requests], "requests": len(requests)}
+        return {"buffers": described, "requests": len(requests)}
 
     def finish_held(self) -> dict[str, Any]:
         """Waits for those requests; returns the statuses they ended with."""
@@ -145,6 +148,19 @@ class FrontendProcess:
         """Closes the device."""
         self._frontend.disconnect()
         return {}
+
+    def _describe(self, page: int, start: int, length: int, device_writes: bool) -> list[list[int]]:
+        """A buffer, page by page: on real Xen frames that follow one another in memory need not do so in number."""
+        ends = [*range(PAGE - start, length, PAGE), length]
+        pieces = zip([0, *ends], ends, strict=False)
+        return [
+            [
+                self._driver.gpa(self._first_page + page + (start + at) // PAGE) + (start + at) % PAGE,
+                end - at,
+                device_writes,
+            ]
+            for at, end in pieces
+        ]
 
     # ---- helpers ---------------------------------------------------------------------------------------------------
 
@@ -244,7 +260,7 @@ def main() -> None:
     """usage: python -m xen_shadowvq.demo.frontend_process DIRECTORY DOMID DEVICE MEMORY_MIB SEED"""
     log.configure("info", "json", sys.stderr)
     directory, domid, device, memory_mib, seed = sys.argv[1:]
-    serve(FrontendProcess(Path(directory), int(domid), int(device), int(memory_mib), int(seed)))
+    serve(FrontendProcess((Path(directory), int(domid)), int(device), int(memory_mib), int(seed)))
 
 
 if __name__ == "__main__":

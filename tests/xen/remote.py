@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Calls of a part of a test that runs in a domain of the machine; remote_server.py is its other end."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any
+
+from tests.harness import Domain, Machine
+from tests.harness.errors import CommandFailed
+
+SERVER = "/opt/shadowvq/payload/remote_server.py"
+START_DEADLINE_S = 240.0
+CALL_DEADLINE_S = 180.0
+
+Place = Machine | Domain
+
+
+def until(condition: str, seconds: int = 60) -> str:
+    """A shell script that waits for a condition; it fails after so long at the least."""
+    turns = seconds * 10
+    return f"turns=0; until {condition}; do turns=$((turns + 1)); [ $turns -lt {turns} ] || exit 1; sleep 0.1; done"
+
+
+class Remote:
+    """One server in `place`, started here. `name` tells apart several in one domain."""
+
+    def __init__(self, place: Place, role: str, *arguments: str | int, name: str = "") -> None:
+        self._place = place
+        self._folder = f"/run/remote-{name or role}"
+        words = " ".join(map(str, (role, self._folder, *arguments)))
+        place.run(
+            f"rm -rf {self._folder}; mkdir {self._folder}; (python3 {SERVER} {words} >{self._folder}/log 2>&1; "
+            f"touch {self._folder}/ended) & "
+            + until(f"[ -e {self._folder}/ready -o -e {self._folder}/ended ]", 200)
+            + f"; [ -e {self._folder}/ready ] || {{ cat {self._folder}/log >&2; exit 1; }}",
+            deadline_s=START_DEADLINE_S,
+        )
+
+    def call(self, method: str, *, deadline_s: float = CALL_DEADLINE_S, **arguments: Any) -> Any:
+        """Calls one method; CommandFailed with the other end's words if it raises."""
+        request = shlex.quote(json.dumps([method, arguments]))
+        answer = self._place.run(
+            f"cd {self._folder}; exec 9>lock; flock 9; echo {request} >requests; cat answers", deadline_s=deadline_s
+        )
+        value, error = json.loads(answer.stdout)
+        if error is not None:
+            raise CommandFailed(f"{method}: {error}")
+        return value
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._place.run(f"pkill -KILL -f 'remote_server.py [a-z]* {self._folder}' || true")

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One part of a test inside a domain of the machine, kept running: a Python start costs more there than most calls.
+
+usage: remote_server.py ROLE FOLDER [ARGUMENT ...]
+    operator                    `shadowvq` command lines (dom0)
+    driver DEVICE MEMORY_MIB    the user-space driver, honest or not (a frontend)
+    attacker                    tries what its domain can reach (the backend's)
+
+Reads one call after another, as JSON [method, arguments], from the FIFO `requests`, and writes [answer, error] to the
+FIFO `answers`. Who asks takes turns with others by a lock of its own.
+"""
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner
+
+
+class Operator:
+    """`shadowvq`, as an operator calls it."""
+
+    def __init__(self) -> None:
+        from xen_shadowvq.cli import main
+
+        self._main, self._runner = main, CliRunner()
+
+    def run(self, words: list[str]) -> list[Any]:
+        """Exit status and output of one command line."""
+        result = self._runner.invoke(self._main, words)
+        return [result.exit_code, result.output]
+
+
+def make(role: str, arguments: list[str]) -> object:
+    """The object that is served."""
+    if role == "operator":
+        return Operator()
+    if role == "driver":
+        from xen_player import Player
+
+        return Player(*map(int, arguments))
+    if role == "attacker":
+        from xen_player import Attacker
+
+        return Attacker()
+    raise SystemExit(f"no such role: {role}")
+
+
+def serve(folder: Path, target: object) -> None:
+    """Serves until it is killed."""
+    requests, answers = folder / "requests", folder / "answers"
+    for fifo in (requests, answers):
+        os.mkfifo(fifo)
+    (folder / "ready").touch()
+    while True:
+        method, arguments = json.loads(requests.read_text())
+        try:
+            answer = [getattr(target, method)(**arguments), None]
+        except Exception:
+            answer = [None, traceback.format_exc()]
+        answers.write_text(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[2]), make(sys.argv[1], sys.argv[3:]))

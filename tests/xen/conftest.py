@@ -3,63 +3,38 @@
 
 import re
 from collections.abc import Generator, Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.harness import Machine, MachineSpec, boot, build_images
+from tests.harness import Machine, MachineSpec, boot
 from tests.harness.cache import cache_folder
-from tests.harness.images import compile_program
-from tests.harness.kernel_module import build_module
-from tests.harness.packages import REPOSITORY, fetch_debian_tree
-from tests.harness.qemu import QEMU
-from tests.harness.tools import find_tool
+from tests.harness.packages import REPOSITORY
 from tests.xen import topology
+from tests.xen.payload import build_machine_images
 from tests.xen.topology import Topology
 
 LOGS = REPOSITORY / "build" / "xen-logs"
-HERE = Path(__file__).parent
-C_HELPERS = REPOSITORY / "c_helpers"
 MACHINE = pytest.StashKey[Machine]()
 
 
 @pytest.fixture(scope="session")
-def xen_payload(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Programs for the machine, by their names below /opt/shadowvq/payload."""
-    find_tool(QEMU)  # before minutes are spent on what would need it
-    tree = fetch_debian_tree(cache_folder())
-    seam_check = tmp_path_factory.mktemp("payload") / "seam_check"
-    sources = [HERE / "seam_check.c", *sorted((C_HELPERS / "src").glob("hv*.c"))]
-    sources += sorted((C_HELPERS / "src").glob("xen_*.c")) + sorted((C_HELPERS / "src").glob("sim_*.c"))
-    includes = [f"-I{C_HELPERS / 'include'}", f"-I{C_HELPERS / 'src'}"]
-    compile_program(tree, sources, seam_check, *includes, "-pthread", "-ldl")
-    return {
-        "seam_check": seam_check,
-        "operator_server.py": HERE / "operator_server.py",
-        "virtio_xenbus.ko": build_module(cache_folder(), tree, tmp_path_factory.mktemp("module")),
-    }
-
-
-@pytest.fixture(scope="session")
-def xen(
-    xen_payload: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[Machine]:
+def xen(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Machine]:
     """A machine on which Xen and dom0 have booted. A test leaves no guest behind."""
     cache = cache_folder()
-    images = build_images(cache, tmp_path_factory.mktemp("images"), payload=xen_payload)
+    images = build_machine_images(tmp_path_factory.mktemp("machine"))
     with boot(images, MachineSpec(), LOGS / "session", lock=cache / "machine.lock") as machine:
         request.config.stash[MACHINE] = machine
         yield machine
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def separate(xen: Machine) -> Iterator[Topology]:
     """The mediator in a PV domain of its own, the backend in a driver domain, one guest."""
     with topology.separate(xen) as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def together(xen: Machine) -> Iterator[Topology]:
     """Mediator and backend in dom0, two guests."""
     with topology.together(xen) as running:

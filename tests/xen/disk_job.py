@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.harness import Domain
-from tests.xen.topology import Place, Topology, until
+from tests.xen.remote import Place, until
+from tests.xen.topology import Topology
 
 # Real files of a Debian system, some three thousand; all of them, as long as there is room.
 TREES = "/usr/lib/python3.11 /usr/lib/python3 /usr/bin /usr/share /etc"

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -14,46 +13,27 @@ from tests.harness import Domain, DomainSpec, Machine
 from tests.harness.domains import Kind, Userland
 from tests.harness.errors import CommandFailed
 from tests.harness.packages import REPOSITORY
+from tests.xen.remote import Place, Remote
 
 XL_CONFIGS = REPOSITORY / "deploy" / "xl"
-OPERATOR = "/run/operator"
 MODULE = "/opt/shadowvq/payload/virtio_xenbus.ko"
 INSTALL = "/opt/shadowvq/deploy/install.sh"
 SERVICE_DEADLINE_S = 240.0
-COMMAND_DEADLINE_S = 120.0
+# In domains that are played by attackers: so that it is Xen that refuses, not the attacker's own kernel.
+ATTACKER = ("xen-privcmd.unrestricted=1",)
 # What the stock driver of a disk and its file system ask for.
 DISK_MODULES = ("virtio_blk", "crc32c_generic", "ext4")
-
-Place = Machine | Domain
-
-
-def until(condition: str, seconds: int = 60) -> str:
-    """A shell script that waits for a condition; it fails after so long at the least."""
-    turns = seconds * 10
-    return f"turns=0; until {condition}; do turns=$((turns + 1)); [ $turns -lt {turns} ] || exit 1; sleep 0.1; done"
 
 
 class Operator:
     """`shadowvq` in dom0, as an operator calls it; all of it in one process there."""
 
     def __init__(self, dom0: Machine) -> None:
-        self._dom0 = dom0
-        server = "python3 /opt/shadowvq/payload/operator_server.py"
-        dom0.run(
-            f"[ -e {OPERATOR}/ready ] || {{ mkdir -p {OPERATOR}; ({server} {OPERATOR} >{OPERATOR}/log 2>&1 &); "
-            + until(f"[ -e {OPERATOR}/ready ]")
-            + "; }",
-            deadline_s=SERVICE_DEADLINE_S,
-        )
+        self._remote = Remote(dom0, "operator")
 
     def run(self, *words: str) -> str:
         """Runs one command line and returns what it printed; CommandFailed with that unless it ended with status 0."""
-        request = shlex.quote(json.dumps(words))
-        answer = self._dom0.run(
-            f"cd {OPERATOR}; exec 9>lock; flock 9; echo {request} >requests; cat answers",
-            deadline_s=COMMAND_DEADLINE_S,
-        )
-        status, output = json.loads(answer.stdout)
+        status, output = self._remote.call("run", words=list(words))
         if status != 0:
             raise CommandFailed(f"shadowvq {' '.join(words)}: status {status}\n{output}")
         return str(output)
@@ -81,6 +61,13 @@ class Topology:
         if guest.domid not in self.loaded:
             guest.run("".join(f"modprobe {module}; " for module in DISK_MODULES) + f"insmod {MODULE}")
             self.loaded.add(guest.domid)
+
+    def unload_module(self, frontend: Domain | None = None) -> None:
+        """Takes the transport's module out again."""
+        guest = frontend or self.frontend
+        if guest.domid in self.loaded:
+            guest.run("rmmod virtio_xenbus")
+            self.loaded.remove(guest.domid)
 
     def attach(self, image: str, *, frontend: Domain | None = None, wait: bool = True, **options: str | int) -> int:
         """Gives a guest a disk, as `shadowvq ctl attach`; returns the device id. `image` is in the backend's domain."""
@@ -134,6 +121,7 @@ def destroyed_in_the_end(domains: list[Domain]) -> Iterator[None]:
 def _frontend_spec(config: str, name: str, **changes: Any) -> DomainSpec:
     """A PVH guest as large as a direct window wants it: 384 MiB take 194 frames, and 32 are left to the guest."""
     wanted: dict[str, Any] = {"kind": Kind.PVH, "userland": Userland.FULL, "memory_mib": 384, "max_grant_frames": 256}
+    wanted["kernel_arguments"] = ATTACKER
     return spec_from(config, name=name, **wanted | changes)
 
 
@@ -141,14 +129,15 @@ def _frontend_spec(config: str, name: str, **changes: Any) -> DomainSpec:
 def separate(dom0: Machine) -> Iterator[Topology]:
     """A PV mediator domain with privilege over one PVH guest, and a PV backend domain: all three boot at once."""
     service = {"kind": Kind.PV, "userland": Userland.SYSTEMD, "memory_mib": 320}
-    attacker = ("xen-privcmd.unrestricted=1",)  # so that it is Xen that refuses, not the attacker's own kernel
     create = dom0.domains.create_paused
     domains: list[Domain] = []
     with destroyed_in_the_end(domains):
         domains.append(frontend := create(_frontend_spec("separate/frontend.cfg", "frontend")))
         domains.append(mediator := create(spec_from("separate/mediator.cfg", name="mediator", **service)))
         mediator.set_target(frontend)
-        backend_spec = spec_from("separate/backend.cfg", name="backend", kernel_arguments=attacker, **service)
+        backend_spec = spec_from(
+            "separate/backend.cfg", name="backend", kernel_arguments=ATTACKER, **service | {"memory_mib": 512}
+        )
         domains.append(backend := create(backend_spec))
         for domain in domains:
             domain.unpause()

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Topology `dom0`: mediator and backend in dom0, two PVH guests at once: one hostile or ended, the other at work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from domU_frontend.attacks import CASES, missing_words
+from tests.harness import Domain
+from tests.xen import report
+from tests.xen.isolation import CONNECT_S, DRIVER_MIB
+from tests.xen.remote import Remote, until
+from tests.xen.topology import Topology
+
+pytestmark = [pytest.mark.xen, pytest.mark.timeout(900)]
+
+PAGES_PER_MIB = 256
+ROUNDS = 20
+MAX_VERSION_REFUSED = -38  # ENOSYS: max_grant_version = 1 in the guest's configuration
+
+
+@dataclass
+class Neighbour:
+    """The second guest, which reads its disk without end and counts the rounds."""
+
+    topology: Topology
+    guest: Domain
+    device: int
+
+    def rounds(self) -> int:
+        """How many times it has read its disk so far; each time the same bytes."""
+        return int(self.guest.run("[ ! -e /run/differs ] && wc -l < /run/rounds").stdout)
+
+    def goes_on(self) -> None:
+        """Waits for another round."""
+        wanted = self.rounds() + 2
+        self.guest.run(until(f"[ $(wc -l < /run/rounds) -ge {wanted} ]"), deadline_s=120)
+        self.rounds()
+
+
+@pytest.fixture(scope="module")
+def neighbour(together: Topology) -> Neighbour:
+    """The second guest at work with the stock driver."""
+    guest, image = together.frontends[1], f"{report.IMAGES}/neighbour.img"
+    together.machine.run(f"dd if=/dev/urandom of={image} bs=64k count=32")
+    together.load_module(guest)
+    device = together.attach(image, frontend=guest)
+    read = "dd if=/dev/vda bs=64k count=32 iflag=direct 2>/dev/null | md5sum"
+    guest.run(
+        until("[ -b /dev/vda ]") + f'; sum=$({read}); touch /run/rounds; (while :; do [ "$({read})" = "$sum" ] || '
+        "touch /run/differs; echo >>/run/rounds; done) >/dev/null 2>&1 &",
+        deadline_s=120,
+    )
+    return Neighbour(together, guest, device)
+
+
+@pytest.fixture(scope="module")
+def villain(together: Topology) -> Iterator[tuple[Remote, int]]:
+    """The first guest with the user-space driver, connected; and its device."""
+    image = f"{report.IMAGES}/villain.img"
+    together.machine.run(f"truncate -s 16M {image}")
+    device = together.attach(image, frontend=together.frontend, wait=False)
+    driver = Remote(together.frontend, "driver", device, DRIVER_MIB)
+    driver.call("connect", timeout_s=CONNECT_S)
+    assert driver.call("write_and_compare")
+    yield driver, device
+    driver.call("disconnect")
+    driver.kill()
+    together.detach(device)
+
+
+def error_of(topology: Topology, device: int) -> str:
+    """The mediator's sentence about the first guest's device."""
+    return topology.machine.run(
+        f"xenstore-read /local/domain/0/backend/virtio/{topology.frontend.domid}/{device}/error"
+    ).stdout.strip()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_malformed_chain_breaks_its_own_device(
+    case: str, together: Topology, villain: tuple[Remote, int], neighbour: Neighbour
+) -> None:
+    """Each malformed chain of the embedded tests, from a guest on real Xen: the mediator says what is wrong with it,
+    the other guest's I/O goes on, and the device works again after a new connection."""
+    driver, device = villain
+    end = 4096 * PAGES_PER_MIB << 20  # far beyond the guest's memory
+    size = driver.call("attack", case=case, memory_end=end)["size"]
+    told = error_of(together, device)
+    assert missing_words(case, size, told) == [], told
+    neighbour.goes_on()
+    driver.call("reconnect")
+    assert driver.call("write_and_compare")
+
+
+def special_frames(guest: Domain) -> dict[str, int]:
+    """Frames of the guest that are no RAM of the usual kind, by name."""
+    lines = guest.run("cat /proc/iomem").stdout.splitlines()
+    memory_end = max(int(line.split("-")[1].split(" ")[0], 16) for line in lines if line.endswith("System RAM"))
+    found = {
+        "the null frame": 0,
+        "the first frame beyond RAM": (memory_end + 1) >> 12,
+        "the local APIC": 0xFEE00,
+        "special pages of Xen": 0xFEFF8,  # public/hvm: below 4 GiB; console, XenStore and others
+        "the largest frame number": (1 << 52) - 1,
+    }
+    # Linux puts its shared-info page into the first free low page, and its grant table where no RAM is.
+    for number, gfn in enumerate(range(1, 4)):
+        found[f"low frame {number} (shared info)"] = gfn
+    for line in lines:
+        if "Xen" in line or "Unpopulated" in line or "xen" in line:
+            found[f"{line.strip().split(' : ')[1]} (grant table)"] = int(line.strip().split("-")[0], 16) >> 12
+    return found
+
+
+def test_frames_that_are_no_ram(together: Topology, villain: tuple[Remote, int], neighbour: Neighbour) -> None:
+    """Whatever frame a guest names, the grant table and shared info of its own among them: its request ends or its
+    device is closed, the mediator goes on, and so does the other guest."""
+    driver, _ = villain
+    outcomes: dict[str, Any] = {}
+    for name, gfn in special_frames(together.frontend).items():
+        outcome = driver.call("read_from_frame", gfn=gfn)
+        outcomes[name] = outcome
+        if outcome["closed"]:
+            driver.call("reconnect")
+    assert outcomes["the first frame beyond RAM"]["closed"], outcomes
+    assert outcomes["the largest frame number"]["closed"], outcomes
+    neighbour.goes_on()
+    assert driver.call("write_and_compare"), outcomes
+
+
+def test_page_ballooned_out_between_check_and_use(
+    together: Topology, villain: tuple[Remote, int], neighbour: Neighbour
+) -> None:
+    """A page that the mediator knows as RAM and that the guest then gives back to Xen: the request fails or the device
+    is closed, nothing else is harmed, and the page's place can be filled and used again."""
+    driver, _ = villain
+    outcome = driver.call("balloon_out_and_use")
+    assert outcome["first_status"] == 0
+    assert outcome["closed"] or outcome["status"] != 0, outcome
+    if outcome["closed"]:
+        driver.call("reconnect")
+    neighbour.goes_on()
+    assert driver.call("write_and_compare")
+    assert together.status(neighbour.device, frontend=neighbour.guest)["quarantined"] == 0
+
+
+def test_grant_table_version_cannot_change(villain: tuple[Remote, int]) -> None:
+    """Xen refuses the guest another version of its grant table than the one in which the mediator writes."""
+    driver, _ = villain
+    assert driver.call("set_grant_table_version", version=2) == MAX_VERSION_REFUSED
+    assert driver.call("write_and_compare")
+
+
+def held(topology: Topology) -> dict[str, Any]:
+    """Everything that a device could leave behind in dom0: descriptors, event channels, nodes, Xen's own counts."""
+    counts = topology.machine.run(
+        "for unit in mediator backend; do ls /proc/$(systemctl show -P MainPID shadowvq-$unit)/fd | wc -l; done; "
+        "lsevtchn 0 | wc -l; xenstore-ls -f / | grep -cE '/(virtio|svq)/[0-9]+/[0-9]+'"
+    ).stdout.split()
+    return dict(zip(("mediator_fds", "backend_fds", "event_channels", "nodes"), map(int, counts), strict=True))
+
+
+def test_attached_and_detached_again_and_again(together: Topology, neighbour: Neighbour) -> None:
+    """Twenty times a disk comes and goes in a guest: nothing of it is left, in the guest, in dom0 or in Xen."""
+    image, guest = f"{report.IMAGES}/cycle.img", together.frontend
+    together.machine.run(f"truncate -s 8M {image}")
+    together.load_module()
+    live = ("foreign_pages", "grant_tables", "shared_pages", "ports")
+    before: dict[str, Any] = {}
+    counters_before: dict[str, Any] = {}
+    for turn in range(ROUNDS + 1):
+        device = together.attach(image)
+        guest.run(until("[ -b /dev/vda ]") + "; dd if=/dev/vda of=/dev/null bs=64k iflag=direct", deadline_s=90)
+        counters = together.status(device)
+        together.detach(device)
+        guest.run(until("[ ! -e /dev/vda ]"), deadline_s=90)
+        if turn == 0:  # what is kept once, for all devices, is there now
+            before, counters_before = held(together), counters
+    assert held(together) == before
+    for name in live:
+        key = f"mediator_{name}_live"
+        assert counters[key] == counters_before[key], name
+    assert counters["window_in_use"] == counters["quarantined"] == 0
+    neighbour.goes_on()
+
+
+def test_module_is_unloaded_and_loaded_again_under_io(together: Topology, neighbour: Neighbour) -> None:
+    """The transport's module can be taken out while the disk is written to (the writer gets errors, nothing hangs),
+    and put back: the same disk is there again."""
+    image, guest = f"{report.IMAGES}/cycle.img", together.frontend
+    together.load_module()
+    device = together.attach(image)
+    guest.run(until("[ -b /dev/vda ]"), deadline_s=90)
+    guest.run(
+        "cp -a /dev/vda /run/vda; (while dd if=/dev/zero of=/run/vda bs=64k count=32 oflag=direct; do :; done; "
+        "touch /run/failed) >/dev/null 2>&1 &"
+    )
+    together.unload_module()
+    guest.run(until("[ -e /run/failed ]"), deadline_s=90)
+    together.load_module()
+    guest.run(until("[ -b /dev/vda ]") + "; dd if=/dev/vda of=/dev/null bs=64k iflag=direct", deadline_s=90)
+    together.detach(device)
+    neighbour.goes_on()
+
+
+def test_guest_reboots_under_io(together: Topology, neighbour: Neighbour) -> None:
+    """A guest that reboots while it writes leaves no zombie and no node; the services let go by themselves."""
+    image, guest = f"{report.IMAGES}/cycle.img", together.frontend
+    together.load_module()
+    together.attach(image)
+    guest.run(
+        until("[ -b /dev/vda ]") + "; (while dd if=/dev/zero of=/dev/vda bs=64k count=32 oflag=direct; do :; done) "
+        ">/dev/null 2>&1 &",
+        deadline_s=90,
+    )
+    guest.run("(sleep 1; echo b > /proc/sysrq-trigger) >/dev/null 2>&1 &")
+    together.machine.run(until(f"! xl list {guest.domid} >/dev/null 2>&1"), deadline_s=120)
+    assert set(together.machine.domains.list()) == {"Domain-0", neighbour.guest.name}
+    nodes = f"/local/domain/0/backend/virtio/{guest.domid}"
+    together.machine.run(until(f'[ -z "$(xenstore-list {nodes} 2>/dev/null)" ]'), deadline_s=90)
+    neighbour.goes_on()
+
+
+def test_detached_disk_and_destroyed_guest(together: Topology, neighbour: Neighbour) -> None:
+    """A guest destroyed at work leaves no zombie, and both services, told to, end well."""
+    neighbour.goes_on()
+    neighbour.guest.destroy()
+    assert set(together.machine.domains.list()) == {"Domain-0"}
+    root = "/local/domain/0/backend/virtio"
+    together.machine.run(until(f'[ -z "$(xenstore-list {root} 2>/dev/null)" ]'), deadline_s=90)
+    for name in ("shadowvq-mediator", "shadowvq-backend"):
+        together.machine.run(
+            f"systemctl is-active {name} && systemctl stop {name} && ! systemctl is-failed {name}", deadline_s=120
+        )

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Everything is built into .venv and build; nothing is installed on the machine.
 #   make demo [IMAGE=disk.img]   the whole product on the embedded hypervisor, and an attack on it
-#   make test                    everything that is tested without Xen
-#   make test-xen                the hypervisor seam on real Xen, in QEMU
+#   make xen-demo                the same job in a stock Linux guest on real Xen, in QEMU
+#   make test                    everything, real Xen included
+#   make test-xen                what is tested on real Xen, in QEMU
 #   make bench                   measurements of the data plane
-#   make build | lint | test-c | test-race | test-fuzz | test-py | generate | clean
+#   make bundle                  build/shadowvq.squashfs: what is mounted on a Xen host (docs/xen-host.md)
+#   make build | lint | test-c | test-race | test-fuzz | test-py | test-module | generate | clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -17,11 +19,11 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 CMAKE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DSVQ_SYSROOT=$(SYSROOT) -S c_helpers
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: demo test test-xen test-module bench build lint format generate test-c test-race test-fuzz test-py tools-for-tests clean
+.PHONY: demo xen-demo bundle test test-xen test-module bench build lint format generate test-c test-race test-fuzz test-py tools-for-tests tools-for-xen clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '3,8s/^# //p' Makefile
+	@sed -n '3,11s/^# //p' Makefile
 
 demo: build
 	$(BIN)/shadowvq demo $(if $(IMAGE),--image "$(IMAGE)")
@@ -29,7 +31,7 @@ demo: build
 bench: build $(VENV)/.dev
 	$(BIN)/shadowvq bench
 
-test: lint test-c test-race test-fuzz test-py
+test: lint test-c test-race test-fuzz test-py test-xen
 
 # --- the environment ---------------------------------------------------------------------------------------------
 # Where Debian's python3-venv is missing, pip comes from its package; where liburing-dev is missing, so does liburing.
@@ -96,10 +98,23 @@ test-py: build $(VENV)/.dev
 test-module: build $(VENV)/.dev
 	$(BIN)/pytest -m module tests/module
 
-# Real Xen 4.17 in QEMU (software emulation will do). Needs qemu-system-x86_64; the rest is downloaded into a cache folder.
-test-xen: build $(VENV)/.dev
-	@command -v qemu-system-x86_64 >/dev/null || { echo "make test-xen needs QEMU: sudo apt-get install qemu-system-x86" >&2; exit 1; }
+# Real Xen 4.17 in QEMU (software emulation will do). The hypervisor, its kernel and tools are Debian's packages,
+# unpacked into a cache folder; of the machine itself it takes QEMU, gcc and make.
+test-xen: build $(VENV)/.dev tools-for-xen
 	$(BIN)/pytest -m xen tests/xen
+
+xen-demo: build $(VENV)/.dev tools-for-xen
+	@$(BIN)/python -m tests.xen.demo $(if $(TOPOLOGY),--topology $(TOPOLOGY))
+
+bundle: build
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m deploy.bundle build/shadowvq.squashfs
+
+# libelf is for objtool, which comes with the kernel's headers.
+tools-for-xen:
+	@{ command -v qemu-system-x86_64 >/dev/null && ls /usr/lib/*/libelf.so.1 >/dev/null 2>&1; } || \
+	  { [ "$$(id -u)" = 0 ] && apt-get -q update && \
+	  apt-get -q install -y --no-install-recommends qemu-system-x86 libelf1; } || \
+	  { echo "real Xen runs in QEMU: sudo apt-get install --no-install-recommends qemu-system-x86 libelf1" >&2; exit 1; }
 
 # clang has the fuzzer; it is the one tool of the tests that is not on PyPI.
 tools-for-tests:

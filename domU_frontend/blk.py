@@ -50,7 +50,8 @@ class QueueAddresses:
 
 class BlkDriver:
     """
-    A driver that owns all of its domain's memory from `first_gfn` on, `pages` pages of it.
+    A driver that owns all of its domain's memory from `first_gfn` on, `pages` pages of it. `run` gives up when nothing
+    completes for `timeout_ms`; 0: the driver's default.
 
     HypervisorError: the memory or an event channel cannot be had.
     """
@@ -66,12 +67,14 @@ class BlkDriver:
         features: int,
         poll_us: int = 50,
         first_gfn: int = 0,
+        timeout_ms: int = 0,
     ) -> None:
         self._library = hypervisor.library
         ffi, lib = self._library.ffi, self._library.lib
         c = ffi.new("struct svq_drv_config *")
         c.first_gfn, c.pages, c.features, c.poll_us = first_gfn, pages, features, poll_us
         c.mediator_domid, c.queues, c.queue_size = mediator, queues, queue_size
+        c.timeout_ms = timeout_ms
         out = ffi.new("struct svq_drv **")
         self._library.check(lib.svq_drv_create(hypervisor.handle, c, out), "drv_create")
         self.handle: Any = out[0]

@@ -64,6 +64,7 @@ class Frontend:
         accept: int = WANTED | BLK_WANTED,
         poll_us: int = 50,
         first_gfn: int = 0,
+        timeout_ms: int = 0,
     ) -> None:
         self._stack = ExitStack()
         with ExitStack() as stack:
@@ -85,6 +86,7 @@ class Frontend:
                 features=accept,
                 poll_us=poll_us,
                 first_gfn=first_gfn,
+                timeout_ms=timeout_ms,
             )
             stack.callback(self.driver.close)
             self._accept = accept

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 SHOWN_MAX = 64  # characters of a peer's value that an error message repeats
@@ -44,9 +45,9 @@ class PeerProtocolError(ShadowVQError):
 class XenStoreError(ShadowVQError):
     """XenStore answered a request with an error; `errno` as in the errno module."""
 
-    def __init__(self, errno: int, path: str) -> None:
-        super().__init__(f"XenStore refused {path}: {os.strerror(errno)}")
-        self.errno = errno
+    def __init__(self, code: int, path: str) -> None:
+        super().__init__(f"XenStore refused {path}: {os.strerror(code)}")
+        self.errno = code
         self.path = path
 
 
@@ -58,15 +59,39 @@ class XenStoreTimeout(ShadowVQError):
     """XenStore did not answer in time."""
 
 
+_NO_PRIVILEGE = (
+    "this domain has no privilege over that one. A mediator domain has to be PV, and `deploy/set-target` has to name "
+    "its guest before it first runs; or run the mediator in dom0"
+)
+_GNTALLOC_FULL = (
+    "the kernel shares no more pages: raise its limit, `options xen_gntalloc limit=65536` in /etc/modprobe.d, or the "
+    "domain's max_grant_frames"
+)
+# What an operator can do about a call's answer; calls of the data plane say why by their errno alone.
+_ADVICE = {
+    ("grant_table_frames", errno.EPERM): _NO_PRIVILEGE,
+    ("grant_table_frames", errno.EACCES): _NO_PRIVILEGE,
+    ("guest_open", errno.EPERM): _NO_PRIVILEGE,
+    ("guest_open", errno.EACCES): _NO_PRIVILEGE,
+    (
+        "guest_open",
+        errno.EPROTONOSUPPORT,
+    ): "its grant table has version 2: set max_grant_version = 1 in its configuration",
+    ("device_create", errno.ENOSPC): _GNTALLOC_FULL,
+    ("queue_setup", errno.ENOSPC): _GNTALLOC_FULL,
+}
+
+
 class HypervisorError(ShadowVQError):
     """A call through the hypervisor seam failed; `errno` is positive, `domid` None if no domain is meant."""
 
-    def __init__(self, call: str, domid: int | None, errno: int) -> None:
+    def __init__(self, call: str, domid: int | None, code: int) -> None:
         about = "" if domid is None else f" for domain {domid}"
-        super().__init__(f"{call}{about} failed: {os.strerror(errno)}")
+        advice = _ADVICE.get((call, code))
+        super().__init__(f"{call}{about} failed: {os.strerror(code)}" + (f"; {advice}" if advice else ""))
         self.call = call
         self.domid = domid
-        self.errno = errno
+        self.errno = code
 
 
 class ImageError(ShadowVQError):

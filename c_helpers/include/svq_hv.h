@@ -78,6 +78,7 @@ int svq_hv_unmap_foreign(struct svq_hv *hv, void *va, size_t count);
 /*
  * Maps frames [first_frame, first_frame + frames) of the grant table (version 1) of `domid`, writable. Frames
  * beyond the table's present size make it grow, up to the domain's max_grant_frames; -EINVAL beyond that.
+ * -EPROTONOSUPPORT: the table is one of version 2.
  * *token names the mapping for unmap.
  */
 int svq_hv_map_grant_table(struct svq_hv *hv, uint16_t domid, uint32_t first_frame, uint32_t frames, void **va,

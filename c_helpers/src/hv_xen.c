@@ -10,6 +10,7 @@
 enum {
     XENMEM_RESOURCE_GRANT_TABLE = 1,          /* xen/memory.h */
     XENMEM_RESOURCE_GRANT_TABLE_ID_SHARED = 0,
+    XENMEM_RESOURCE_GRANT_TABLE_ID_STATUS = 1,
 };
 
 /*
@@ -122,6 +123,20 @@ static int unmap_foreign(struct svq_hv *hv, void *va, size_t count)
     return unmap(xen_of(hv), va, XEN_MAP_FOREIGN, count);
 }
 
+/* Only a table of version 2 has status frames (xen/memory.h); its entries are twice as long as those that we write. */
+static int has_version_2(const struct xen_libs *libs, void *fmem, uint16_t domid)
+{
+    void *mapped = NULL;
+    void *resource = libs->foreignmemory_map_resource(fmem, domid, XENMEM_RESOURCE_GRANT_TABLE,
+                                                      XENMEM_RESOURCE_GRANT_TABLE_ID_STATUS, 0, 1, &mapped, PROT_READ,
+                                                      0);
+
+    if (resource == NULL)
+        return 0;
+    (void)libs->foreignmemory_unmap_resource(fmem, resource);
+    return 1;
+}
+
 static int map_grant_table(struct svq_hv *hv, uint16_t domid, uint32_t first_frame, uint32_t frames, void **va,
                            void **token)
 {
@@ -133,6 +148,8 @@ static int map_grant_table(struct svq_hv *hv, uint16_t domid, uint32_t first_fra
     fmem = foreignmemory_of(xen, &rc);
     if (fmem == NULL)
         return rc;
+    if (has_version_2(xen->libs, fmem, domid))
+        return -EPROTONOSUPPORT;
     map = xen_map_new(XEN_MAP_TABLE, frames);
     if (map == NULL)
         return -ENOMEM;

@@ -20,6 +20,7 @@ static struct {
     int prot, writable, unmasked_port, pending_calls;
     uint32_t count;
     unsigned int type, id;
+    int version_2;
     unsigned long frame;
     int event_pipe[2];
 } fake;
@@ -140,6 +141,10 @@ static void *fake_map_resource(void *handle, uint16_t domid, unsigned int type, 
                                unsigned long frame, unsigned long frames, void **va, int prot, int flags)
 {
     CHECK(handle == &fake.fmem_opened && domid == 7 && *va == NULL && flags == 0);
+    if (id == 1 && !fake.version_2) { /* status frames */
+        errno = EINVAL;
+        return NULL;
+    }
     fake.type = type;
     fake.id = id;
     fake.frame = frame;
@@ -337,6 +342,16 @@ TEST(grant_table,
     CHECK_EQUAL(svq_hv_unmap_grant_table(hv, token), -EINVAL);
     fake.fail_errno = EINVAL;
     CHECK_EQUAL(svq_hv_map_grant_table(hv, 7, 64, 8, &va, &token), -EINVAL);
+    stop(hv);
+}
+
+TEST(grant_table_version_2, "A grant table of version 2, whose entries are longer than ours, is refused as such")
+{
+    struct svq_hv *hv = start();
+    void *va, *token;
+
+    fake.version_2 = 1;
+    CHECK_EQUAL(svq_hv_map_grant_table(hv, 7, 32, 8, &va, &token), -EPROTONOSUPPORT);
     stop(hv);
 }
 

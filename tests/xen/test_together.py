@@ -188,6 +188,35 @@ def test_attached_and_detached_again_and_again(together: Topology, neighbour: Ne
     neighbour.goes_on()
 
 
+def test_detached_under_io_and_attached_with_copies(together: Topology, neighbour: Neighbour) -> None:
+    """A disk that is detached while it is written to: the writer gets errors and nothing hangs; attached again with
+    placement `copy` it holds what was written before, and no byte of it is granted."""
+    image, guest = f"{report.IMAGES}/copied.img", together.frontend
+    together.machine.run(f"truncate -s 8M {image}")
+    together.load_module()
+    device = together.attach(image)
+    guest.run(
+        until("[ -b /dev/vda ]") + "; dd if=/dev/urandom of=/run/data bs=64k count=32; "
+        "dd if=/run/data of=/dev/vda bs=64k oflag=direct; cp -a /dev/vda /run/detached; rm -f /run/failed; "
+        "(while dd if=/run/data of=/run/detached bs=64k oflag=direct; do :; done; touch /run/failed) >/dev/null 2>&1 &",
+        deadline_s=90,
+    )
+    together.detach(device)
+    guest.run(until("[ -e /run/failed ]"), deadline_s=90)
+
+    device = together.attach(image, placement="copy")
+    sums = guest.run(
+        until("[ -b /dev/vda ]") + "; md5sum < /run/data; dd if=/dev/vda bs=64k count=32 iflag=direct | md5sum",
+        deadline_s=90,
+    ).stdout.split("\n")
+    assert sums[0] == sums[1]
+    counters = together.status(device)
+    assert (counters["grants"], counters["bytes_zero_copy"]) == (0, 0)
+    assert counters["bytes_bounced"] >= 32 * 65536
+    together.detach(device)
+    neighbour.goes_on()
+
+
 def test_module_is_unloaded_and_loaded_again_under_io(together: Topology, neighbour: Neighbour) -> None:
     """The transport's module can be taken out while the disk is written to (the writer gets errors, nothing hangs),
     and put back: the same disk is there again."""

@@ -20,7 +20,7 @@ MODULE = "/opt/shadowvq/payload/virtio_xenbus.ko"
 INSTALL = "/opt/shadowvq/deploy/install.sh"
 SERVICE_DEADLINE_S = 240.0
 # In domains that are played by attackers: so that it is Xen that refuses, not the attacker's own kernel.
-ATTACKER = ("xen-privcmd.unrestricted=1",)
+ATTACKER = ("xen_privcmd.unrestricted=1",)
 # What the stock driver of a disk and its file system ask for.
 DISK_MODULES = ("virtio_blk", "crc32c_generic", "ext4")
 

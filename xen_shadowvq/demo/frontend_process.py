@@ -19,6 +19,7 @@ from xen_shadowvq.errors import HypervisorError
 
 DEPTH = 32
 SECTOR = 512
+PAGES_PER_MIB = 256
 SIZES = (512, 1024, 2048, 4096, 4096, 4096, 8192, 16384, 65536, 131072, 262144, 1 << 20)
 PROGRESS_S = 0.1
 INDIRECT_SHARE = 0.9
@@ -39,8 +40,11 @@ HELD_SPECS = (  # offset in a page, bytes: whole pages, ends, fragments, and acr
 class FrontendProcess:
     """What the demo can ask of the frontend. Answers are plain JSON."""
 
-    def __init__(self, sim: tuple[Path, int] | None, device: int, memory_mib: int, seed: int) -> None:
-        self._frontend = Frontend(device, sim=sim, pages=memory_mib * 256, queue_size=256)
+    def __init__(
+        self, sim: tuple[Path, int] | None, device: int, memory_mib: int, seed: int, timeout_ms: int = 0
+    ) -> None:
+        pages = memory_mib * PAGES_PER_MIB
+        self._frontend = Frontend(device, sim=sim, pages=pages, queue_size=256, timeout_ms=timeout_ms)
         self._driver = self._frontend.driver
         self._random = random.Random(seed)  # noqa: S311 - a mix of sizes, not a secret
         self._first_page = self._driver.data_first_page

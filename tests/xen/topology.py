@@ -63,10 +63,14 @@ class Topology:
             self.loaded.add(guest.domid)
 
     def unload_module(self, frontend: Domain | None = None) -> None:
-        """Takes the transport's module out again."""
+        """Takes the transport's module off its devices, and out."""
         guest = frontend or self.frontend
         if guest.domid in self.loaded:
-            guest.run("rmmod virtio_xenbus")
+            driver = "/sys/bus/xen/drivers/virtio_xenbus"
+            guest.run(
+                f"for device in {driver}/virtio-*; do [ ! -e $device ] || echo ${{device##*/}} >{driver}/unbind; done; "
+                "rmmod virtio_xenbus"
+            )
             self.loaded.remove(guest.domid)
 
     def attach(self, image: str, *, frontend: Domain | None = None, wait: bool = True, **options: str | int) -> int:

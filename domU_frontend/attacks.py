@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from domU_frontend.hostile import DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, Desc, RingLayout, RingWriter
+from domU_frontend.hostile import DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, PAGE_BYTES, Desc, RingLayout, RingWriter
 from xen_shadowvq.native import load
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ class Villain:
         self.frontend = frontend
         self.memory_end = memory_end
         driver, at = frontend.driver, frontend.driver.addresses(0)
-        layout = RingLayout(at.size, 0, at.avail - at.desc, at.used - at.desc)
-        self.ring = RingWriter(driver.memory(at.desc, layout.end), layout, at.desc)
+        layout = RingLayout(at.size, *map(driver.offset, (at.desc, at.avail, at.used)))
+        self.ring = RingWriter(driver.memory(driver.gpa(0), driver.pages * PAGE_BYTES), layout)
         self.data = driver.gpa(driver.data_first_page)
 
     def table(self, *descs: Desc) -> int:

@@ -78,7 +78,7 @@ class BlkDriver:
         out = ffi.new("struct svq_drv **")
         self._library.check(lib.svq_drv_create(hypervisor.handle, c, out), "drv_create")
         self.handle: Any = out[0]
-        self.queues = queues
+        self.queues, self.pages = queues, pages
         first, count = ffi.new("size_t *"), ffi.new("size_t *")
         lib.svq_drv_data_pages(self.handle, first, count)
         self.data_first_page, self.data_pages = int(first[0]), int(count[0])
@@ -99,8 +99,17 @@ class BlkDriver:
         self._library.check(self._library.lib.svq_drv_page_gpa(self.handle, page, gpa), "drv_page_gpa")
         return int(gpa[0])
 
+    def offset(self, gpa: int) -> int:
+        """Where a guest physical address lies in the driver's memory, in bytes from the start of its first page."""
+        address = self._library.ffi.cast("uintptr_t", self._library.ffi.from_buffer(self.memory(gpa, 1)))
+        first = self._library.ffi.cast("uintptr_t", self._library.ffi.from_buffer(self.memory(self.gpa(0), 1)))
+        return int(address) - int(first)
+
     def memory(self, gpa: int, length: int) -> memoryview:
-        """The driver's own memory at a guest physical address, writable."""
+        """
+        The driver's own memory from a guest physical address on, writable. It goes on page after page as the process
+        has them: on real Xen frames that follow one another there need not do so in number.
+        """
         va = self._library.lib.svq_drv_va(self.handle, gpa, length)
         if va == self._library.ffi.NULL:
             raise ValueError(f"{length} bytes at {gpa:#x} are not all the driver's")

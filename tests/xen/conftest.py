@@ -34,7 +34,7 @@ def separate(xen: Machine) -> Iterator[Topology]:
         yield running
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def together(xen: Machine) -> Iterator[Topology]:
     """Mediator and backend in dom0, two guests."""
     with topology.together(xen) as running:

@@ -37,6 +37,8 @@ def test_services_are_confined(separate: Topology) -> None:
     for place, name in ((separate.mediator, "shadowvq-mediator"), (separate.backend, "shadowvq-backend")):
         shown = place.run(f"systemctl show {name} -p Type -p ActiveState -p NRestarts").stdout.split()
         assert sorted(shown) == ["ActiveState=active", "NRestarts=0", "Type=notify"]
+        checked = place.start(f"systemd-analyze verify --man=no /etc/systemd/system/{name}.service").wait()
+        assert (checked.status, name in checked.stderr) == (0, False), checked.stderr
         rated = place.run(f"systemd-analyze security --no-pager {name} | tail -n 1").stdout
         assert float(rated.split(":")[1].split()[0]) <= 3.0, rated
 

@@ -50,6 +50,8 @@ class FrontendProcess:
         self._first_page = self._driver.data_first_page
         self._buffer_bytes = self._driver.data_pages * PAGE
         self._base = self._driver.gpa(self._first_page)
+        frames = [self._driver.gpa(self._first_page + page) for page in range(self._driver.data_pages)]
+        self._frames_follow = frames == list(range(self._base, self._base + self._buffer_bytes, PAGE))
         self._latencies: list[int] = []
         self._data_bytes = 0
         self._requests = 0
@@ -124,7 +126,7 @@ class FrontendProcess:
         page = 0
         for kind in (blk.OUT, blk.IN):
             for start, most in HELD_SPECS:
-                buffer = self._driver.gpa(self._first_page + page) + start
+                buffer = self._gpa(page * PAGE + start)
                 length = min(most, self._length_max)
                 requests.append(Request(kind, offset // SECTOR, buffer, length, self._segments(length)))
                 described += self._describe(page, start, length, kind == blk.IN)
@@ -157,29 +159,22 @@ class FrontendProcess:
         """A buffer, page by page: on real Xen frames that follow one another in memory need not do so in number."""
         ends = [*range(PAGE - start, length, PAGE), length]
         pieces = zip([0, *ends], ends, strict=False)
-        return [
-            [
-                self._driver.gpa(self._first_page + page + (start + at) // PAGE) + (start + at) % PAGE,
-                end - at,
-                device_writes,
-            ]
-            for at, end in pieces
-        ]
+        return [[self._gpa(page * PAGE + start + at), end - at, device_writes] for at, end in pieces]
 
     # ---- helpers ---------------------------------------------------------------------------------------------------
 
     def _batch(self, kind: int, sector: int, end: int) -> list[Request]:
         """Requests for consecutive sectors with buffers one after another, at odd places now and then."""
         requests: list[Request] = []
-        at = self._base
+        at = 0
         while sector < end:
             length = min(self._random.choice(SIZES), (end - sector) * SECTOR, self._length_max)
             at += self._random.choice((0, 0, -at % PAGE, 16, 512, 1000, 1))
-            if at + length > self._base + self._buffer_bytes:
+            if at + length > self._buffer_bytes:
                 break
             segments = min(self._random.choice((1, 1, 1, 2, 5)), max(1, length // SECTOR))
             indirect = self._random.random() < INDIRECT_SHARE
-            requests.append(Request(kind, sector, at, length, self._segments(length, segments), indirect))
+            requests.append(Request(kind, sector, self._gpa(at), length, self._segments(length, segments), indirect))
             at += length
             sector += length // SECTOR
         return requests
@@ -227,8 +222,7 @@ class FrontendProcess:
         self._run([Request(blk.FLUSH)], 0)
 
     def _read(self, offset: int, length: int) -> str:
-        request = Request(blk.IN, offset // SECTOR, self._base, length)
-        self._run(self._split(request), 0)
+        self._run(self._split(blk.IN, offset // SECTOR, length), 0)
         return hashlib.sha256(self._driver.memory(self._base, length)).hexdigest()
 
     @property
@@ -236,24 +230,25 @@ class FrontendProcess:
         """Bytes of one request: what the device allows (virtio 5.2.4), and the driver's tables hold."""
         geometry = self._frontend.geometry
         size = geometry.size_max // SECTOR * SECTOR
-        return min(1 << 20, size * min(geometry.segments_max, DRIVER_SEGMENTS_MAX) // 2)
+        segments = min(geometry.segments_max, DRIVER_SEGMENTS_MAX) // 2
+        return min(1 << 20, segments * (size if self._frames_follow else min(size, PAGE)))
 
     def _segments(self, length: int, wanted: int = 1) -> int:
         """Segments for so many bytes, so that none is longer than size_max."""
         size = self._frontend.geometry.size_max // SECTOR * SECTOR
         return max(wanted, -(-length // (size - SECTOR)) if length > size else 1)
 
-    def _split(self, request: Request) -> list[Request]:
+    def _gpa(self, at: int) -> int:
+        """Guest physical address of byte `at` of the buffers; the frames of one need not follow one another."""
+        return self._driver.gpa(self._first_page + at // PAGE) + at % PAGE
+
+    def _split(self, kind: int, sector: int, total: int) -> list[Request]:
+        """Requests for `total` bytes at the start of the buffers."""
         step = self._length_max
+        lengths = ((at, min(step, total - at)) for at in range(0, total, step))
         return [
-            Request(
-                request.kind,
-                request.sector + at // SECTOR,
-                request.buffer + at,
-                length := min(step, request.length - at),
-                self._segments(length),
-            )
-            for at in range(0, request.length, step)
+            Request(kind, sector + at // SECTOR, self._gpa(at), length, self._segments(length))
+            for at, length in lengths
         ]
 
     def _run_held(self, requests: list[Request]) -> None:

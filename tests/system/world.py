@@ -227,4 +227,4 @@ def _tells(path: str) -> bool:
 
 def counters_live(status: dict[str, Any]) -> dict[str, int]:
     """What the mediator holds of the hypervisor now, out of a status answer."""
-    return {name: value for name, value in status.items() if name.endswith("_live")}
+    return {name: value for name, value in status.items() if name.startswith("mediator_") and name.endswith("_live")}

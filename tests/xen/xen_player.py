@@ -36,7 +36,9 @@ def hypercall(*words: int) -> int:
     """A hypercall with up to five arguments, through this domain's own kernel: its answer, or -errno."""
     privcmd = os.open("/dev/xen/privcmd", os.O_RDWR)
     try:
-        return fcntl.ioctl(privcmd, IOCTL_PRIVCMD_HYPERCALL, HYPERCALL.pack(*words, *(0,) * (6 - len(words))))
+        return fcntl.ioctl(
+            privcmd, IOCTL_PRIVCMD_HYPERCALL, bytearray(HYPERCALL.pack(*words, *(0,) * (6 - len(words)))), True
+        )
     except OSError as error:
         return -(error.errno or 1)
     finally:

@@ -4,7 +4,6 @@
 usage: remote_server.py ROLE FOLDER [ARGUMENT ...]
     operator                    `shadowvq` command lines (dom0)
     driver DEVICE MEMORY_MIB    the user-space driver, honest or not (a frontend)
-    store                       bare connections to XenStore, as the domain that it runs in
     attacker                    tries what its domain can reach (the backend's)
 
 Reads one call after another, as JSON [method, arguments], from the FIFO `requests`, and writes [answer, error] to the
@@ -13,8 +12,6 @@ FIFO `answers`. Who asks takes turns with others by a lock of its own.
 
 import json
 import os
-import select
-import socket
 import sys
 import traceback
 from pathlib import Path
@@ -37,48 +34,10 @@ class Operator:
         return [result.exit_code, result.output]
 
 
-class Store:
-    """Bytes to and from xenstored: by its socket where there is one (dom0), else by the kernel's device."""
-
-    SOCKET = Path("/run/xenstored/socket")
-    ANSWER_S = 20.0
-
-    def __init__(self) -> None:
-        self._connections: dict[int, int] = {}
-
-    def open(self) -> int:
-        """A new connection; its number."""
-        if self.SOCKET.exists():
-            connection = socket.socket(socket.AF_UNIX)
-            connection.connect(str(self.SOCKET))
-            number = connection.detach()
-        else:
-            number = os.open("/dev/xen/xenbus", os.O_RDWR)
-        self._connections[number] = number
-        return number
-
-    def exchange(self, number: int, data: str) -> str:
-        """Sends bytes, then returns those that come, at least one unless the other end closed; hexadecimal."""
-        try:
-            sent = bytes.fromhex(data)
-            while sent:
-                sent = sent[os.write(number, sent) :]
-            readable, _, _ = select.select([number], [], [], self.ANSWER_S)
-            return os.read(number, 65536).hex() if readable else ""
-        except OSError:  # the kernel refuses itself what would get a connection closed
-            return ""
-
-    def close(self, number: int) -> None:
-        """Closes a connection."""
-        os.close(self._connections.pop(number))
-
-
 def make(role: str, arguments: list[str]) -> object:
     """The object that is served."""
     if role == "operator":
         return Operator()
-    if role == "store":
-        return Store()
     if role == "driver":
         from xen_player import Player
 

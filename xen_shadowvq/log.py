@@ -68,7 +68,7 @@ class RateLimited:
     """
 
     def __init__(self, interval_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._interval_s = interval_s
+        self.interval_s = interval_s
         self._clock = clock
         self._lock = threading.Lock()
         # For each key: when its last line was, and how many were left out since.
@@ -79,7 +79,7 @@ class RateLimited:
         now = self._clock()
         with self._lock:
             last, left_out = self._seen.get(key, (None, 0))
-            admitted = last is None or now - last >= self._interval_s
+            admitted = last is None or now - last >= self.interval_s
             self._seen[key] = (now, 0) if admitted or last is None else (last, left_out + 1)
             self._seen.move_to_end(key)
             if len(self._seen) > KEYS_MAX:

@@ -6,10 +6,13 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import datetime
+from itertools import pairwise
 
 import pytest
 
 from domU_frontend.attacks import CASES, Villain, missing_words
+from xen_shadowvq.shadow_device import complaints
 
 from .conftest import connector
 from .disk_io import IoLoop, write_and_compare
@@ -20,6 +23,8 @@ PAGES = 2048
 SIZE = 64
 KICKS_A_TURN = 2000
 PAUSE_S = 0.02
+LOG_INTERVAL_S = complaints.interval_s
+CLOCKS_DIFFER_S = 0.1  # lines carry the time of day, the interval is of the monotonic clock
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +79,8 @@ def test_a_bad_chain_breaks_its_own_device(case: str, shared_world: World, villa
 
 
 def test_a_device_that_breaks_again_and_again_fills_no_log(shared_world: World, villain: Villain) -> None:
-    """Ten bad chains in a row, each on a new connection, make fewer lines in the log than there were, and every line
-    that was left out is counted in the next one."""
+    """However fast bad chains follow one another, each on a new connection, their lines in the log are an interval
+    apart, and none that was left out is counted twice."""
     world, frontend = shared_world, villain.frontend
     before = len(world.mediator.events("device_broken"))
     for _ in range(10):
@@ -83,7 +88,10 @@ def test_a_device_that_breaks_again_and_again_fills_no_log(shared_world: World, 
         frontend.wait_closed()
         frontend.reconnect()
     lines = world.mediator.events("device_broken")[before:]
-    assert len(lines) + sum(line.get("left_out", 0) for line in lines) <= 10 + 1
+    times = [datetime.fromisoformat(line["timestamp"]).timestamp() for line in lines]
+    assert all(second - first > LOG_INTERVAL_S - CLOCKS_DIFFER_S for first, second in pairwise(times)), times
+    # The first of them counts also what was left out of the tests before this one.
+    assert len(lines) + sum(line.get("left_out", 0) for line in lines[1:]) <= 10
     assert all("SVQ_E_HEAD_RANGE" in line["reason"] for line in lines)
     write_and_compare(frontend, random.Random(2), 0)
 

@@ -38,6 +38,8 @@ T = TypeVar("T")
 _DIRECTORY_PART: Final = 22  # newer than pyxs
 _LIST_ATTEMPTS_MAX: Final = 16
 _LIST_PARTS_MAX: Final = 4096
+_DAEMON: Final = Path("/run/xenstored/socket")
+_DEVICES: Final = (Path("/dev/xen/xenbus"), Path("/proc/xen/xenbus"))
 _TRANSACTION: Final = "(transaction)"  # in place of a path in XenStoreError
 
 
@@ -487,9 +489,13 @@ class XenStore(_Requests):
     def _connection(self) -> Any:
         if self._socket_path is not None:
             return _UnixConnection(self._socket_path, self._timeout_s)
-        daemon = Path("/run/xenstored/socket")
-        if daemon.is_socket():
-            return _UnixConnection(str(daemon), self._timeout_s)
+        if _DAEMON.is_socket():
+            return _UnixConnection(str(_DAEMON), self._timeout_s)
+        if not any(device.exists() for device in _DEVICES):
+            raise XenStoreGone(
+                f"there is no XenStore here, neither {_DAEMON} nor {_DEVICES[0]}: run this in a Xen domain; in dom0 "
+                "start xenstored"
+            )
         return _XenBusConnection()
 
     def _disconnect(self) -> None:

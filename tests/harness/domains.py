@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.harness.channel import Job, Result
-from tests.harness.errors import CommandFailed
+from tests.harness.errors import CommandFailed, HarnessError
 from tests.harness.kernel import GUEST_MODULES, KERNEL_ARGUMENTS, ROOT_DISK_MODULES
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ BLOCK_SCRIPT = "/opt/shadowvq/harness/block-attach.sh"
 XL_DEADLINE_S = 90.0
 BOOT_DEADLINE_S = 240.0
 COMMAND_DEADLINE_S = 60.0
+LOGS_DEADLINE_S = 20.0
+GUEST_LOGS = "journalctl --no-pager -b -o short-monotonic 2>/dev/null || dmesg; xenstore-ls -f device; ps axfww"
 DESTROY_TURNS = 100  # tenths of a second of dom0's time for a destroyed domain to vanish
 
 
@@ -171,6 +175,7 @@ class Domains:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
+        self._made: dict[str, Domain] = {}  # by name, the last of each
 
     def create_paused(self, spec: DomainSpec) -> Domain:
         """Makes a guest whose processors do not run yet; CommandFailed carries what xl said."""
@@ -180,9 +185,20 @@ class Domains:
             f"xl create -q -p {path} && xl domid {spec.name}", deadline_s=XL_DEADLINE_S
         ).check()
         try:
-            return Domain(self._machine, spec, int(created.stdout))
+            domain = Domain(self._machine, spec, int(created.stdout))
         except ValueError as error:
             raise CommandFailed(f"xl create {spec.name}: {created.stdout}{created.stderr}") from error
+        self._made[spec.name] = domain
+        return domain
+
+    def collect_logs(self, folder: Path) -> None:
+        """Writes what each guest that still takes commands says of itself: its journal where it has one, its kernel."""
+        there = self.list()
+        for domain in self._made.values():
+            if domain.spec.userland is not Userland.BUSYBOX and there.get(domain.name) == domain.domid:
+                with contextlib.suppress(HarnessError):
+                    logs = domain.start(GUEST_LOGS, deadline_s=LOGS_DEADLINE_S).wait()
+                    (folder / f"{domain.name}.txt").write_text(logs.stdout)
 
     @contextmanager
     def running(self, spec: DomainSpec, *, target: Domain | None = None) -> Iterator[Domain]:

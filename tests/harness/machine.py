@@ -92,6 +92,8 @@ class Machine:
                 break
             (folder / f"{name}.txt").write_text(text)
         with contextlib.suppress(HarnessError):
+            self.domains.collect_logs(folder)
+        with contextlib.suppress(HarnessError):
             (folder / "registers.txt").write_text(self.qmp.registers())
 
 

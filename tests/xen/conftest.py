@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One machine with real Xen for all tests of a session, its topologies, and its logs when a test fails."""
+"""One machine with real Xen for all tests of a session, and its logs when a test fails."""
 
 import re
 from collections.abc import Generator, Iterator
@@ -9,9 +9,7 @@ import pytest
 from tests.harness import Machine, MachineSpec, boot
 from tests.harness.cache import cache_folder
 from tests.harness.packages import REPOSITORY
-from tests.xen import topology
 from tests.xen.payload import build_machine_images
-from tests.xen.topology import Topology
 
 LOGS = REPOSITORY / "build" / "xen-logs"
 MACHINE = pytest.StashKey[Machine]()
@@ -25,20 +23,6 @@ def xen(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
     with boot(images, MachineSpec(), LOGS / "session", lock=cache / "machine.lock") as machine:
         request.config.stash[MACHINE] = machine
         yield machine
-
-
-@pytest.fixture(scope="module")
-def separate(xen: Machine) -> Iterator[Topology]:
-    """The mediator in a PV domain of its own, the backend in a driver domain, one guest."""
-    with topology.separate(xen) as running:
-        yield running
-
-
-@pytest.fixture(scope="session")
-def together(xen: Machine) -> Iterator[Topology]:
-    """Mediator and backend in dom0, two guests."""
-    with topology.together(xen) as running:
-        yield running
 
 
 @pytest.hookimpl(wrapper=True)

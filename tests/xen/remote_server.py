@@ -5,6 +5,7 @@ usage: remote_server.py ROLE FOLDER [ARGUMENT ...]
     operator                    `shadowvq` command lines (dom0)
     driver DEVICE MEMORY_MIB    the user-space driver, honest or not (a frontend)
     attacker                    tries what its domain can reach (the backend's)
+    auditor                     looks into guests' grant tables (dom0)
 
 Reads one call after another, as JSON [method, arguments], from the FIFO `requests`, and writes [answer, error] to the
 FIFO `answers`. Who asks takes turns with others by a lock of its own.
@@ -12,6 +13,7 @@ FIFO `answers`. Who asks takes turns with others by a lock of its own.
 
 import json
 import os
+import struct
 import sys
 import traceback
 from pathlib import Path
@@ -34,10 +36,37 @@ class Operator:
         return [result.exit_code, result.output]
 
 
+class Auditor:
+    """Counts what is in other domains' grant tables."""
+
+    GRANTS_PER_FRAME, ENTRY = 512, struct.Struct("=HHI")  # Xen public/grant_table.h: struct grant_entry_v1
+
+    def __init__(self) -> None:
+        from xen_shadowvq.hypervisor import Hypervisor
+
+        self._hypervisor = Hypervisor("mediator", None)
+
+    def entries_in_use(self, domid: int, first: int, count: int) -> int:
+        """How many of `count` entries from `first` on grant anything."""
+        ffi, lib = self._hypervisor.library.ffi, self._hypervisor.library.lib
+        frame, last = first // self.GRANTS_PER_FRAME, (first + count - 1) // self.GRANTS_PER_FRAME
+        va, token = ffi.new("void **"), ffi.new("void **")
+        rc = lib.svq_hv_map_grant_table(self._hypervisor.handle, domid, frame, last - frame + 1, va, token)
+        self._hypervisor.library.check(rc, "map_grant_table", domid)
+        try:
+            begin = (first - frame * self.GRANTS_PER_FRAME) * self.ENTRY.size
+            table = ffi.buffer(va[0], (last - frame + 1) * 4096)[begin : begin + count * self.ENTRY.size]
+            return sum(flags != 0 for flags, _, _ in self.ENTRY.iter_unpack(table))
+        finally:
+            lib.svq_hv_unmap_grant_table(self._hypervisor.handle, token[0])
+
+
 def make(role: str, arguments: list[str]) -> object:
     """The object that is served."""
     if role == "operator":
         return Operator()
+    if role == "auditor":
+        return Auditor()
     if role == "driver":
         from xen_player import Player
 

@@ -13,7 +13,7 @@ from tests.harness import Domain, DomainSpec, Machine
 from tests.harness.domains import Kind, Userland
 from tests.harness.errors import CommandFailed
 from tests.harness.packages import REPOSITORY
-from tests.xen.remote import Place, Remote
+from tests.xen.remote import Place, Remote, until
 
 XL_CONFIGS = REPOSITORY / "deploy" / "xl"
 MODULE = "/opt/shadowvq/payload/virtio_xenbus.ko"
@@ -72,6 +72,15 @@ class Topology:
                 "rmmod virtio_xenbus"
             )
             self.loaded.remove(guest.domid)
+
+    def wait_rebooted(self, frontend: Domain) -> Domain:
+        """Waits until xl has started a guest that reboots anew, under another domid; it takes the old one's place."""
+        other = f"domid=$(xl domid {frontend.name} 2>/dev/null) && [ $domid != {frontend.domid} ]"
+        domid = int(self.machine.run(f"{until(other)}; echo $domid", deadline_s=120).stdout)
+        again = Domain(self.machine, frontend.spec, domid)
+        self.frontends[self.frontends.index(frontend)] = again
+        again.wait_booted()
+        return again
 
     def attach(self, image: str, *, frontend: Domain | None = None, wait: bool = True, **options: str | int) -> int:
         """Gives a guest a disk, as `shadowvq ctl attach`; returns the device id. `image` is in the backend's domain."""
@@ -159,7 +168,8 @@ def together(dom0: Machine) -> Iterator[Topology]:
     domains: list[Domain] = []
     with destroyed_in_the_end(domains):
         for name, vcpus in (("frontend-a", 1), ("frontend-b", 2)):
-            domains.append(create(_frontend_spec(f"dom0/{name}.cfg", name, vcpus=vcpus)))
+            restarts = {"on_reboot": '"restart"'}
+            domains.append(create(_frontend_spec(f"dom0/{name}.cfg", name, vcpus=vcpus, extra_config=restarts)))
         for domain in domains:
             domain.unpause()
         operator = Operator(dom0)

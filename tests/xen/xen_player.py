@@ -17,6 +17,8 @@ from domU_frontend.hostile import DESC_F_WRITE
 from xen_shadowvq.demo.frontend_process import FrontendProcess
 from xen_shadowvq.demo.probe import Prober
 from xen_shadowvq.hypervisor import Hypervisor
+from xen_shadowvq.mediator import own_domid
+from xen_shadowvq.xenstore import XenStore
 
 CLOSE_S = 60.0
 HELD_MS = 600_000  # requests are held while the attacker probes
@@ -134,8 +136,8 @@ class Attacker:
 
     def __init__(self) -> None:
         self._hypervisor = Hypervisor("backend", None)
-        own = os.popen("xenstore-read domid").read()  # noqa: S605, S607
-        self._hypervisor.set_domid(int(own))
+        with XenStore.connect(None) as store:
+            self._hypervisor.set_domid(own_domid(store))
         self._prober = Prober(self._hypervisor)
 
     def kernel_lets_through(self) -> bool:

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Topology `dom0`: mediator and backend in dom0, two PVH guests at once: one hostile, the other at work."""
+"""A hostile guest with a user-space driver: only its own device suffers, and the other guest's I/O goes on."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -12,48 +11,14 @@ import pytest
 from domU_frontend.attacks import CASES, missing_words
 from tests.harness import Domain
 from tests.xen import report
+from tests.xen.dom0.conftest import Neighbour
 from tests.xen.isolation import CONNECT_S, DRIVER_MIB
-from tests.xen.remote import Remote, until
+from tests.xen.remote import Remote
 from tests.xen.topology import Topology
 
 pytestmark = [pytest.mark.xen, pytest.mark.timeout(900)]
 
 MAX_VERSION_REFUSED = -38  # ENOSYS: max_grant_version = 1 in the guest's configuration
-
-
-@dataclass
-class Neighbour:
-    """The second guest, which reads its disk without end and counts the rounds."""
-
-    topology: Topology
-    guest: Domain
-    device: int
-
-    def rounds(self) -> int:
-        """How many times it has read its disk so far; each time the same bytes."""
-        return int(self.guest.run("[ ! -e /run/differs ] && wc -l < /run/rounds").stdout)
-
-    def goes_on(self) -> None:
-        """Waits for another round."""
-        wanted = self.rounds() + 2
-        self.guest.run(until(f"[ $(wc -l < /run/rounds) -ge {wanted} ]"), deadline_s=120)
-        self.rounds()
-
-
-@pytest.fixture(scope="module")
-def neighbour(together: Topology) -> Neighbour:
-    """The second guest at work with the stock driver."""
-    guest, image = together.frontends[1], f"{report.IMAGES}/neighbour.img"
-    together.machine.run(f"dd if=/dev/urandom of={image} bs=64k count=32")
-    together.load_module(guest)
-    device = together.attach(image, frontend=guest)
-    read = "dd if=/dev/vda bs=64k count=32 iflag=direct 2>/dev/null | md5sum"
-    guest.run(
-        until("[ -b /dev/vda ]") + f'; sum=$({read}); touch /run/rounds; (while :; do [ "$({read})" = "$sum" ] || '
-        "touch /run/differs; echo >>/run/rounds; done) >/dev/null 2>&1 &",
-        deadline_s=120,
-    )
-    return Neighbour(together, guest, device)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Disks, module and guests come and go beside another guest at work; everything is counted before and after."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.harness import Domain
+from tests.xen import report
+from tests.xen.dom0.conftest import QUEUES, Neighbour
+from tests.xen.remote import Remote, until
+from tests.xen.topology import Topology
+
+pytestmark = [pytest.mark.xen, pytest.mark.timeout(900)]
+
+ROUNDS = 20
+IMAGE = f"{report.IMAGES}/cycle.img"
+READ_SOME = "dd if=/dev/vda of=/dev/null bs=64k count=4 iflag=direct"
+DISK_IS_THERE = until("[ -b /dev/vda ]")
+WRITER = "(while dd if=/run/data of=/run/vda bs=64k oflag=direct; do :; done; touch /run/failed) >/dev/null 2>&1 &"
+
+
+@pytest.fixture(autouse=True)
+def image(together: Topology) -> None:
+    """An empty image, and the transport's module in the first guest."""
+    together.machine.run(f"rm -f {IMAGE}; truncate -s 8M {IMAGE}")
+    together.load_module()
+
+
+@pytest.fixture(scope="module")
+def auditor(together: Topology) -> Remote:
+    """Looks into grant tables, from dom0."""
+    return Remote(together.machine, "auditor")
+
+
+def write_without_end(guest: Domain) -> None:
+    """Writes 2 MiB to the disk, again and again until there is an error, in the background: see /run/failed. The
+    device node is a copy, which stays when the disk goes."""
+    guest.run(
+        f"{DISK_IS_THERE}; rm -f /run/vda /run/failed; cp -a /dev/vda /run/vda; "
+        f"[ -e /run/data ] || dd if=/dev/urandom of=/run/data bs=64k count=32; {WRITER}",
+        deadline_s=90,
+    )
+
+
+def held(topology: Topology, neighbour: Neighbour) -> dict[str, Any]:
+    """Everything that a device could leave behind: descriptors, event channels of all domains, XenStore nodes, and
+    what the mediator itself says it holds of Xen."""
+    domids = " ".join(str(guest.domid) for guest in topology.frontends)
+    counts = topology.machine.run(
+        "for unit in mediator backend; do ls /proc/$(systemctl show -P MainPID shadowvq-$unit)/fd | wc -l; done; "
+        f"xenstore-ls -f / | wc -l; for domid in 0 {domids}; do lsevtchn $domid | wc -l; done"
+    ).stdout.split()
+    mediator, backend, nodes, *channels = map(int, counts)
+    status = topology.status(neighbour.device, frontend=neighbour.guest)
+    return {"mediator_fds": mediator, "backend_fds": backend, "nodes": nodes, "event_channels": channels} | {
+        f"mediator_{name}_live": status[f"mediator_{name}_live"] for name in ("grant_tables", "shared_pages", "ports")
+    }
+
+
+def window_of(topology: Topology, guest: Domain) -> tuple[int, int]:
+    """First grant reference and number of the window that the mediator uses in a guest's table."""
+    first, count = topology.machine.run(
+        f"cd /; for pair in $(xenstore-list device/svq); do if [ $(xenstore-read device/svq/$pair/window-owner) = "
+        f"{guest.domid} ]; then xenstore-read device/svq/$pair/window-first device/svq/$pair/window-count; fi; done"
+    ).stdout.split()
+    return int(first), int(count)
+
+
+def test_two_queues_of_the_stock_driver(together: Topology, neighbour: Neighbour) -> None:
+    """A disk with two queues in a guest with two processors: the block layer sends requests through both."""
+    guest = neighbour.guest
+    assert guest.run("ls /sys/block/vda/mq").stdout.split() == [str(queue) for queue in range(QUEUES)]
+
+    def interrupts() -> list[int]:
+        lines = guest.run(f"grep virtio-{neighbour.device}-q /proc/interrupts").stdout.splitlines()
+        return [sum(int(word) for word in line.split(":")[1].split() if word.isdecimal()) for line in lines]
+
+    before = interrupts()
+    neighbour.goes_on()
+    assert len(before) == QUEUES
+    assert all(now > then for now, then in zip(interrupts(), before, strict=True))
+
+
+def test_attached_and_detached_again_and_again(together: Topology, neighbour: Neighbour, auditor: Remote) -> None:
+    """Twenty times a disk comes and goes in a guest: nothing of it is left, in the guest, in dom0 or in Xen. (Pages of
+    the guest that stay mapped would show in the end: it could not be destroyed.)"""
+    guest = together.frontend
+    before: dict[str, Any] = {}
+    for turn in range(ROUNDS + 1):
+        device = together.attach(IMAGE)
+        guest.run(f"{DISK_IS_THERE}; {READ_SOME}", deadline_s=90)
+        window = window_of(together, guest) if turn == ROUNDS else (0, 0)
+        together.detach(device)
+        guest.run(until("[ ! -e /dev/vda ]"), deadline_s=90)
+        if turn == 0:  # what is kept once, for all devices, is there now
+            before = held(together, neighbour)
+    assert held(together, neighbour) == before
+    assert auditor.call("entries_in_use", domid=guest.domid, first=window[0], count=window[1]) == 0
+    neighbour.goes_on()
+
+
+def test_detached_under_io_and_attached_with_copies(together: Topology, neighbour: Neighbour, auditor: Remote) -> None:
+    """A disk that is detached while it is written to: the writer gets errors and nothing hangs, and no entry of the
+    guest's table is in use; attached again with placement `copy` it works, and no byte of it is granted."""
+    guest = together.frontend
+    device = together.attach(IMAGE)
+    write_without_end(guest)
+    first, count = window_of(together, guest)
+    together.detach(device)
+    guest.run(until("[ -e /run/failed ]"), deadline_s=90)
+    assert auditor.call("entries_in_use", domid=guest.domid, first=first, count=count) == 0
+
+    device = together.attach(IMAGE, placement="copy")
+    sums = guest.run(
+        f"{DISK_IS_THERE}; dd if=/run/data of=/dev/vda bs=64k oflag=direct; md5sum < /run/data; "
+        "dd if=/dev/vda bs=64k count=32 iflag=direct | md5sum",
+        deadline_s=90,
+    ).stdout.split("\n")
+    assert sums[0] == sums[1]
+    counters = together.status(device)
+    assert (counters["grants"], counters["bytes_zero_copy"]) == (0, 0)
+    assert counters["bytes_bounced"] >= 2 * 32 * 65536
+    together.detach(device)
+    neighbour.goes_on()
+
+
+def test_module_is_unloaded_and_loaded_again_under_io(together: Topology, neighbour: Neighbour) -> None:
+    """The transport's module can be taken out while the disk is written to (the writer gets errors, nothing hangs),
+    and put back: the same disk is there again."""
+    guest = together.frontend
+    device = together.attach(IMAGE)
+    write_without_end(guest)
+    together.unload_module()
+    guest.run(until("[ -e /run/failed ]"), deadline_s=90)
+    together.load_module()
+    guest.run(f"{DISK_IS_THERE}; {READ_SOME}", deadline_s=90)
+    together.detach(device)
+    neighbour.goes_on()
+
+
+def test_disk_of_a_guest_that_is_suspended(together: Topology, neighbour: Neighbour) -> None:
+    """The guest suspends its devices under I/O: the disk's rings are taken back, then given out again, and the writer
+    goes on."""
+    guest = together.frontend
+    device = together.attach(IMAGE)
+    write_without_end(guest)
+    connections = together.status(device)["connections"]
+    guest.run("echo devices >/sys/power/pm_test && echo freeze >/sys/power/state", deadline_s=120)
+    before = together.status(device)
+    assert before["connections"] == connections + 1
+    guest.run("[ ! -e /run/failed ]; sleep 1")
+    assert together.status(device)["completions"] > before["completions"]
+    together.detach(device)
+    guest.run(until("[ -e /run/failed ]"), deadline_s=90)
+    neighbour.goes_on()
+
+
+def test_grown_disk_is_announced(together: Topology) -> None:
+    """A change of the configuration space (here: the capacity) reaches the stock driver."""
+    guest = together.frontend
+    device = together.attach(IMAGE)
+    guest.run(DISK_IS_THERE)
+    pair = together.machine.run(
+        f"xenstore-read /local/domain/0/backend/virtio/{guest.domid}/{device}/svq-handle"
+    ).stdout
+    path = f"/local/domain/0/backend/svq/0/{pair.strip()}"
+    config = together.machine.run(f"xenstore-read {path}/config").stdout.strip()
+    grown = (16 << 20 >> 9).to_bytes(8, "little").hex() + config[16:]
+    together.machine.run(f"xenstore-write {path}/config {grown} {path}/config-generation 1")
+    guest.run(until(f"[ $(cat /sys/block/vda/size) = {16 << 20 >> 9} ]"), deadline_s=90)
+    together.detach(device)
+
+
+def test_guest_reboots_under_io(together: Topology, neighbour: Neighbour) -> None:
+    """A guest reboots while it writes: the services let go by themselves, no zombie and no node of it is left, and the
+    guest as it comes back gets its disk again, with what was written."""
+    guest = together.frontend
+    together.attach(IMAGE)
+    write_without_end(guest)
+    guest.run("cmp -n 65536 /run/data /run/vda && (sleep 1; echo b > /proc/sysrq-trigger) >/dev/null 2>&1 &")
+    again = together.wait_rebooted(guest)
+    assert set(together.machine.domains.list()) == {"Domain-0", again.name, neighbour.guest.name}
+    nodes = f"/local/domain/0/backend/virtio/{guest.domid}"
+    together.machine.run(until(f'[ -z "$(xenstore-list {nodes} 2>/dev/null)" ]'), deadline_s=90)
+    together.load_module()
+    device = together.attach(IMAGE)
+    written = together.machine.run(f"md5sum < {IMAGE}").stdout
+    assert again.run(f"{DISK_IS_THERE}; md5sum < /dev/vda", deadline_s=90).stdout == written
+    together.detach(device)
+    neighbour.goes_on()
+
+
+def test_services_are_restarted_under_io(together: Topology, neighbour: Neighbour) -> None:
+    """The mediator, then the backend, dies by SIGKILL under I/O: systemd starts it again, and the disk goes on."""
+    guest = together.frontend
+    device = together.attach(IMAGE)
+    for role in ("mediator", "backend"):
+        together.machine.run(f"systemctl kill -s KILL shadowvq-{role}")
+        together.machine.run(until(f"systemctl is-active --quiet shadowvq-{role}"), deadline_s=90)
+        guest.run(f"{DISK_IS_THERE}; {READ_SOME}", deadline_s=120)
+        neighbour.goes_on()
+    together.detach(device)
+
+
+def test_destroyed_guest_and_stopped_services(together: Topology, neighbour: Neighbour) -> None:
+    """A guest destroyed at work leaves no zombie and no node, and both services, told to, end well."""
+    neighbour.goes_on()
+    neighbour.guest.destroy()
+    assert set(together.machine.domains.list()) == {"Domain-0", together.frontend.name}
+    nodes = f"/local/domain/0/backend/virtio/{neighbour.guest.domid}"
+    together.machine.run(until(f'[ -z "$(xenstore-list {nodes} 2>/dev/null)" ]'), deadline_s=90)
+    for name in ("shadowvq-mediator", "shadowvq-backend"):
+        together.machine.run(
+            f"systemctl is-active {name} && systemctl stop {name} && ! systemctl is-failed {name}", deadline_s=120
+        )

@@ -39,11 +39,10 @@ class Remote:
         )
 
     def call(self, method: str, *, deadline_s: float = CALL_DEADLINE_S, **arguments: Any) -> Any:
-        """Calls one method; CommandFailed with the other end's words if it raises."""
+        """Calls one method, one at a time; CommandFailed with the other end's words if it raises."""
         request = shlex.quote(json.dumps([method, arguments]))
-        answer = self._place.run(
-            f"cd {self._folder}; exec 9>lock; flock 9; echo {request} >requests; cat answers", deadline_s=deadline_s
-        )
+        turn = f"printf '%s\\n' {request} >requests; read -r answer <answers; printf '%s\\n' \"$answer\""
+        answer = self._place.run(f"cd {self._folder}; {turn}", deadline_s=deadline_s)
         value, error = json.loads(answer.stdout)
         if error is not None:
             raise CommandFailed(f"{method}: {error}")

@@ -4,15 +4,19 @@
 usage: remote_server.py ROLE FOLDER [ARGUMENT ...]
     operator                    `shadowvq` command lines (dom0)
     driver DEVICE MEMORY_MIB    the user-space driver, honest or not (a frontend)
+    store                       bare connections to XenStore, as the domain that it runs in
     attacker                    tries what its domain can reach (the backend's)
     auditor                     looks into guests' grant tables (dom0)
 
 Reads one call after another, as JSON [method, arguments], from the FIFO `requests`, and writes [answer, error] to the
-FIFO `answers`. Who asks takes turns with others by a lock of its own.
+FIFO `answers`.
 """
 
+import errno
 import json
 import os
+import select
+import socket
 import struct
 import sys
 import traceback
@@ -34,6 +38,48 @@ class Operator:
         """Exit status and output of one command line."""
         result = self._runner.invoke(self._main, words)
         return [result.exit_code, result.output]
+
+
+class Store:
+    """Bytes to and from xenstored: by its socket where there is one (dom0), else by the kernel's device."""
+
+    SOCKET, DEVICE = Path("/run/xenstored/socket"), Path("/dev/xen/xenbus")
+    HEADER = struct.Struct("=IIII")  # Xen public/io/xs_wire.h: struct xsd_sockmsg
+    ERROR = 16
+    ANSWER_S = 20.0
+
+    def open(self) -> int:
+        """A new connection; its number."""
+        if not self.SOCKET.exists():
+            return os.open(self.DEVICE, os.O_RDWR)
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(str(self.SOCKET))
+        return connection.detach()
+
+    def exchange(self, number: int, data: str) -> str:
+        """Sends bytes, then returns those that come, at least one unless the other end closed; hexadecimal.
+
+        What the kernel's device refuses, it refuses by errno: here that is the answer which xenstored would give.
+        """
+        sent = bytes.fromhex(data)
+        try:
+            while sent:
+                sent = sent[os.write(number, sent) :]
+        except ConnectionError:
+            return ""
+        except OSError as error:
+            _, request, transaction, _ = self.HEADER.unpack_from(bytes.fromhex(data))
+            name = f"{errno.errorcode[error.errno or 0]}\0".encode()
+            return (self.HEADER.pack(self.ERROR, request, transaction, len(name)) + name).hex()
+        readable, _, _ = select.select([number], [], [], self.ANSWER_S)
+        try:
+            return os.read(number, 65536).hex() if readable else ""
+        except ConnectionError:
+            return ""
+
+    def close(self, number: int) -> None:
+        """Closes a connection."""
+        os.close(number)
 
 
 class Auditor:
@@ -65,6 +111,8 @@ def make(role: str, arguments: list[str]) -> object:
     """The object that is served."""
     if role == "operator":
         return Operator()
+    if role == "store":
+        return Store()
     if role == "auditor":
         return Auditor()
     if role == "driver":
@@ -90,7 +138,7 @@ def serve(folder: Path, target: object) -> None:
             answer = [getattr(target, method)(**arguments), None]
         except Exception:
             answer = [None, traceback.format_exc()]
-        answers.write_text(json.dumps(answer))
+        answers.write_text(json.dumps(answer) + "\n")
 
 
 if __name__ == "__main__":

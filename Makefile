@@ -107,14 +107,14 @@ xen-demo: build $(VENV)/.dev tools-for-xen
 	@$(BIN)/python -m tests.xen.demo $(if $(TOPOLOGY),--topology $(TOPOLOGY))
 
 bundle: build
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m deploy.bundle build/shadowvq.squashfs
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m deploy.bundle --cmake=-DSVQ_SYSROOT=$(SYSROOT) build/shadowvq.squashfs
 
-# libelf is for objtool, which comes with the kernel's headers.
+# libelf is for objtool, which comes with the kernel's headers; squashfs-tools for the operators' image.
+XEN_TOOLS := qemu-system-x86 libelf1 squashfs-tools
 tools-for-xen:
-	@{ command -v qemu-system-x86_64 >/dev/null && ls /usr/lib/*/libelf.so.1 >/dev/null 2>&1; } || \
-	  { [ "$$(id -u)" = 0 ] && apt-get -q update && \
-	  apt-get -q install -y --no-install-recommends qemu-system-x86 libelf1; } || \
-	  { echo "real Xen runs in QEMU: sudo apt-get install --no-install-recommends qemu-system-x86 libelf1" >&2; exit 1; }
+	@{ command -v qemu-system-x86_64 && command -v mksquashfs && ls /usr/lib/*/libelf.so.1; } >/dev/null 2>&1 || \
+	  { [ "$$(id -u)" = 0 ] && apt-get -q update && apt-get -q install -y --no-install-recommends $(XEN_TOOLS); } || \
+	  { echo "real Xen runs in QEMU: sudo apt-get install --no-install-recommends $(XEN_TOOLS)" >&2; exit 1; }
 
 # clang has the fuzzer; it is the one tool of the tests that is not on PyPI.
 tools-for-tests:

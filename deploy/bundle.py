@@ -46,6 +46,12 @@ def build_native(prefix: Path, build: Path, *settings: str) -> None:
         subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+def stage_module(folder: Path) -> None:
+    """Puts all that the guest's kernel module is built from into a new folder."""
+    shutil.copytree(REPOSITORY / "domU_frontend" / "module", folder, ignore=shutil.ignore_patterns("tests", *BUILT))
+    shutil.copy(REPOSITORY / "xenstore_schema" / "include" / "svq_nodes.h", folder)
+
+
 def stage(root: Path, wheels: Path, native: Callable[[Path], None]) -> None:
     """Lays out the image below `root`. `wheels` is what install_requirements made; `native` installs the libraries."""
     python = root / "python"
@@ -56,10 +62,7 @@ def stage(root: Path, wheels: Path, native: Callable[[Path], None]) -> None:
     native(python)
     for name in ("deploy", "docs"):
         shutil.copytree(REPOSITORY / name, root / name, ignore=shutil.ignore_patterns(*BUILT))
-    shutil.copytree(
-        REPOSITORY / "domU_frontend" / "module", root / "module", ignore=shutil.ignore_patterns("tests", *BUILT)
-    )
-    shutil.copy(REPOSITORY / "xenstore_schema" / "include" / "svq_nodes.h", root / "module")
+    stage_module(root / "module")
     (root / "bin").mkdir()
     shutil.copy(REPOSITORY / "deploy" / "shadowvq", root / "bin" / "shadowvq")
 
@@ -68,7 +71,9 @@ def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(prog="python -m deploy.bundle", description=__doc__)
     parser.add_argument("output", type=Path, help="the image to make")
-    output = parser.parse_args().output
+    parser.add_argument("--cmake", action="append", default=[], metavar="SETTING", help="for the C; may be repeated")
+    options = parser.parse_args()
+    output = options.output
     mksquashfs = shutil.which("mksquashfs")
     if mksquashfs is None:
         raise SystemExit("mksquashfs is not installed: it comes with the Debian package squashfs-tools")
@@ -76,7 +81,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="svq-bundle-") as work:
         wheels, root = Path(work) / "wheels", Path(work) / "root"
         install_requirements(wheels)
-        stage(root, wheels, lambda prefix: build_native(prefix, REPOSITORY / "build" / "bundle"))
+        stage(root, wheels, lambda prefix: build_native(prefix, REPOSITORY / "build" / "bundle", *options.cmake))
         output.unlink(missing_ok=True)
         subprocess.run([mksquashfs, root, output, "-all-root", "-no-progress", "-quiet"], check=True)
     sys.stdout.write(f"{output}: {output.stat().st_size / 2**20:.1f} MiB, to be mounted at /opt/shadowvq\n")

@@ -67,16 +67,15 @@ _GNTALLOC_FULL = (
     "the kernel shares no more pages: raise its limit, `options xen_gntalloc limit=65536` in /etc/modprobe.d, or the "
     "domain's max_grant_frames"
 )
+_VERSION_2 = "its grant table has version 2: set max_grant_version = 1 in its configuration"
 # What an operator can do about a call's answer; calls of the data plane say why by their errno alone.
 _ADVICE = {
     ("grant_table_frames", errno.EPERM): _NO_PRIVILEGE,
     ("grant_table_frames", errno.EACCES): _NO_PRIVILEGE,
     ("guest_open", errno.EPERM): _NO_PRIVILEGE,
     ("guest_open", errno.EACCES): _NO_PRIVILEGE,
-    (
-        "guest_open",
-        errno.EPROTONOSUPPORT,
-    ): "its grant table has version 2: set max_grant_version = 1 in its configuration",
+    ("grant_table_frames", errno.EPROTONOSUPPORT): _VERSION_2,
+    ("guest_open", errno.EPROTONOSUPPORT): _VERSION_2,
     ("device_create", errno.ENOSPC): _GNTALLOC_FULL,
     ("queue_setup", errno.ENOSPC): _GNTALLOC_FULL,
 }

@@ -85,7 +85,10 @@ int svq_hv_map_grant_table(struct svq_hv *hv, uint16_t domid, uint32_t first_fra
                            void **token);
 int svq_hv_unmap_grant_table(struct svq_hv *hv, void *token);
 
-/* The most frames that the grant table of `domid` may grow to (its max_grant_frames). */
+/*
+ * The most frames that the grant table of `domid` may grow to (its max_grant_frames). xen: also tries whether the
+ * table can be mapped at all, and fails as map_grant_table would.
+ */
 int svq_hv_grant_table_frames(struct svq_hv *hv, uint16_t domid, uint32_t *max_frames);
 
 /*

@@ -176,7 +176,7 @@ static int grant_table_frames(struct svq_hv *hv, uint16_t domid, uint32_t *max_f
     struct xen_hv *xen = xen_of(hv);
     size_t bytes = 0;
     int rc = -EIO;
-    void *fmem = foreignmemory_of(xen, &rc);
+    void *mapped, *token, *fmem = foreignmemory_of(xen, &rc);
 
     if (fmem == NULL)
         return rc;
@@ -186,7 +186,9 @@ static int grant_table_frames(struct svq_hv *hv, uint16_t domid, uint32_t *max_f
                                                XENMEM_RESOURCE_GRANT_TABLE_ID_SHARED, &bytes) != 0)
         return negative_errno();
     *max_frames = (uint32_t)(bytes >> SVQ_PAGE_SHIFT);
-    return 0;
+    /* What would keep us from mapping it later is said now, while the operator attaches a disk. */
+    rc = map_grant_table(hv, domid, 0, 1, &mapped, &token);
+    return rc != 0 ? rc : unmap_grant_table(hv, token);
 }
 
 /* gntalloc allows 1024 pages in all by default (its module parameter `limit`), and answers ENOSPC beyond. */

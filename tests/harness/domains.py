@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.harness.channel import Job, Result
-from tests.harness.errors import CommandFailed, HarnessError
+from tests.harness.errors import HarnessError
 from tests.harness.kernel import GUEST_MODULES, KERNEL_ARGUMENTS, ROOT_DISK_MODULES
+from tests.harness.scripts import until
 
 if TYPE_CHECKING:
     from tests.harness.machine import Machine
@@ -27,7 +28,8 @@ BOOT_DEADLINE_S = 240.0
 COMMAND_DEADLINE_S = 60.0
 LOGS_DEADLINE_S = 20.0
 GUEST_LOGS = "journalctl --no-pager -b -o short-monotonic 2>/dev/null || dmesg; xenstore-ls -f device; ps axfww"
-DESTROY_TURNS = 100  # tenths of a second of dom0's time for a destroyed domain to vanish
+DESTROY_S = 10  # of dom0's time for a destroyed domain to vanish
+CONFIGS = "/run/harness"
 
 
 class Kind(enum.Enum):
@@ -156,16 +158,11 @@ class Domain:
         log = f"/var/log/xen/console/guest-{self.name}.log"
         return self._machine.run(f"cat {log} 2>/dev/null || true").stdout
 
-    def set_target(self, frontend: Domain) -> None:
-        """Gives it device-model privilege over `frontend`; before it first runs, since privcmd reads the node once."""
-        self._machine.run(f"/opt/shadowvq/deploy/set-target {self.domid} {frontend.domid}")
-
     def destroy(self) -> None:
         """Ends it, and waits until the hypervisor has forgotten it; CommandFailed if it stays as a zombie."""
-        gone = f"! xl list {self.domid} >/dev/null 2>&1"
+        gone = until(f"! xl list {self.domid} >/dev/null 2>&1", DESTROY_S)
         self._machine.run(
-            f"xl destroy {self.domid} 2>&1; turns=0; until {gone}; do turns=$((turns + 1)); "
-            f"[ $turns -lt {DESTROY_TURNS} ] || {{ echo 'a zombie is left:'; xl list; exit 1; }}; sleep 0.1; done",
+            f"xl destroy {self.domid} 2>&1; ({gone}) || {{ echo 'a zombie is left:'; xl list; exit 1; }}",
             deadline_s=XL_DEADLINE_S,
         )
 
@@ -177,19 +174,30 @@ class Domains:
         self._machine = machine
         self._made: dict[str, Domain] = {}  # by name, the last of each
 
+    def write_config(self, spec: DomainSpec) -> str:
+        """Writes a guest's xl configuration in dom0; its path, NAME.cfg in CONFIGS."""
+        path = f"{CONFIGS}/{spec.name}.cfg"
+        self._machine.put(path, spec.to_config().encode())
+        return path
+
+    def created(self, spec: DomainSpec) -> Domain:
+        """The guest that was created, by whomever, from what write_config wrote; CommandFailed if there is none."""
+        domid = self._machine.run(f"xl domid {spec.name}").stdout
+        self._made[spec.name] = domain = Domain(self._machine, spec, int(domid))
+        return domain
+
     def create_paused(self, spec: DomainSpec) -> Domain:
         """Makes a guest whose processors do not run yet; CommandFailed carries what xl said."""
-        path = f"/run/harness/{spec.name}.cfg"
-        self._machine.put(path, spec.to_config().encode())
-        created = self._machine.start(
-            f"xl create -q -p {path} && xl domid {spec.name}", deadline_s=XL_DEADLINE_S
-        ).check()
-        try:
-            domain = Domain(self._machine, spec, int(created.stdout))
-        except ValueError as error:
-            raise CommandFailed(f"xl create {spec.name}: {created.stdout}{created.stderr}") from error
-        self._made[spec.name] = domain
-        return domain
+        self._machine.run(f"xl create -q -p {self.write_config(spec)}", deadline_s=XL_DEADLINE_S)
+        return self.created(spec)
+
+    def restarted(self, domain: Domain) -> Domain:
+        """Waits until xl has made a guest anew that rebooted, under another domid, and until it takes commands."""
+        other = f"domid=$(xl domid {domain.name} 2>/dev/null) && [ $domid != {domain.domid} ]"
+        self._machine.run(until(other), deadline_s=XL_DEADLINE_S)
+        again = self.created(domain.spec)
+        again.wait_booted()
+        return again
 
     def collect_logs(self, folder: Path) -> None:
         """Writes what each guest that still takes commands says of itself: its journal where it has one, its kernel."""
@@ -200,16 +208,20 @@ class Domains:
                     logs = domain.start(GUEST_LOGS, deadline_s=LOGS_DEADLINE_S).wait()
                     (folder / f"{domain.name}.txt").write_text(logs.stdout)
 
+    def set_target(self, mediator: str, frontend: str) -> None:
+        """Gives a domain device-model privilege over another; before it first runs: privcmd reads the node once."""
+        self._machine.run(f"/opt/shadowvq/deploy/set-target {mediator} {frontend}")
+
     @contextmanager
     def running(self, spec: DomainSpec, *, target: Domain | None = None) -> Iterator[Domain]:
         """Makes a guest, yields it once it takes commands, and destroys it on leaving.
 
-        With `target` it is a mediator domain: it gets device-model privilege over that guest before it first runs.
+        With `target` it is a mediator domain, see set_target.
         """
         domain = self.create_paused(spec)
         try:
             if target is not None:
-                domain.set_target(target)
+                self.set_target(domain.name, target.name)
             domain.unpause()
             domain.wait_booted()
             yield domain

@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The guest's kernel module, built for the kernel that the machine's guests run."""
 
-import shutil
 from pathlib import Path
 
-from deploy.bundle import BUILT
-from tests.harness.packages import REPOSITORY, DebianTree, fetch_kernel_headers
+from deploy.bundle import stage_module
+from tests.harness.packages import DebianTree, fetch_kernel_headers
 from tests.harness.tools import run_tool
 
 
 def build_module(cache: Path, tree: DebianTree, folder: Path) -> Path:
     """Builds virtio_xenbus.ko in `folder` from a copy of the sources; takes gcc and make of the user's machine."""
     source = folder / "module"
-    shutil.copytree(REPOSITORY / "domU_frontend" / "module", source, ignore=shutil.ignore_patterns(*BUILT))
-    shutil.copy(REPOSITORY / "xenstore_schema" / "include" / "svq_nodes.h", source)
+    stage_module(source)
     headers = fetch_kernel_headers(cache, tree)
     run_tool(["make", "-C", source, f"KDIR={headers}"])
     module = source / "virtio_xenbus.ko"

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.harness import Domain
-from tests.xen.remote import Place, until
+from tests.harness.scripts import until
+from tests.xen.remote import Place
 from tests.xen.topology import Topology
 
 # Real files of a Debian system, some three thousand; all of them, as long as there is room.

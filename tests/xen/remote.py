@@ -9,18 +9,13 @@ from typing import Any
 
 from tests.harness import Domain, Machine
 from tests.harness.errors import CommandFailed
+from tests.harness.scripts import until
 
 SERVER = "/opt/shadowvq/payload/remote_server.py"
 START_DEADLINE_S = 240.0
 CALL_DEADLINE_S = 180.0
 
 Place = Machine | Domain
-
-
-def until(condition: str, seconds: int = 60) -> str:
-    """A shell script that waits for a condition; it fails after so long at the least."""
-    turns = seconds * 10
-    return f"turns=0; until {condition}; do turns=$((turns + 1)); [ $turns -lt {turns} ] || exit 1; sleep 0.1; done"
 
 
 class Remote:

@@ -10,15 +10,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.harness import Domain, DomainSpec, Machine
-from tests.harness.domains import Kind, Userland
+from tests.harness.domains import CONFIGS, Kind, Userland
 from tests.harness.errors import CommandFailed
 from tests.harness.packages import REPOSITORY
-from tests.xen.remote import Place, Remote, until
+from tests.xen import page
+from tests.xen.remote import Place, Remote
 
 XL_CONFIGS = REPOSITORY / "deploy" / "xl"
-MODULE = "/opt/shadowvq/payload/virtio_xenbus.ko"
-INSTALL = "/opt/shadowvq/deploy/install.sh"
+PAYLOAD = "/opt/shadowvq/payload"
 SERVICE_DEADLINE_S = 240.0
+CREATE_DEADLINE_S = 120.0
 # In domains that are played by attackers: so that it is Xen that refuses, not the attacker's own kernel.
 ATTACKER = ("xen_privcmd.unrestricted=1",)
 # What the stock driver of a disk and its file system ask for.
@@ -59,7 +60,7 @@ class Topology:
         """Loads the transport's module and what a disk needs, once a guest."""
         guest = frontend or self.frontend
         if guest.domid not in self.loaded:
-            guest.run("".join(f"modprobe {module}; " for module in DISK_MODULES) + f"insmod {MODULE}")
+            guest.run("".join(f"modprobe {module}; " for module in DISK_MODULES) + f"insmod {PAYLOAD}/virtio_xenbus.ko")
             self.loaded.add(guest.domid)
 
     def unload_module(self, frontend: Domain | None = None) -> None:
@@ -74,12 +75,9 @@ class Topology:
             self.loaded.remove(guest.domid)
 
     def wait_rebooted(self, frontend: Domain) -> Domain:
-        """Waits until xl has started a guest that reboots anew, under another domid; it takes the old one's place."""
-        other = f"domid=$(xl domid {frontend.name} 2>/dev/null) && [ $domid != {frontend.domid} ]"
-        domid = int(self.machine.run(f"{until(other)}; echo $domid", deadline_s=120).stdout)
-        again = Domain(self.machine, frontend.spec, domid)
+        """Waits for a guest that reboots; as it comes back it takes the old one's place."""
+        again = self.machine.domains.restarted(frontend)
         self.frontends[self.frontends.index(frontend)] = again
-        again.wait_booted()
         return again
 
     def attach(self, image: str, *, frontend: Domain | None = None, wait: bool = True, **options: str | int) -> int:
@@ -110,12 +108,13 @@ def spec_from(config: str, **changes: Any) -> DomainSpec:
 
 
 def start_services(places: dict[str, Place]) -> None:
-    """Installs and starts services, each in its place, as the operator's page has it."""
-    jobs = []
-    for role, place in places.items():
-        unit = f"shadowvq-{role}"
-        script = f"sh {INSTALL} {role} && systemctl enable --now {unit} && systemctl is-active {unit}"
-        jobs.append(place.start(script, deadline_s=SERVICE_DEADLINE_S))
+    """Installs and starts services, each in its place, as the operators' page has it."""
+    jobs = [
+        place.start(
+            f"{page.script(f'start-{role}')} systemctl is-active shadowvq-{role}", deadline_s=SERVICE_DEADLINE_S
+        )
+        for role, place in places.items()
+    ]
     for job in jobs:
         job.check()
 
@@ -142,18 +141,18 @@ def _frontend_spec(config: str, name: str, **changes: Any) -> DomainSpec:
 def separate(dom0: Machine) -> Iterator[Topology]:
     """A PV mediator domain with privilege over one PVH guest, and a PV backend domain: all three boot at once."""
     service = {"kind": Kind.PV, "userland": Userland.SYSTEMD, "memory_mib": 320}
-    create = dom0.domains.create_paused
+    specs = [
+        _frontend_spec("separate/frontend.cfg", "frontend"),
+        spec_from("separate/mediator.cfg", name="mediator", **service),
+        spec_from("separate/backend.cfg", name="backend", kernel_arguments=ATTACKER, **service | {"memory_mib": 512}),
+    ]
     domains: list[Domain] = []
     with destroyed_in_the_end(domains):
-        domains.append(frontend := create(_frontend_spec("separate/frontend.cfg", "frontend")))
-        domains.append(mediator := create(spec_from("separate/mediator.cfg", name="mediator", **service)))
-        mediator.set_target(frontend)
-        backend_spec = spec_from(
-            "separate/backend.cfg", name="backend", kernel_arguments=ATTACKER, **service | {"memory_mib": 512}
-        )
-        domains.append(backend := create(backend_spec))
-        for domain in domains:
-            domain.unpause()
+        for spec in specs:
+            dom0.domains.write_config(spec)
+        dom0.run(f"cd {CONFIGS}; {page.script('create-domains')}", deadline_s=CREATE_DEADLINE_S)
+        domains += [dom0.domains.created(spec) for spec in specs]
+        frontend, mediator, backend = domains
         operator = Operator(dom0)
         for domain in domains:
             domain.wait_booted()

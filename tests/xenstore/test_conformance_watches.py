@@ -94,7 +94,7 @@ def test_path_and_token_make_a_watch(dom0: Wire) -> None:
 
 
 @pytest.mark.parametrize("path", ["", "/t/", "/t//a", "/t/a b", "/" + "x" * 2048])
-def test_bad_path_is_refused(dom0: Wire, path: str) -> None:
+def test_bad_path_of_a_watch_is_refused(dom0: Wire, path: str) -> None:
     """A watch needs a path that could name a node."""
     with refused("EINVAL"):
         dom0.call(xs.WATCH, path, "token")

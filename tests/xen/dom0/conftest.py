@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import pytest
 
 from tests.harness import Domain, Machine
+from tests.harness.scripts import until
 from tests.xen import report, topology
-from tests.xen.remote import until
 from tests.xen.topology import Topology
 
 READ = "dd if=/dev/vda bs=64k count=8 iflag=direct"

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from tests.harness import Domain
+from tests.harness.scripts import until
 from tests.xen import report
 from tests.xen.dom0.conftest import QUEUES, Neighbour
-from tests.xen.remote import Remote, until
+from tests.xen.remote import Remote
 from tests.xen.topology import Topology
 
 pytestmark = [pytest.mark.xen, pytest.mark.timeout(900)]

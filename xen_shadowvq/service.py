@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from xen_shadowvq.errors import ShadowVQError, XenStoreError, XenStoreGone, XenStoreTimeout
+from xen_shadowvq.errors import PeerProtocolError, ShadowVQError, XenStoreError, XenStoreGone, XenStoreTimeout
 from xen_shadowvq.log import get_logger
 from xen_shadowvq.xenstore import XenStore
 
@@ -180,9 +180,12 @@ class Service:
             except (XenStoreGone, XenStoreTimeout):
                 raise
             except ShadowVQError as error:
-                self._log.warning("device_refused", peer=key[0], device=key[1], reason=str(error))
+                reason = str(error)
+                if isinstance(error, PeerProtocolError):
+                    reason += f"; if these nodes are left over from a guest that is gone: xenstore-rm {path}"
+                self._log.warning("device_refused", peer=key[0], device=key[1], reason=reason)
                 self._refused.add(key)
-                self._say_refused(path, str(error))
+                self._say_refused(path, reason)
                 if key in self._devices:
                     self._forget(key)
 

@@ -184,8 +184,9 @@ def find(store: XenStore, frontend: int, device: int, mediator: int | None = Non
     if backend is None:
         return None
     svq_back = nodes.svq_back_path(backend=backend, mediator=mediator, handle=handle)
-    error = store.read(f"{path}/error") or store.read(f"{svq_back}/error")
     states = (_state_name(store, path), _state_name(store, svq_back))
+    # Read after the states: services write the reason first, so a state that has one is not seen without it.
+    error = store.read(f"{path}/error") or store.read(f"{svq_back}/error")
     return Attached(frontend, device, mediator, backend, handle, *states, error)
 
 

@@ -25,6 +25,8 @@ from typing import Any
 
 from click.testing import CliRunner
 
+from xen_shadowvq.xenstore import XenStore
+
 
 class Operator:
     """`shadowvq`, as an operator calls it."""
@@ -47,6 +49,9 @@ class Store:
     HEADER = struct.Struct("=IIII")  # Xen public/io/xs_wire.h: struct xsd_sockmsg
     ERROR = 16
     ANSWER_S = 20.0
+
+    def __init__(self) -> None:
+        self._tidy = XenStore.connect()
 
     def open(self) -> int:
         """A new connection; its number."""
@@ -76,6 +81,13 @@ class Store:
             return os.read(number, 65536).hex() if readable else ""
         except ConnectionError:
             return ""
+
+    def remove(self, paths: list[str]) -> None:
+        """Removes nodes with all below them; with `/*` at the end only what is below."""
+        for path in paths:
+            parent = path.removesuffix("/*")
+            for name in self._tidy.ls(parent) if parent != path else [""]:
+                self._tidy.rm(f"{parent}/{name}".rstrip("/"))
 
     def close(self, number: int) -> None:
         """Closes a connection."""

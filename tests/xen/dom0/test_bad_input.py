@@ -95,18 +95,22 @@ def test_domains_that_are_not_there(together: Topology) -> None:
         assert str(GONE) in line and role in line
 
 
-def test_stale_nodes_of_a_guest_that_is_gone(together: Topology) -> None:
-    """Nodes that a guest of long ago left in the mediator's and the backend's folders are taken away, with a line in
-    the log, when the service starts; and devices that are there work."""
-    machine, path = together.machine, f"/local/domain/0/backend/virtio/{GONE}/0"
-    machine.run(
-        f"xenstore-write {path}/frontend /local/domain/{GONE}/device/virtio/0 {path}/frontend-id {GONE} "
-        f"{path}/online 1 {path}/state 4 {path}/svq-handle 77"
-    )
-    machine.run("systemctl restart shadowvq-mediator", deadline_s=120)
-    machine.run(until(f"! xenstore-exists {path}"), deadline_s=90)
-    log = machine.run("journalctl -u shadowvq-mediator -o cat --no-pager").stdout
-    assert f'"domid": {GONE}' in log
+def test_nodes_of_a_guest_that_is_gone(together: Topology) -> None:
+    """A guest that is destroyed while no mediator runs leaves its pair behind: the mediator takes it away when it is
+    started. A pair that is not whole is refused, with the command that removes it."""
+    machine = together.machine
+    with machine.domains.running(DomainSpec("gone", Kind.PVH, modules=())) as guest:
+        machine.run("systemctl stop shadowvq-mediator", deadline_s=120)
+        whole = f"/local/domain/0/backend/virtio/{guest.domid}/{together.attach(IMAGE, frontend=guest, wait=False)}"
+    torn = f"/local/domain/0/backend/virtio/{GONE}/0"
+    machine.run(f"xenstore-exists {whole}/state && xenstore-write {torn}/frontend-id {GONE} {torn}/state 4")
+    machine.run("systemctl start shadowvq-mediator", deadline_s=120)
+    machine.run(f"{until(f'! xenstore-exists {whole}')}; {until(f'xenstore-exists {torn}/error')}", deadline_s=90)
+    told = machine.run(f"xenstore-read {torn}/error").stdout
+    node, command = told.split(": ")[0], told.split(": ")[-1]
+    assert node.startswith(torn), told
+    assert command.strip() == f"xenstore-rm {torn}", told
+    machine.run(command)
     together.load_module()
     device = together.attach(IMAGE)
     together.detach(device)

@@ -10,11 +10,11 @@ import pytest
 
 from tests.xen.remote import Remote
 from tests.xen.topology import Topology
-from tests.xenstore import xs_wire_client as xs
+from tests.xenstore import test_conformance as conformance
+from tests.xenstore import test_conformance_watches as conformance_watches
 from tests.xenstore.test_conformance import *  # noqa: F403
 from tests.xenstore.test_conformance_watches import *  # noqa: F403
-from tests.xenstore.test_conformance_watches import test_reset_ends_all_watches_and_transactions as original
-from tests.xenstore.xs_wire_client import Refused, Wire
+from tests.xenstore.xs_wire_client import Wire
 
 pytestmark = [pytest.mark.xen, pytest.mark.timeout(900)]
 
@@ -80,19 +80,21 @@ def backend(together: Topology) -> int:
 
 
 @pytest.fixture
-def dom0(wire_for: Callable[[int], Wire], frontend: int) -> Iterator[Wire]:
+def dom0(wire_for: Callable[[int], Wire], stores: dict[int, Remote], frontend: int) -> Iterator[Wire]:
     """A bare connection as domain 0. What the tests make is taken away again."""
     yield wire_for(0)
-    wire, data = wire_for(0), f"/local/domain/{frontend}/data"  # the node itself is the guest's, made by xl
-    below = [f"{data}/{name}" for name in wire.call(xs.DIRECTORY, data).decode().split("\0")[:-1]]
-    for path in ("/t", "/local/domain/0/t-relative", "/local/domain/0/data", *below):
-        with contextlib.suppress(Refused):
-            wire.call(xs.RM, path)
+    guests = f"/local/domain/{frontend}/data/*"  # the node itself is the guest's, made by xl
+    stores[0].call("remove", paths=["/t", "/local/domain/0/t-relative", "/local/domain/0/data", guests])
 
 
 def test_reset_ends_all_watches_and_transactions(dom0: Wire) -> None:
     """As dom0, on a connection of its own: a guest's kernel has but one, and would lose its watches."""
-    original(dom0)
+    conformance_watches.test_reset_ends_all_watches_and_transactions(dom0)
+
+
+def test_message_above_4096_bytes_ends_the_connection(wire_for: Callable[[int], Wire]) -> None:
+    """As dom0: a guest's kernel refuses to send it."""
+    conformance.test_message_above_4096_bytes_ends_the_connection(wire_for(0), wire_for(0))
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ demo: build
 bench: build $(VENV)/.dev
 	$(BIN)/shadowvq bench
 
-test: lint test-c test-race test-fuzz test-py test-xen
+test: lint test-c test-race test-fuzz test-py test-module test-xen
 
 # --- the environment ---------------------------------------------------------------------------------------------
 # Where Debian's python3-venv is missing, pip comes from its package; where liburing-dev is missing, so does liburing.
@@ -94,8 +94,8 @@ test-fuzz: build tools-for-tests
 test-py: build $(VENV)/.dev
 	$(BIN)/pytest
 
-# The guest's kernel module, against every kernel whose headers are installed; it fails where there are none.
-test-module: build $(VENV)/.dev
+# The guest's kernel module, against the headers of Debian 12's kernel and of the newest that its package source has.
+test-module: build $(VENV)/.dev tools-for-xen
 	$(BIN)/pytest -m module tests/module
 
 # Real Xen 4.17 in QEMU (software emulation will do). The hypervisor, its kernel and tools are Debian's packages,
@@ -109,10 +109,10 @@ xen-demo: build $(VENV)/.dev tools-for-xen
 bundle: build
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m deploy.bundle --cmake=-DSVQ_SYSROOT=$(SYSROOT) build/shadowvq.squashfs
 
-# libelf is for objtool, which comes with the kernel's headers; squashfs-tools for the operators' image.
-XEN_TOOLS := qemu-system-x86 libelf1 squashfs-tools
+# libelf is for objtool, which comes with the headers, as is pahole; squashfs-tools makes the operators' image.
+XEN_TOOLS := qemu-system-x86 libelf1 pahole squashfs-tools
 tools-for-xen:
-	@{ command -v qemu-system-x86_64 && command -v mksquashfs && ls /usr/lib/*/libelf.so.1; } >/dev/null 2>&1 || \
+	@{ command -v qemu-system-x86_64 && command -v mksquashfs && command -v pahole && ls /usr/lib/*/libelf.so.1; } >/dev/null 2>&1 || \
 	  { [ "$$(id -u)" = 0 ] && apt-get -q update && apt-get -q install -y --no-install-recommends $(XEN_TOOLS); } || \
 	  { echo "real Xen runs in QEMU: sudo apt-get install --no-install-recommends $(XEN_TOOLS)" >&2; exit 1; }
 

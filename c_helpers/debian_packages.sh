@@ -2,12 +2,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Downloads Debian packages and unpacks them into a folder, without root and without installing anything.
 # usage: debian_packages.sh [--closure] FOLDER PACKAGE...
+#        debian_packages.sh --list FOLDER PATTERN
 #   --closure   also everything that the packages depend on, as for an empty machine (a root file system)
+#   --list      prints the names of the packages that match a regular expression; FOLDER is for scratch
 # Leaves FOLDER/packages.txt: one "name_version_architecture" a line, of what was unpacked.
 set -eu
-usage='usage: debian_packages.sh [--closure] FOLDER PACKAGE...'
-closure=
-if [ "${1:-}" = --closure ]; then closure=1; shift; fi
+usage='usage: debian_packages.sh [--closure|--list] FOLDER PACKAGE...'
+closure= list=
+case "${1:-}" in
+--closure) closure=1; shift ;;
+--list) list=1; shift ;;
+esac
 folder=${1:?$usage}; shift
 [ $# -gt 0 ] || { echo "$usage" >&2; exit 2; }
 mkdir -p "$folder/.apt/lists/partial" "$folder/.apt/archives/partial" "$folder/.apt/debs/partial"
@@ -23,6 +28,11 @@ fetch() {
     fi
 }
 $apt update >"$folder/.apt/update.log" 2>&1 || { cat "$folder/.apt/update.log" >&2; exit 1; }
+if [ -n "$list" ]; then
+    apt-cache -o Dir::State::Lists="$folder/.apt/lists" -o Dir::Cache="$folder/.apt" search --names-only "$1" | cut -d ' ' -f 1
+    rm -rf "$folder/.apt"
+    exit
+fi
 fetch "$@" >"$folder/.apt/download.log" 2>&1 || { cat "$folder/.apt/download.log" >&2; exit 1; }
 for deb in "$folder"/.apt/debs/*.deb; do
     dpkg -x "$deb" "$folder"

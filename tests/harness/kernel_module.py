@@ -12,7 +12,7 @@ def build_module(cache: Path, tree: DebianTree, folder: Path) -> Path:
     """Builds virtio_xenbus.ko in `folder` from a copy of the sources; takes gcc and make of the user's machine."""
     source = folder / "module"
     stage_module(source)
-    headers = fetch_kernel_headers(cache, tree)
+    headers = fetch_kernel_headers(cache, tree.kernel_release)
     run_tool(["make", "-C", source, f"KDIR={headers}"])
     module = source / "virtio_xenbus.ko"
     run_tool(["strip", "--strip-debug", module])

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The Debian packages that the machine is made from: downloaded and unpacked, never installed."""
 
+import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,7 @@ USERLAND_PACKAGES = words(
     "libc-bin procps sed tar mount python3 systemd systemd-sysv util-linux xenstore-utils xen-utils-common "
     f"libxendevicemodel1 libxenevtchn1 libxenforeignmemory1 libxengnttab1 xen-utils-{XEN_VERSION}"
 )
+HEADERS_PATTERN = r"^linux-headers-[0-9].*[0-9](\+deb12)?-amd64$"
 BUILD_PACKAGES = words("libc6-dev liburing-dev libxen-dev linux-libc-dev squashfs-tools")
 
 
@@ -54,12 +57,23 @@ class DebianTree:
         return run_tool([loader, "--library-path", libraries, self.root / program, *arguments], env=env)
 
 
-def fetch_kernel_headers(cache: Path, tree: DebianTree) -> Path:
-    """Returns the build folder (KDIR) of the headers of the tree's kernel: unpacked, and made to find each other."""
-    release = tree.kernel_release
+def newest_kernel_release() -> str:
+    """The release of the newest kernel whose headers the package source has, e.g. 6.12.117+deb12-amd64."""
+    with tempfile.TemporaryDirectory() as scratch:
+        names = run_tool([DOWNLOADER, "--list", scratch, HEADERS_PATTERN]).split()
+    return max((name.removeprefix("linux-headers-") for name in names), key=_numbers)
+
+
+def _numbers(release: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", release.partition("+")[0])]
+
+
+def fetch_kernel_headers(cache: Path, release: str) -> Path:
+    """Returns the build folder (KDIR) of a kernel's headers: unpacked, and made to find each other."""
     common = release.removesuffix("-amd64") + "-common"
-    series = ".".join(release.split(".")[:2])
-    names = [f"linux-headers-{release}", f"linux-headers-{common}", f"linux-kbuild-{series}"]
+    # Debian calls the programs that build modules after the series (6.1), since 6.12 after the release.
+    kbuild = ".".join(release.split(".")[:2]) if release.startswith("6.1.") else release.removesuffix("-amd64")
+    names = [f"linux-headers-{release}", f"linux-headers-{common}", f"linux-kbuild-{kbuild}"]
 
     def download(folder: Path) -> None:
         run_tool([DOWNLOADER, folder, *names])

@@ -49,7 +49,7 @@ def test_build_module(tmp_path: Path) -> None:
     """The module builds from what the image has of it. (Here image and headers lie in folders of their own.)"""
     bundled = tmp_path / "opt" / "module"
     stage_module(bundled)
-    headers = fetch_kernel_headers(cache_folder(), fetch_debian_tree(cache_folder()))
+    headers = fetch_kernel_headers(cache_folder(), fetch_debian_tree(cache_folder()).kernel_release)
     script = page.script("build-module")
     for name, here in (("/opt/shadowvq/module", bundled), ("/lib/modules/$(uname -r)/build", headers)):
         assert name in script

@@ -63,7 +63,8 @@ def test_mediator_without_privilege(name: str, together: Topology, wrong_mediato
     mediator = wrong_mediators[name]
     line = refused(together, mediator=mediator.domid)
     assert NO_PRIVILEGE in line
-    left = f"xenstore-ls -f | grep -E '/(virtio|svq)/{mediator.domid}/|/{mediator.domid}/(backend|device)/.*/[0-9]'"
+    pairs = f"/domain/{mediator.domid}/(backend/virtio|device/svq)/[0-9]|/backend/svq/{mediator.domid}/[0-9]"
+    left = f"xenstore-ls -f | grep -E '{pairs}'"
     assert together.machine.start(left).wait().stdout == ""
     assert "Traceback" not in mediator.run("cat /run/log").stdout
 

@@ -24,7 +24,7 @@ class RemoteSocket:
 
     def __init__(self, store: Remote) -> None:
         self._store = store
-        self._number = store.call("open")
+        self._number: int | None = store.call("open")
         self._unsent = self._received = b""
 
     def sendall(self, data: bytes) -> None:
@@ -40,8 +40,10 @@ class RemoteSocket:
         return taken
 
     def close(self) -> None:
-        """Disconnects."""
-        self._store.call("close", number=self._number)
+        """Disconnects. Safe to call twice."""
+        if self._number is not None:
+            self._store.call("close", number=self._number)
+            self._number = None
 
 
 class RemoteWire(Wire):

@@ -84,7 +84,7 @@ def fetch_kernel_headers(cache: Path, release: str) -> Path:
             makefile.read_text().replace(f"/usr/src/linux-headers-{common}", f"{here}../linux-headers-{common}")
         )
 
-    folder = build_once(cache, "headers", content_key(DOWNLOADER, *names), download)
+    folder = build_once(cache, f"headers-{release}", content_key(DOWNLOADER, *names), download)
     return folder / "usr" / "src" / f"linux-headers-{release}"
 
 

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The machine's images, with what the tests on real Xen bring along."""
 
+import shutil
 from pathlib import Path
 
+from deploy.bundle import BUILT, stage_module
 from tests.harness import MachineImages, build_images
 from tests.harness.cache import cache_folder
 from tests.harness.images import compile_program
@@ -28,9 +30,12 @@ def build_machine_images(work: Path) -> MachineImages:
     find_tool(QEMU)  # before minutes are spent on what would need it
     cache = cache_folder()
     tree = fetch_debian_tree(cache)
+    stage_module(work / "module")
+    shutil.copytree(HERE / "ring_reset", work / "ring_reset", ignore=shutil.ignore_patterns(*BUILT))
     payload = {
         "seam_check": _compile_seam_check(tree, work / "seam_check"),
-        "virtio_xenbus.ko": build_module(cache, tree, work),
+        "virtio_xenbus.ko": build_module(cache, tree, work / "module"),
+        "svq_ring_reset.ko": build_module(cache, tree, work / "ring_reset"),
         **{name: HERE / name for name in ("remote_server.py", "xen_player.py")},
     }
     return build_images(cache, work / "images", payload=payload)

@@ -13,7 +13,7 @@ from tests.harness.scripts import until
 from tests.xen import report
 from tests.xen.dom0.conftest import QUEUES, Neighbour
 from tests.xen.remote import Remote
-from tests.xen.topology import Topology
+from tests.xen.topology import PAYLOAD, Topology
 
 pytestmark = [pytest.mark.xen, pytest.mark.timeout(900)]
 
@@ -182,6 +182,21 @@ def test_grown_disk_is_announced(together: Topology) -> None:
     together.machine.run(f"xenstore-write {path}/config {grown} {path}/config-generation 1")
     guest.run(until(f"[ $(cat /sys/block/vda/size) = {16 << 20 >> 9} ]"), deadline_s=90)
     together.detach(device)
+
+
+def test_ring_is_reset_under_io(together: Topology) -> None:
+    """A driver of the guest that resizes its queue with a request in it: the reset gives the request back or finds it
+    done, and the ring that follows reads the same bytes, ten times. (virtio_blk never resets a ring.)"""
+    guest = together.frontend
+    together.machine.run(f"dd if=/dev/urandom of={IMAGE} bs=64k count=1 conv=notrunc")
+    guest.run(f"rmmod virtio_blk; insmod {PAYLOAD}/svq_ring_reset.ko")
+    device = together.attach(IMAGE)
+    parameters = "/sys/module/svq_ring_reset/parameters"
+    guest.run(until(f"[ $(cat {parameters}/resets) = 10 ]"), deadline_s=120)
+    guest.run(until("ls -d /sys/bus/virtio/drivers/svq_ring_reset/virtio*"), deadline_s=90)
+    assert int(guest.run(f"cat {parameters}/recycled").stdout) <= 10
+    together.detach(device)
+    guest.run("rmmod svq_ring_reset; modprobe virtio_blk")
 
 
 def test_guest_reboots_under_io(together: Topology, neighbour: Neighbour) -> None:

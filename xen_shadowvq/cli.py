@@ -183,9 +183,13 @@ def _wait_offered(store: XenStore, found: toolstack.Attached, timeout_s: float) 
 @click.argument("device", type=int)
 @click.option("--timeout", "timeout_s", type=float, default=30.0, show_default=True, help="Seconds.")
 def detach(sim_directory: Path | None, frontend: int, device: int, timeout_s: float) -> None:
-    """Take DEVICE away from domain FRONTEND: requests in flight complete first."""
+    """Take DEVICE away from domain FRONTEND: requests in flight complete first.
+
+    Where the mediator's domain is gone, this removes what is left of the device.
+    """
     with _operator_errors(), _dom0_store(sim_directory) as store:
-        toolstack.detach(store, _find(store, frontend, device), timeout_s)
+        if not toolstack.remove_orphan(store, frontend, device):
+            toolstack.detach(store, _find(store, frontend, device), timeout_s)
     click.echo(f"device {device} of domain {frontend} is gone")
 
 

@@ -157,6 +157,19 @@ def detach(store: XenStore, found: Attached, timeout_s: float) -> None:
         raise ConfigError(f"backend domain {found.backend} did not let go of {svq_back} within {timeout_s:g} s")
 
 
+def remove_orphan(store: XenStore, frontend: int, device: int) -> bool:
+    """Removes a frontend's half of a pair whose mediator's half is gone, with its domain; False: it is no such pair."""
+    front = nodes.virtio_front_path(frontend=frontend, device=device)
+    mediator = store.read(f"{front}/backend-id")
+    if mediator is None or not mediator.isdecimal():
+        return False
+    back = nodes.virtio_back_path(mediator=int(mediator), frontend=frontend, device=device)
+    if store.read(f"{back}/state") is not None:
+        return False
+    store.rm(front)
+    return True
+
+
 def list_devices(store: XenStore) -> list[Attached]:
     """Every device of every mediator."""
     return [

@@ -199,11 +199,15 @@ class Domains:
         again.wait_booted()
         return again
 
+    def alive(self) -> list[Domain]:
+        """The guests made here that the hypervisor still knows."""
+        there = self.list()
+        return [domain for domain in self._made.values() if there.get(domain.name) == domain.domid]
+
     def collect_logs(self, folder: Path) -> None:
         """Writes what each guest that still takes commands says of itself: its journal where it has one, its kernel."""
-        there = self.list()
-        for domain in self._made.values():
-            if domain.spec.userland is not Userland.BUSYBOX and there.get(domain.name) == domain.domid:
+        for domain in self.alive():
+            if domain.spec.userland is not Userland.BUSYBOX:
                 with contextlib.suppress(HarnessError):
                     logs = domain.start(GUEST_LOGS, deadline_s=LOGS_DEADLINE_S).wait()
                     (folder / f"{domain.name}.txt").write_text(logs.stdout)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from xen_shadowvq import toolstack
 from xen_shadowvq.xenbus import Phase
 
 from .conftest import Connect, Loop
@@ -143,10 +144,12 @@ def test_a_dead_mediator_domain_is_let_go(world: World, connect: Connect, loop: 
     world.until(lambda: world.machine.state(MEDIATOR) == "dead", "end of the mediator's domain")
     assert world.machine.zombies() == []
     world.until(lambda: world.backend.fds() < fds, "backend that closed image and rings")
+    world.store.rm(f"/local/domain/{MEDIATOR}")
+    assert toolstack.remove_orphan(world.store, FRONTEND, device)
     world.add_domain(MEDIATOR)
     world.start_mediator()
-    world.store.rm(frontend.path)
     world.attach(image, device=device)
+    assert not toolstack.remove_orphan(world.store, FRONTEND, device)
     frontend.reconnect()
     second = loop(frontend, seed=2)
     goes_on(world, second)

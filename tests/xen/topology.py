@@ -80,6 +80,14 @@ class Topology:
         self.frontends[self.frontends.index(frontend)] = again
         return again
 
+    def replace_mediator(self, spec: DomainSpec) -> None:
+        """Makes a new mediator domain in place of one that was destroyed, and starts its service."""
+        self.mediator = new = self.machine.domains.create_paused(spec)
+        self.machine.domains.set_target(new.name, self.frontend.name)
+        new.unpause()
+        new.wait_booted()
+        start_services({"mediator": new})
+
     def attach(self, image: str, *, frontend: Domain | None = None, wait: bool = True, **options: str | int) -> int:
         """Gives a guest a disk, as `shadowvq ctl attach`; returns the device id. `image` is in the backend's domain."""
         guest = frontend or self.frontend
@@ -92,6 +100,16 @@ class Topology:
     def detach(self, device: int, *, frontend: Domain | None = None) -> None:
         """Takes a disk away; when it returns its nodes are gone."""
         self.operator.run("ctl", "detach", str((frontend or self.frontend).domid), str(device))
+
+    def window(self) -> tuple[int, int]:
+        """First grant reference and number of the window that the mediator uses in the first guest's table."""
+        pairs = f"/local/domain/{self.mediator.domid}/device/svq"
+        first, count = self.machine.run(
+            f"for pair in $(xenstore-list {pairs}); do path={pairs}/$pair; "
+            f"if [ $(xenstore-read $path/window-owner) = {self.frontend.domid} ]; then "
+            "xenstore-read $path/window-first $path/window-count; fi; done"
+        ).stdout.split()
+        return int(first), int(count)
 
     def status(self, device: int, *, frontend: Domain | None = None) -> dict[str, Any]:
         """The mediator's counters of one device."""
@@ -120,13 +138,13 @@ def start_services(places: dict[str, Place]) -> None:
 
 
 @contextmanager
-def destroyed_in_the_end(domains: list[Domain]) -> Iterator[None]:
-    """Destroys, on leaving, those of the domains that are still there; a zombie fails."""
+def destroyed_in_the_end(dom0: Machine) -> Iterator[None]:
+    """Destroys, on leaving, all domains that are still there; a zombie fails."""
     try:
         yield
     finally:
         with ExitStack() as stack:
-            for domain in domains:
+            for domain in dom0.domains.alive():
                 stack.callback(domain.destroy)
 
 
@@ -146,13 +164,11 @@ def separate(dom0: Machine) -> Iterator[Topology]:
         spec_from("separate/mediator.cfg", name="mediator", **service),
         spec_from("separate/backend.cfg", name="backend", kernel_arguments=ATTACKER, **service | {"memory_mib": 512}),
     ]
-    domains: list[Domain] = []
-    with destroyed_in_the_end(domains):
+    with destroyed_in_the_end(dom0):
         for spec in specs:
             dom0.domains.write_config(spec)
         dom0.run(f"cd {CONFIGS}; {page.script('create-domains')}", deadline_s=CREATE_DEADLINE_S)
-        domains += [dom0.domains.created(spec) for spec in specs]
-        frontend, mediator, backend = domains
+        frontend, mediator, backend = domains = [dom0.domains.created(spec) for spec in specs]
         operator = Operator(dom0)
         for domain in domains:
             domain.wait_booted()
@@ -163,12 +179,12 @@ def separate(dom0: Machine) -> Iterator[Topology]:
 @contextmanager
 def together(dom0: Machine) -> Iterator[Topology]:
     """Both services in dom0, and two PVH guests, the second with two processors."""
-    create = dom0.domains.create_paused
     domains: list[Domain] = []
-    with destroyed_in_the_end(domains):
+    with destroyed_in_the_end(dom0):
         for name, vcpus in (("frontend-a", 1), ("frontend-b", 2)):
             restarts = {"on_reboot": '"restart"'}
-            domains.append(create(_frontend_spec(f"dom0/{name}.cfg", name, vcpus=vcpus, extra_config=restarts)))
+            spec = _frontend_spec(f"dom0/{name}.cfg", name, vcpus=vcpus, extra_config=restarts)
+            domains.append(dom0.domains.create_paused(spec))
         for domain in domains:
             domain.unpause()
         operator = Operator(dom0)

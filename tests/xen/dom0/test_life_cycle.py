@@ -62,15 +62,6 @@ def held(topology: Topology, neighbour: Neighbour) -> dict[str, Any]:
     }
 
 
-def window_of(topology: Topology, guest: Domain) -> tuple[int, int]:
-    """First grant reference and number of the window that the mediator uses in a guest's table."""
-    first, count = topology.machine.run(
-        f"cd /; for pair in $(xenstore-list device/svq); do if [ $(xenstore-read device/svq/$pair/window-owner) = "
-        f"{guest.domid} ]; then xenstore-read device/svq/$pair/window-first device/svq/$pair/window-count; fi; done"
-    ).stdout.split()
-    return int(first), int(count)
-
-
 def connections(topology: Topology, guest: Domain, device: int) -> int:
     """How many times a device was connected since this device id was last given out, by the mediator's log."""
     lines = topology.machine.run("journalctl -u shadowvq-mediator -o cat --no-pager").stdout.splitlines()
@@ -103,7 +94,7 @@ def test_attached_and_detached_again_and_again(together: Topology, neighbour: Ne
     for turn in range(ROUNDS + 1):
         device = together.attach(IMAGE)
         guest.run(f"{DISK_IS_THERE}; {READ_SOME}", deadline_s=90)
-        window = window_of(together, guest) if turn == ROUNDS else (0, 0)
+        window = together.window() if turn == ROUNDS else (0, 0)
         together.detach(device)
         guest.run(until("[ ! -e /dev/vda ]"), deadline_s=90)
         if turn == 0:  # what is kept once, for all devices, is there now
@@ -119,7 +110,7 @@ def test_detached_under_io_and_attached_with_copies(together: Topology, neighbou
     guest = together.frontend
     device = together.attach(IMAGE)
     write_without_end(guest)
-    first, count = window_of(together, guest)
+    first, count = together.window()
     together.detach(device)
     guest.run(until("[ -e /run/failed ]"), deadline_s=90)
     assert auditor.call("entries_in_use", domid=guest.domid, first=first, count=count) == 0

@@ -112,7 +112,6 @@ def test_nodes_of_a_guest_that_is_gone(together: Topology) -> None:
     assert node.startswith(torn), told
     assert command.strip() == f"xenstore-rm {torn}", told
     machine.run(command)
-    together.load_module()
     device = together.attach(IMAGE)
     together.detach(device)
 

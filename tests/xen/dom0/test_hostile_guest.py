@@ -24,6 +24,7 @@ MAX_VERSION_REFUSED = -38  # ENOSYS: max_grant_version = 1 in the guest's config
 @pytest.fixture(scope="module")
 def villain(together: Topology) -> Iterator[tuple[Remote, int]]:
     """The first guest with the user-space driver, connected; and its device."""
+    together.unload_module()  # or the kernel would have the device
     image = f"{report.IMAGES}/villain.img"
     together.machine.run(f"truncate -s 16M {image}")
     device = together.attach(image, frontend=together.frontend, wait=False)

@@ -101,7 +101,7 @@ def test_backend_destroyed_under_io(separate: Topology) -> None:
 
 def test_frontend_destroyed_and_then_its_mediator(separate: Topology) -> None:
     """The guest is destroyed: it has no page left, although the mediator had mapped all of its memory. Xen keeps an
-    empty husk of it as long as there is a domain whose target it is, and no longer. (Under I/O: in the other topology.)"""
+    empty husk of it as long as there is a domain whose target it is. (Under I/O: in the other topology.)"""
     machine, guest, mediator = separate.machine, separate.frontend, separate.mediator
     assert isinstance(mediator, Domain)
     memory_mib = f"xl list | awk '$2 == {guest.domid} {{ print $3 }}'"

@@ -86,11 +86,11 @@ def test_root_stays(dom0: Wire) -> None:
 @pytest.mark.parametrize(
     "path", ["", "//", "/t/", "/t//a", "/t/a b", "/t/a.b", "/t/\x7f", "/t/a\n", "@x", "t/", "/" + "x" * 2048, "/t/é"]
 )
-@pytest.mark.parametrize("kind", [xs.READ, xs.DIRECTORY, xs.MKDIR, xs.RM, xs.GET_PERMS])
-def test_bad_path_is_refused(dom0: Wire, kind: int, path: str) -> None:
+def test_bad_path_is_refused(dom0: Wire, path: str) -> None:
     """Paths have a small alphabet, no empty component, no slash at the end, and a length limit."""
-    with refused("EINVAL"):
-        dom0.call(kind, path)
+    for kind in (xs.READ, xs.DIRECTORY, xs.MKDIR, xs.RM, xs.GET_PERMS):
+        with refused("EINVAL"):
+            dom0.call(kind, path)
 
 
 def test_relative_path_is_below_own_domain(dom0: Wire, guest: Wire, frontend: int) -> None:

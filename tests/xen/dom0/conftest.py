@@ -19,7 +19,7 @@ READ = "dd if=/dev/vda bs=64k count=8 iflag=direct"
 READER = f"""
 while :; do
     if {READ} of=/run/read-$1; then
-        [ "$(md5sum </run/read-$1)" = "$(cat /run/wanted)" ] || touch /run/differs
+        [ "$(md5sum </run/read-$1)" = "$(cat /run/wanted)" ] || cp /run/read-$1 /run/differs
         echo >>/run/rounds
     fi
     sleep 1
@@ -38,7 +38,8 @@ class Neighbour:
 
     def rounds(self) -> int:
         """How many times it has read its disk so far; each time the same bytes."""
-        return int(self.guest.run("[ ! -e /run/differs ] && wc -l < /run/rounds").stdout)
+        look = "if [ -e /run/differs ]; then md5sum /run/differs /run/wanted; wc -c /run/differs; exit 1; fi"
+        return int(self.guest.run(f"{look}; wc -l < /run/rounds").stdout)
 
     def goes_on(self) -> None:
         """Waits for a round on each processor that begins after now."""

@@ -21,7 +21,8 @@ ROUNDS = 20
 IMAGE = f"{report.IMAGES}/cycle.img"
 READ_SOME = "dd if=/dev/vda of=/dev/null bs=64k count=4 iflag=direct"
 DISK_IS_THERE = until("[ -b /dev/vda ]")
-WRITER = "(while dd if=/run/data of=/run/vda bs=64k oflag=direct; do :; done; touch /run/failed) >/dev/null 2>&1 &"
+WRITE = "dd if=/run/data of=/run/vda bs=64k oflag=direct"
+WRITER = f"(while {WRITE}; do touch /run/once; done; touch /run/failed) >/dev/null 2>&1 &"
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +42,7 @@ def write_without_end(guest: Domain) -> None:
     """Writes 2 MiB to the disk, again and again until there is an error, in the background: see /run/failed. The
     device node is a copy, which stays when the disk goes."""
     guest.run(
-        f"{DISK_IS_THERE}; rm -f /run/vda /run/failed; cp -a /dev/vda /run/vda; "
+        f"{DISK_IS_THERE}; rm -f /run/vda /run/once /run/failed; cp -a /dev/vda /run/vda; "
         f"[ -e /run/data ] || dd if=/dev/urandom of=/run/data bs=64k count=32; {WRITER}",
         deadline_s=90,
     )
@@ -196,15 +197,16 @@ def test_guest_reboots_under_io(together: Topology, neighbour: Neighbour) -> Non
     guest = together.frontend
     together.attach(IMAGE)
     write_without_end(guest)
-    guest.run("cmp -n 65536 /run/data /run/vda && (sleep 1; echo b > /proc/sysrq-trigger) >/dev/null 2>&1 &")
+    data = guest.run(until("[ -e /run/once ]") + "; md5sum < /run/data", deadline_s=90).stdout
+    guest.run("(sleep 1; echo b > /proc/sysrq-trigger) >/dev/null 2>&1 &")
     again = together.wait_rebooted(guest)
     assert set(together.machine.domains.list()) == {"Domain-0", again.name, neighbour.guest.name}
     nodes = f"/local/domain/0/backend/virtio/{guest.domid}"
     together.machine.run(until(f'[ -z "$(xenstore-list {nodes} 2>/dev/null)" ]'), deadline_s=90)
     together.load_module()
     device = together.attach(IMAGE)
-    written = together.machine.run(f"md5sum < {IMAGE}").stdout
-    assert again.run(f"{DISK_IS_THERE}; md5sum < /dev/vda", deadline_s=90).stdout == written
+    first = "dd if=/dev/vda bs=64k count=32 iflag=direct | md5sum"
+    assert again.run(f"{DISK_IS_THERE}; {first}", deadline_s=90).stdout == data
     together.detach(device)
     neighbour.goes_on()
 

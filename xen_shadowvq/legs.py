@@ -150,7 +150,7 @@ def read_acceptance(store: XenStore, path: str, offer: Offer) -> Acceptance:
 
 
 def read_ring(store: XenStore, path: str, queue: int, size: int) -> QueueRings:
-    """Reads one queue's addresses again, after a ring reset; its size and port stay. PeerProtocolError as above."""
+    """Reads one queue's addresses again, after a ring reset; it may be smaller. PeerProtocolError as above."""
     front = nodes.VirtioFront
 
     def work(transaction: Transaction) -> QueueRings:
@@ -169,8 +169,8 @@ def read_ring(store: XenStore, path: str, queue: int, size: int) -> QueueRings:
         return QueueRings(queue, *values)
 
     rings = store.in_transaction(work)
-    if rings.size != size:
-        raise PeerProtocolError(f"{path}/queue-{queue}/size", str(rings.size), f"{size}, as before the reset")
+    if rings.size > size:
+        raise PeerProtocolError(f"{path}/queue-{queue}/size", str(rings.size), f"at most {size}, as it began")
     return rings
 
 

@@ -241,6 +241,7 @@ class ShadowDevice:
             for rings in acceptance.queues
         ]
         self._rings = list(acceptance.queues)
+        self._sizes = [ring.size for ring in acceptance.queues]  # a ring that is reset may be smaller, not larger
         self._accepted = acceptance.features
         self._begin_reset_counts()
         legs.write_shadow(self._store, self.leg2_path, offer, acceptance.features, self._guest, shadow)
@@ -413,7 +414,7 @@ class ShadowDevice:
         enabled = nodes.VirtioFront.QUEUE_ENABLE.read(self._store.read, self.front_path, ring.index)
         if enabled != done or self._device is None or ring.index not in self._stopped:
             return
-        renewed = legs.read_ring(self._store, self.front_path, ring.index, ring.size)
+        renewed = legs.read_ring(self._store, self.front_path, ring.index, self._sizes[ring.index])
         self._device.restart_queue(renewed)
         self._rings[ring.index] = renewed
         self._stopped.discard(ring.index)

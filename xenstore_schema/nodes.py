@@ -144,7 +144,8 @@ class VirtioFront:
     QUEUE_SIZE: Final[Node[int]] = Node(
         "virtio.front", "queue-{n}/size", "u16", "frontend", required_from=State.Initialised, min=1, max=1024
     )
-    """Ring size, a power of two (virtio 2.7)."""
+    """Ring size, a power of two (virtio 2.7). After a ring reset it may be smaller than when the device was
+    connected, not larger."""
     QUEUE_DESC: Final[Node[int]] = Node(
         "virtio.front", "queue-{n}/desc", "u64", "frontend", required_from=State.Initialised
     )

@@ -176,7 +176,7 @@ int svq_queue_in_flight(struct svq_device *dev, uint16_t index);
 
 /*
  * Lets go of the frontend's ring once the queue is drained (-EBUSY before); the shadow ring stays, so that the frontend
- * may set the queue up again with new addresses and the same size (VIRTIO_F_RING_RESET, virtio 2.6.1).
+ * may set the queue up again with new addresses, no larger than it was (VIRTIO_F_RING_RESET, virtio 2.6.1).
  */
 int svq_queue_reset(struct svq_device *dev, uint16_t index);
 int svq_queue_restart(struct svq_device *dev, const struct svq_queue_config *config);

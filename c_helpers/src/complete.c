@@ -76,7 +76,7 @@ static int complete_chain(struct svq_queue *q)
     svq_give_block(q, entry);
     entry->live = 0;
 
-    struct vring_used_elem *out = &q->used->ring[q->used_idx & q->mask];
+    struct vring_used_elem *out = &q->used->ring[q->used_idx & (svq_driver_size(q) - 1)];
     svq_store_u32(&out->id, head);
     svq_store_u32(&out->len, len);
     q->used_idx++;

@@ -146,7 +146,7 @@ int svq_queue_reset(struct svq_device *dev, uint16_t index)
 int svq_queue_restart(struct svq_device *dev, const struct svq_queue_config *config)
 {
     struct svq_queue *q = queue_of(dev, config->index);
-    if (!q || q->state != SVQ_QUEUE_STOPPED || config->size != q->size)
+    if (!q || q->state != SVQ_QUEUE_STOPPED || config->size > q->size)
         return -EINVAL;
     lock_queue(q);
     int rc = svq_queue_map_rings(q, config);

@@ -78,7 +78,7 @@ enum { SVQ_LEG_FRONTEND, SVQ_LEG_BACKEND };
 struct svq_queue {
     struct svq_device *dev;
     struct svq_guest *guest;
-    uint16_t index, size, mask;
+    uint16_t index, size, mask; /* of the shadow ring; the driver's may be smaller after a reset: svq_driver_size */
     uint8_t state;
     bool frontend_event_idx, backend_event_idx;
 
@@ -201,6 +201,12 @@ static inline void svq_publish_tally(struct svq_queue *q)
     svq_count(&q->stats.grants, q->tally.grants);
     svq_count(&q->stats.revokes, q->tally.revokes);
     q->tally = (struct svq_tally){ 0 };
+}
+
+/* Of the driver's own ring, as it is now: a power of two, no larger than the shadow ring (virtio 2.6.1). */
+static inline uint16_t svq_driver_size(const struct svq_queue *q)
+{
+    return q->source.size;
 }
 
 /* Does it move descriptors, in at least one direction? Only then are both its rings mapped. */

@@ -29,9 +29,9 @@ static int full_or_too_large(struct svq_queue *q)
 
 static int forward_chain(struct svq_queue *q)
 {
-    uint16_t untrusted_head = svq_load_u16(&q->avail->ring[q->next_avail & q->mask]);
-    if (SVQ_REJECTS(untrusted_head >= q->size, SVQ_E_HEAD_RANGE))
-        return svq_fault_set(q, SVQ_E_HEAD_RANGE, untrusted_head, SVQ_NO_DESC, untrusted_head, q->size);
+    uint16_t untrusted_head = svq_load_u16(&q->avail->ring[q->next_avail & (svq_driver_size(q) - 1)]);
+    if (SVQ_REJECTS(untrusted_head >= svq_driver_size(q), SVQ_E_HEAD_RANGE))
+        return svq_fault_set(q, SVQ_E_HEAD_RANGE, untrusted_head, SVQ_NO_DESC, untrusted_head, svq_driver_size(q));
     uint16_t head = untrusted_head;
     if (SVQ_REJECTS(q->in_flight[head].live, SVQ_E_HEAD_BUSY))
         return svq_fault_set(q, SVQ_E_HEAD_BUSY, head, SVQ_NO_DESC, head, 0);
@@ -61,11 +61,12 @@ int svq_forward_pass(struct svq_queue *q, unsigned budget, bool *signal)
     uint16_t ready = (uint16_t)(untrusted_idx - q->next_avail);
     if (ready == 0)
         return 0;
-    if (SVQ_REJECTS(ready > q->size, SVQ_E_AVAIL_IDX_JUMP))
-        return svq_fault_set(q, SVQ_E_AVAIL_IDX_JUMP, SVQ_NO_DESC, SVQ_NO_DESC, ready, q->size);
-    if (SVQ_REJECTS(ready + q->in_flight_count > q->size, SVQ_E_IN_FLIGHT_LIMIT))
+    uint16_t size = svq_driver_size(q);
+    if (SVQ_REJECTS(ready > size, SVQ_E_AVAIL_IDX_JUMP))
+        return svq_fault_set(q, SVQ_E_AVAIL_IDX_JUMP, SVQ_NO_DESC, SVQ_NO_DESC, ready, size);
+    if (SVQ_REJECTS(ready + q->in_flight_count > size, SVQ_E_IN_FLIGHT_LIMIT))
         return svq_fault_set(q, SVQ_E_IN_FLIGHT_LIMIT, SVQ_NO_DESC, SVQ_NO_DESC, (uint64_t)ready + q->in_flight_count,
-                             q->size);
+                             size);
 
     unsigned limit = ready < budget ? ready : budget, done = 0;
     while (done < limit) {

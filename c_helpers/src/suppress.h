@@ -10,7 +10,7 @@ static inline bool svq_driver_wants_interrupt(const struct svq_queue *q, uint16_
 {
     svq_full_fence(); /* used->idx must be visible before we read what the driver wants */
     if (q->frontend_event_idx)
-        return vring_need_event(svq_load_u16(vring_used_event(q->avail, q->size)), q->used_idx, old);
+        return vring_need_event(svq_load_u16(vring_used_event(q->avail, svq_driver_size(q))), q->used_idx, old);
     return !(svq_load_u16(&q->avail->flags) & VRING_AVAIL_F_NO_INTERRUPT);
 }
 
@@ -30,7 +30,7 @@ static inline bool svq_backend_wants_kick(const struct svq_queue *q, uint16_t ol
 static inline bool svq_queue_arm(struct svq_queue *q)
 {
     if (q->frontend_event_idx)
-        svq_store_u16(vring_avail_event(q->used, q->size), q->next_avail);
+        svq_store_u16(vring_avail_event(q->used, svq_driver_size(q)), q->next_avail);
     else
         svq_store_u16(&q->used->flags, 0);
     if (q->backend_event_idx)

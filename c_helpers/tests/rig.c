@@ -123,6 +123,7 @@ void rig_open(struct rig *rig, const struct rig_config *config)
     memset(rig, 0, sizeof *rig);
     rig->config = *config;
     set_defaults(&rig->config);
+    rig->driver_size = rig->config.queue_size;
     open_domains(rig);
     open_guest(rig);
     if (rig->config.with_worker)
@@ -180,7 +181,7 @@ void rig_desc(struct rig *rig, uint16_t i, uint64_t addr, uint32_t len, uint16_t
 void rig_offer(struct rig *rig, uint16_t head)
 {
     struct rig_queue *q = &rig->q[0];
-    svq_store_u16(&q->avail->ring[q->avail_idx & (rig->config.queue_size - 1)], head);
+    svq_store_u16(&q->avail->ring[q->avail_idx & (rig->driver_size - 1)], head);
     svq_release_u16(&q->avail->idx, ++q->avail_idx);
 }
 

@@ -67,6 +67,7 @@ struct rig {
     struct svq_worker *worker;
     uint8_t *ram; /* the frontend's memory, as far as the hole if there is one */
     struct rig_queue q[64];
+    uint16_t driver_size; /* of queue 0's ring in the frontend: queue_size, until a test resets it to less */
     int setup_rc; /* what svq_queue_setup said for queue 0 */
 };
 

@@ -54,7 +54,7 @@ int rig_reap(struct rig *rig, uint32_t *len)
     struct rig_queue *q = &rig->q[0];
     if (svq_acquire_u16(&q->used->idx) == q->used_seen)
         return -1;
-    const struct vring_used_elem *elem = &q->used->ring[q->used_seen++ & (rig->config.queue_size - 1)];
+    const struct vring_used_elem *elem = &q->used->ring[q->used_seen++ & (rig->driver_size - 1)];
     if (len)
         *len = svq_load_u32(&elem->len);
     return (int)svq_load_u32(&elem->id);

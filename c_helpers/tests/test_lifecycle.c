@@ -67,6 +67,19 @@ TEST(indices_wrap, "70,000 chains through one queue: the 16-bit indices of all f
     rig_close(&rig);
 }
 
+static void round_trips(struct rig *rig, int count)
+{
+    for (int i = 0; i < count; i++) {
+        rig_page(rig, 2, 3, SEG_WRITE);
+        rig_offer(rig, 2);
+        CHECK_EQUAL(rig_forward(rig), 1);
+        CHECK_EQUAL(rig_take(rig), 2);
+        rig_give(rig, 2, 9);
+        CHECK_EQUAL(rig_complete(rig), 1);
+        CHECK_EQUAL(rig_reap(rig, NULL), 2);
+    }
+}
+
 TEST(ring_reset, "A queue drains, lets go of its ring, and goes on with a ring elsewhere (VIRTIO_F_RING_RESET)")
 {
     static struct rig rig;
@@ -91,7 +104,7 @@ TEST(ring_reset, "A queue drains, lets go of its ring, and goes on with a ring e
     struct svq_queue_config moved = rig_queue_config(&rig, 1); /* another place */
     moved.index = 0;
     struct svq_queue_config wrong = moved;
-    wrong.size = 128;
+    wrong.size = 512;
     CHECK_EQUAL(svq_queue_restart(rig.dev, &wrong), -EINVAL);
     CHECK_EQUAL(svq_queue_restart(rig.dev, &moved), 0);
     CHECK_EQUAL(svq_queue_restart(rig.dev, &moved), -EINVAL); /* it runs */
@@ -100,16 +113,26 @@ TEST(ring_reset, "A queue drains, lets go of its ring, and goes on with a ring e
     q->avail = (void *)(rig.ram + moved.avail_gpa);
     q->used = (void *)(rig.ram + moved.used_gpa);
     q->avail_idx = q->used_seen = 0;
-    for (int i = 0; i < 300; i++) {
-        rig_page(&rig, 2, 3, SEG_WRITE);
-        rig_offer(&rig, 2);
-        CHECK_EQUAL(rig_forward(&rig), 1);
-        CHECK_EQUAL(rig_take(&rig), 2); /* the shadow ring went on where it was */
-        rig_give(&rig, 2, 9);
-        CHECK_EQUAL(rig_complete(&rig), 1);
-        CHECK_EQUAL(rig_reap(&rig, NULL), 2);
+    round_trips(&rig, 300); /* the shadow ring went on where it was */
+
+    for (moved.size = 4; moved.size <= 256; moved.size *= 8) { /* smaller, and as large as before */
+        CHECK_EQUAL(svq_queue_reset(rig.dev, 0), 0);
+        CHECK_EQUAL(svq_queue_restart(rig.dev, &moved), 0);
+        rig.driver_size = moved.size;
+        memset(q->avail, 0, vring_avail_bytes(256));
+        memset(q->used, 0, vring_used_bytes(256));
+        q->avail_idx = q->used_seen = 0;
+        round_trips(&rig, 300);
     }
     CHECK_EQUAL(rig_fault(&rig), 0);
+    CHECK_EQUAL(svq_queue_reset(rig.dev, 0), 0);
+    moved.size = rig.driver_size = 4;
+    CHECK_EQUAL(svq_queue_restart(rig.dev, &moved), 0);
+    q->avail_idx = q->used_seen = 0;
+    memset(q->avail, 0, vring_avail_bytes(256));
+    rig_offer(&rig, 4); /* a head of the ring as it was */
+    rig_forward(&rig);
+    CHECK_EQUAL(rig_fault(&rig), SVQ_E_HEAD_RANGE);
     rig_close(&rig);
 }
 

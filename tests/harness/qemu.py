@@ -24,7 +24,8 @@ SVM_LEAF, SVM_ECX_BIT = 0x80000001, 2
 #   -smap,-smep,-umip    with SMAP a PV dom0 dies early, of a page fault that nobody handles
 #   -monitor             Xen's idle loop would take a general protection fault on MWAIT (with cpuidle=0 below)
 #   -rdtscp              a PVH guest would hang: "Insn mismatch ... SVM Insn len emulation failed"
-EMULATED_CPU = "EPYC,+svm,+npt,-smap,-smep,-umip,-monitor,-rdtscp"
+#   -avx,-avx2           in guests with two processors: "Illegal instruction", in some runs, in programs that use them
+EMULATED_CPU = "EPYC,+svm,+npt,-smap,-smep,-umip,-monitor,-rdtscp,-avx,-avx2"
 # ONE_PROCESSOR: VMRUN leaves the number of an interrupt that it injected in QEMU's exception_index. A kick of the
 # processor without an interrupt of its own (a second processor's turn, or its TLB work) then delivers it once more,
 # with interrupts off, and the guest's kernel dies in its entry code. With one processor nobody kicks so.

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.harness import Domain
-from tests.harness.scripts import until
 from tests.xen.remote import Place
 from tests.xen.topology import Topology
+from tests.xen.writer import DISK_IS_THERE
 
 # Real files of a Debian system, some three thousand; all of them, as long as there is room.
 TREES = "/usr/lib/python3.11 /usr/lib/python3 /usr/bin /usr/share /etc"
@@ -67,7 +67,7 @@ def run_disk_job(topology: Topology, image: str, note: Note) -> JobResult:
     Raises CommandFailed where a step fails; what does not compare is in the result. `note` is told of each step.
     """
     guest = topology.frontend
-    guest.run(until("[ -b /dev/vda ]"), deadline_s=90)
+    guest.run(DISK_IS_THERE, deadline_s=90)
     driver, transport = _who_drives(guest)
     disk_bytes = int(guest.run("cat /sys/block/vda/size").stdout) * 512
 

@@ -10,9 +10,9 @@ from tests.harness.errors import CommandFailed
 from tests.xen.remote import Remote
 from tests.xen.topology import Topology
 from xen_shadowvq.demo.isolation import judge
+from xen_shadowvq.engine import GRANTS_PER_FRAME
 
 DRIVER_MIB = 16
-GRANTS_PER_FRAME = 512
 PAGES_PER_MIB = 256
 MEDIATOR_GRANT_FRAMES = 8
 CONNECT_S = 60

@@ -25,6 +25,7 @@ from typing import Any
 
 from click.testing import CliRunner
 
+from xen_shadowvq.engine import GRANTS_PER_FRAME
 from xen_shadowvq.xenstore import XenStore
 
 
@@ -97,7 +98,7 @@ class Store:
 class Auditor:
     """Counts what is in other domains' grant tables."""
 
-    GRANTS_PER_FRAME, ENTRY = 512, struct.Struct("=HHI")  # Xen public/grant_table.h: struct grant_entry_v1
+    ENTRY = struct.Struct("=HHI")  # Xen public/grant_table.h: struct grant_entry_v1
 
     def __init__(self) -> None:
         from xen_shadowvq.hypervisor import Hypervisor
@@ -107,12 +108,12 @@ class Auditor:
     def entries_in_use(self, domid: int, first: int, count: int) -> int:
         """How many of `count` entries from `first` on grant anything."""
         ffi, lib = self._hypervisor.library.ffi, self._hypervisor.library.lib
-        frame, last = first // self.GRANTS_PER_FRAME, (first + count - 1) // self.GRANTS_PER_FRAME
+        frame, last = first // GRANTS_PER_FRAME, (first + count - 1) // GRANTS_PER_FRAME
         va, token = ffi.new("void **"), ffi.new("void **")
         rc = lib.svq_hv_map_grant_table(self._hypervisor.handle, domid, frame, last - frame + 1, va, token)
         self._hypervisor.library.check(rc, "map_grant_table", domid)
         try:
-            begin = (first - frame * self.GRANTS_PER_FRAME) * self.ENTRY.size
+            begin = (first - frame * GRANTS_PER_FRAME) * self.ENTRY.size
             table = ffi.buffer(va[0], (last - frame + 1) * 4096)[begin : begin + count * self.ENTRY.size]
             return sum(flags != 0 for flags, _, _ in self.ENTRY.iter_unpack(table))
         finally:

@@ -60,7 +60,8 @@ class Topology:
         """Loads the transport's module and what a disk needs, once a guest."""
         guest = frontend or self.frontend
         if guest.domid not in self.loaded:
-            guest.run("".join(f"modprobe {module}; " for module in DISK_MODULES) + f"insmod {PAYLOAD}/virtio_xenbus.ko")
+            modules = "".join(f"modprobe {module}; " for module in DISK_MODULES)
+            guest.run(f"{modules}cd {PAYLOAD}; {page.script('load-module')}")
             self.loaded.add(guest.domid)
 
     def unload_module(self, frontend: Domain | None = None) -> None:

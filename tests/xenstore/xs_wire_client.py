@@ -32,6 +32,13 @@ def refused(name: str) -> pytest.RaisesExc[Refused]:
     return pytest.raises(Refused, match=f"^{name}$")
 
 
+def refused_as_malformed(wire: Wire, kind: int, payload: bytes) -> None:
+    """Expects EINVAL for a request with these bytes, and that the connection goes on."""
+    with refused("EINVAL"):
+        wire.raw(kind, payload)
+    assert wire.call(GET_DOMAIN_PATH, "0") == b"/local/domain/0\0"
+
+
 class Disconnected(Exception):
     """The server closed the connection."""
 

@@ -19,11 +19,11 @@ from xen_shadowvq.demo import image as images
 from xen_shadowvq.demo.isolation import Verdict, judge
 from xen_shadowvq.demo.rpc import Child
 from xen_shadowvq.embedded.machine import PAGES_PER_MIB, PRIVILEGE_ALL, DomainSpec, Machine
+from xen_shadowvq.engine import GRANTS_PER_FRAME
 from xen_shadowvq.errors import ConfigError
 
 MEDIATOR, BACKEND, FRONTEND = 1, 2, 3
 GUEST_MIB = 64
-GRANTS_PER_FRAME = 512
 MEDIATOR_GRANT_FRAMES = 64
 FRONTEND_GRANT_FRAMES = {"direct": 128, "dynamic": 64}
 REGION_BYTES = 8 << 20

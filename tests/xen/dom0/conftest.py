@@ -12,6 +12,7 @@ from tests.harness import Domain, Machine
 from tests.harness.scripts import until
 from tests.xen import report, topology
 from tests.xen.topology import Topology
+from tests.xen.writer import DISK_IS_THERE
 
 READ = "dd if=/dev/vda bs=64k count=8 iflag=direct"
 # It rests after each round: there is one emulated processor for all. A read that fails does not count, one that
@@ -64,6 +65,5 @@ def neighbour(together: Topology) -> Neighbour:
     device = together.attach(image, frontend=guest, queues=QUEUES)
     guest.put("/run/reader.sh", READER.encode())
     readers = " ".join(f"taskset -c {cpu} sh /run/reader.sh {cpu} >/dev/null 2>&1 &" for cpu in range(QUEUES))
-    ready = until("[ -b /dev/vda ]")
-    guest.run(f"{ready}; {READ} | md5sum >/run/wanted && touch /run/rounds && {{ {readers} }}", deadline_s=120)
+    guest.run(f"{DISK_IS_THERE}; {READ} | md5sum >/run/wanted && touch /run/rounds && {{ {readers} }}", deadline_s=120)
     return Neighbour(together, guest, device)

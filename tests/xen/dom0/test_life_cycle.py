@@ -14,15 +14,13 @@ from tests.xen import report
 from tests.xen.dom0.conftest import QUEUES, Neighbour
 from tests.xen.remote import Remote
 from tests.xen.topology import PAYLOAD, Topology
+from tests.xen.writer import DISK_IS_THERE, WRITER_FAILED, WRITTEN_ONCE, write_without_end
 
 pytestmark = [pytest.mark.xen, pytest.mark.timeout(900)]
 
 ROUNDS = 20
 IMAGE = f"{report.IMAGES}/cycle.img"
 READ_SOME = "dd if=/dev/vda of=/dev/null bs=64k count=4 iflag=direct"
-DISK_IS_THERE = until("[ -b /dev/vda ]")
-WRITE = "dd if=/run/data of=/run/vda bs=64k oflag=direct"
-WRITER = f"(while {WRITE}; do touch /run/once; done; touch /run/failed) >/dev/null 2>&1 &"
 
 
 @pytest.fixture(autouse=True)
@@ -36,16 +34,6 @@ def image(together: Topology) -> None:
 def auditor(together: Topology) -> Remote:
     """Looks into grant tables, from dom0."""
     return Remote(together.machine, "auditor")
-
-
-def write_without_end(guest: Domain) -> None:
-    """Writes 2 MiB to the disk, again and again until there is an error, in the background: see /run/failed. The
-    device node is a copy, which stays when the disk goes."""
-    guest.run(
-        f"{DISK_IS_THERE}; rm -f /run/vda /run/once /run/failed; cp -a /dev/vda /run/vda; "
-        f"[ -e /run/data ] || dd if=/dev/urandom of=/run/data bs=64k count=32; {WRITER}",
-        deadline_s=90,
-    )
 
 
 def held(topology: Topology, neighbour: Neighbour) -> dict[str, Any]:
@@ -113,7 +101,7 @@ def test_detached_under_io_and_attached_with_copies(together: Topology, neighbou
     write_without_end(guest)
     first, count = together.window()
     together.detach(device)
-    guest.run(until("[ -e /run/failed ]"), deadline_s=90)
+    guest.run(WRITER_FAILED, deadline_s=90)
     assert auditor.call("entries_in_use", domid=guest.domid, first=first, count=count) == 0
 
     device = together.attach(IMAGE, placement="copy")
@@ -137,7 +125,7 @@ def test_module_is_unloaded_and_loaded_again_under_io(together: Topology, neighb
     device = together.attach(IMAGE)
     write_without_end(guest)
     together.unload_module()
-    guest.run(until("[ -e /run/failed ]"), deadline_s=90)
+    guest.run(WRITER_FAILED, deadline_s=90)
     together.load_module()
     guest.run(f"{DISK_IS_THERE}; {READ_SOME}", deadline_s=90)
     together.detach(device)
@@ -156,7 +144,7 @@ def test_disk_of_a_guest_that_is_suspended(together: Topology, neighbour: Neighb
     guest.run("[ ! -e /run/failed ]; sleep 1")
     assert together.status(device)["completions"] > before
     together.detach(device)
-    guest.run(until("[ -e /run/failed ]"), deadline_s=90)
+    guest.run(WRITER_FAILED, deadline_s=90)
     neighbour.goes_on()
 
 
@@ -197,7 +185,7 @@ def test_guest_reboots_under_io(together: Topology, neighbour: Neighbour) -> Non
     guest = together.frontend
     together.attach(IMAGE)
     write_without_end(guest)
-    data = guest.run(until("[ -e /run/once ]") + "; md5sum < /run/data", deadline_s=90).stdout
+    data = guest.run(WRITTEN_ONCE + "; md5sum < /run/data", deadline_s=90).stdout
     guest.run("(sleep 1; echo b > /proc/sysrq-trigger) >/dev/null 2>&1 &")
     again = together.wait_rebooted(guest)
     assert set(together.machine.domains.list()) == {"Domain-0", again.name, neighbour.guest.name}

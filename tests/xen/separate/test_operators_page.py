@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Every command of docs/xen-host.md, as it stands there. `create-domains` and `start-...` made the topology itself."""
+"""Every command of docs/xen-host.md, as it stands there. What topology.py does itself is among them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from deploy.bundle import stage_module
 from tests.harness import Machine
 from tests.harness.cache import cache_folder
 from tests.harness.packages import REPOSITORY, fetch_debian_tree, fetch_kernel_headers
-from tests.harness.scripts import until
 from tests.harness.tools import run_tool
 from tests.xen import page
-from tests.xen.topology import DISK_MODULES, PAYLOAD, Topology
+from tests.xen.topology import Topology
+from tests.xen.writer import DISK_IS_THERE
 
 pytestmark = [pytest.mark.xen, pytest.mark.timeout(900)]
 
-RUN_HERE = {"make-image", "mount-image", "build-module", "load-module", "make-disk", "attach-disk", "detach-disk"}
-RUN_FOR_THE_TOPOLOGY = {"create-domains", "start-mediator", "start-backend"}
+RUN_HERE = {"make-image", "mount-image", "build-module", "make-disk", "attach-disk", "detach-disk"}
+RUN_FOR_THE_TOPOLOGY = {"create-domains", "start-mediator", "start-backend", "load-module"}
 SHADOWVQ_S = 240.0  # each start of Python costs seconds there
 SQUASHFS_MAGIC = b"hsqs"
 
@@ -61,13 +61,11 @@ def test_build_module(tmp_path: Path) -> None:
 def test_disk_comes_and_goes(separate: Topology) -> None:
     """The module is loaded in the guest, and it gets a disk, and loses it, by the page's commands in dom0."""
     guest, dom0 = separate.frontend, separate.machine
-    guest.run("".join(f"modprobe {module}; " for module in DISK_MODULES))
-    guest.run(f"cd {PAYLOAD}; {page.script('load-module')}")
-    separate.loaded.add(guest.domid)
+    separate.load_module()
     separate.backend.run(f"rm -f /var/lib/shadowvq/disk.img; {page.script('make-disk')}")
     shown = dom0.run(page.script("attach-disk"), deadline_s=SHADOWVQ_S).stdout
     assert f"frontend {guest.domid}  device 0" in shown and "bytes_zero_copy" in shown, shown
-    size = guest.run(until("[ -b /dev/vda ]") + "; cat /sys/block/vda/size", deadline_s=90).stdout
+    size = guest.run(f"{DISK_IS_THERE}; cat /sys/block/vda/size", deadline_s=90).stdout
     assert int(size) == 1 << 30 >> 9
     dom0.run(page.script("detach-disk"), deadline_s=SHADOWVQ_S)
     guest.run("[ ! -e /dev/vda ]")

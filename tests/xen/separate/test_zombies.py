@@ -12,23 +12,17 @@ from tests.harness.scripts import until
 from tests.xen import report
 from tests.xen.remote import Remote
 from tests.xen.topology import Topology
+from tests.xen.writer import DISK_IS_THERE, WRITER_FAILED, write_without_end
 
 pytestmark = [pytest.mark.xen, pytest.mark.timeout(900)]
 
 IMAGE = f"{report.IMAGES}/disk.img"
-DISK_IS_THERE = until("[ -b /dev/vda ]")
-# To a copy of the device node, which stays when the disk goes; until there is an error.
-WRITER = "(while dd if=/run/data of=/run/disk bs=64k oflag=direct; do :; done; touch /run/failed) >/dev/null 2>&1 &"
 
 
-def write_without_end(topology: Topology) -> int:
-    """Attaches a disk, and has the guest write to it in the background; returns the device."""
+def attach_and_write(topology: Topology) -> int:
+    """Attaches a disk to which the guest writes without end; returns the device."""
     device = topology.attach(IMAGE)
-    topology.frontend.run(
-        f"{DISK_IS_THERE}; rm -f /run/disk /run/failed; cp -a /dev/vda /run/disk; "
-        f"[ -e /run/data ] || dd if=/dev/urandom of=/run/data bs=64k count=16; {WRITER}",
-        deadline_s=90,
-    )
+    write_without_end(topology.frontend)
     return device
 
 
@@ -67,10 +61,10 @@ def test_mediator_destroyed_under_io(separate: Topology) -> None:
     assert isinstance(separate.mediator, Domain) and isinstance(backend, Domain)
     names, before = set(machine.domains.list()), held(separate, guest, backend)
     before_fds = fds(backend, "backend")
-    device = write_without_end(separate)
+    device = attach_and_write(separate)
     separate.mediator.destroy()
     assert set(machine.domains.list()) == names - {separate.mediator.name}
-    guest.run(until("[ -e /run/failed ]"), deadline_s=90)
+    guest.run(WRITER_FAILED, deadline_s=90)
     separate.detach(device)
     assert (held(separate, guest, backend), fds(backend, "backend")) == (before, before_fds)
 
@@ -89,12 +83,12 @@ def test_backend_destroyed_under_io(separate: Topology) -> None:
     assert isinstance(mediator, Domain) and isinstance(separate.backend, Domain)
     names, before = set(machine.domains.list()), held(separate, guest, mediator)
     before_fds = fds(mediator, "mediator")
-    device = write_without_end(separate)
+    device = attach_and_write(separate)
     first, count = separate.window()
     separate.backend.destroy()
     assert set(machine.domains.list()) == names - {separate.backend.name}
     separate.detach(device)
-    guest.run(until("[ -e /run/failed ]"), deadline_s=90)
+    guest.run(WRITER_FAILED, deadline_s=90)
     assert (held(separate, guest, mediator), fds(mediator, "mediator")) == (before, before_fds)
     assert Remote(machine, "auditor").call("entries_in_use", domid=guest.domid, first=first, count=count) == 0
 

@@ -99,6 +99,10 @@ class Guest:
         self.window_first: int = lib.svq_guest_window_first(self.handle)
         self.window_count: int = lib.svq_guest_window_count(self.handle)
         self.window = window
+        self.stale_revoked: int = lib.svq_guest_stale_revoked(self.handle)
+        """Grants of a mediator that died, which were taken back now."""
+        self.stale_mapped: int = lib.svq_guest_stale_mapped(self.handle)
+        """Those of them that their grantee still has mapped, for the last time."""
 
     def window_in_use(self) -> int:
         """Entries of the window that are not free now."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 from xen_shadowvq.engine import GRANTS_PER_FRAME, Guest, WindowPlan
 from xen_shadowvq.errors import ConfigError
 from xen_shadowvq.hypervisor import Hypervisor
+from xen_shadowvq.log import get_logger
 
 GUEST_OWN_FRAMES = 32
 """Grant table frames left to the guest's own kernel: 16,384 entries. Linux grows its use from the bottom up."""
@@ -54,6 +55,7 @@ class GuestTable:
         self._hypervisor = hypervisor
         self._memory_kib_max = memory_gib_max << 20
         self._guests: dict[int, tuple[Guest, int]] = {}
+        self._log = get_logger()
 
     def plan(self, domid: int, memory_kib: int, window_kind: str) -> WindowPlan:
         """The window that the guest has, or would get. ConfigError: its memory or grant table allows none."""
@@ -68,11 +70,18 @@ class GuestTable:
         return plan_window(window_kind, frames_max, gfn_limit(memory_kib), domid)
 
     def acquire(self, domid: int, memory_kib: int, window: WindowPlan) -> Guest:
-        """The guest of a frontend, opened with `window` if this is its first device."""
+        """
+        The guest of a frontend, opened with `window` if this is its first device. Grants that a mediator left there
+        when it died are taken back, with a warning.
+        """
         if domid in self._guests:
             guest, users = self._guests[domid]
         else:
             guest, users = Guest(self._hypervisor, domid, gfn_limit(memory_kib), window), 0
+            if guest.stale_revoked or guest.stale_mapped:
+                self._log.warning(
+                    "stale_grants_revoked", domid=domid, revoked=guest.stale_revoked, mapped=guest.stale_mapped
+                )
         self._guests[domid] = (guest, users + 1)
         return guest
 

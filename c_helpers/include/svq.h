@@ -90,7 +90,14 @@ struct svq_guest_config {
     int window_direct;           /* 1: gref = 512 * window_first_frame + gfn; needs window_frames * 512 >= gfn_limit */
 };
 
+/*
+ * Also takes back the grants that a mediator of this guest left in the window when it died: svq_guest_stale_revoked of
+ * them; svq_guest_stale_mapped are still mapped by their grantee, who cannot map them again. So no other mediator may
+ * be serving the guest now.
+ */
 int svq_guest_open(struct svq_hv *hv, const struct svq_guest_config *config, struct svq_guest **out);
+uint32_t svq_guest_stale_revoked(const struct svq_guest *guest);
+uint32_t svq_guest_stale_mapped(const struct svq_guest *guest);
 void svq_guest_close(struct svq_guest *guest); /* its devices must be closed before */
 uint32_t svq_guest_window_first(const struct svq_guest *guest);
 uint32_t svq_guest_window_count(const struct svq_guest *guest);

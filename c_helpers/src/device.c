@@ -30,6 +30,7 @@ int svq_guest_open(struct svq_hv *hv, const struct svq_guest_config *config, str
         svq_guest_close(guest);
         return rc;
     }
+    guest->stale_revoked = svq_window_sweep(&guest->window, &guest->stale_mapped);
     *out = guest;
     return 0;
 }
@@ -43,6 +44,8 @@ void svq_guest_close(struct svq_guest *guest)
 
 uint32_t svq_guest_window_first(const struct svq_guest *guest) { return guest->window.first_gref; }
 uint32_t svq_guest_window_count(const struct svq_guest *guest) { return guest->window.count; }
+uint32_t svq_guest_stale_revoked(const struct svq_guest *guest) { return guest->stale_revoked; }
+uint32_t svq_guest_stale_mapped(const struct svq_guest *guest) { return guest->stale_mapped; }
 uint32_t svq_guest_window_in_use(const struct svq_guest *guest) { return svq_window_in_use(&guest->window); }
 
 int svq_device_create(struct svq_guest *guest, const struct svq_device_config *config, struct svq_device **out)

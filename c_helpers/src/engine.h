@@ -25,6 +25,7 @@ struct svq_guest {
     struct svq_guestmem mem;
     struct svq_window window;
     struct svq_hv *hv;
+    uint32_t stale_revoked, stale_mapped; /* see svq_window_sweep */
     struct svq_worker *worker; /* the first that served a queue of this guest; NULL: none does */
     uint32_t worker_queues;    /* how many it serves */
 };

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { SWEEP_TRIES = 64 };
+
 int svq_window_init(struct svq_window *window, struct svq_hv *hv, uint16_t domid, uint32_t first_frame,
                     uint32_t frames, bool direct)
 {
@@ -44,6 +46,34 @@ uint32_t svq_window_in_use(const struct svq_window *window)
     for (uint32_t i = 0; i < window->count; i++)
         n += svq_load_u64(&window->entries[i]) != 0;
     return n;
+}
+
+/* Whether a mediator may have written the entry: a whole-page grant, or one whose type svq_window_sweep has cleared. */
+static bool left_by_mediator(const struct svq_window *window, uint32_t index, uint64_t entry)
+{
+    const uint16_t flags = (uint16_t)entry, ours = GTF_PERMIT_ACCESS | GTF_READONLY | GTF_READING | GTF_WRITING;
+    return entry && !(flags & ~ours) && (!window->direct || entry >> 32 == index);
+}
+
+uint32_t svq_window_sweep(struct svq_window *window, uint32_t *mapped)
+{
+    uint32_t revoked = 0;
+    *mapped = 0;
+    for (uint32_t i = 0; i < window->count; i++) {
+        uint64_t entry = svq_load_u64(&window->entries[i]);
+        /* The grantee can map and unmap under our hands; each time round it lost a race that it had to win. */
+        for (int tries = 0; tries < SWEEP_TRIES && left_by_mediator(window, i, entry); tries++) {
+            uint64_t left = entry & (GTF_READING | GTF_WRITING) ? entry & ~(uint64_t)GTF_TYPE_MASK : 0;
+            if (svq_cas_u64(&window->entries[i], &entry, left)) {
+                if (left)
+                    ++*mapped;
+                else
+                    revoked++;
+                break;
+            }
+        }
+    }
+    return revoked;
 }
 
 static bool word_free(const struct svq_window *window, uint32_t w)

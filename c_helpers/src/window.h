@@ -45,6 +45,15 @@ int svq_window_init(struct svq_window *window, struct svq_hv *hv, uint16_t domid
 void svq_window_destroy(struct svq_window *window);
 uint32_t svq_window_in_use(const struct svq_window *window);
 
+/*
+ * Takes back what a mediator that died has left in the window: its device could map those pages until the guest ends.
+ * In a direct window that is what grants a frame at the frame's own place; in a dynamic one every grant, since nobody
+ * else is to use it. *mapped: those that their grantee has mapped: Xen keeps such a mapping, but once it has ended there
+ * is no other (grant_table.h: GTF_reading and GTF_writing change under the granter's hands, the type does not).
+ * Returns how many are free now. Only while no request of this mediator is alive.
+ */
+uint32_t svq_window_sweep(struct svq_window *window, uint32_t *mapped);
+
 /* Reserves at least `grefs` entries (rounded up to 64) for one queue. -ENOSPC: not that many in a row are left. */
 int svq_window_reserve(struct svq_window *window, uint32_t grefs, struct svq_window_range *range);
 void svq_window_unreserve(struct svq_window *window, struct svq_window_range *range);

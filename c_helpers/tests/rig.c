@@ -68,15 +68,21 @@ static void open_domains(struct rig *rig)
 
 static uint64_t pages_below_hole(const struct rig_config *c) { return c->hole_pages ? c->hole_gfn : c->ram_pages; }
 
+struct svq_guest_config rig_guest_config(const struct rig *rig)
+{
+    const struct rig_config *c = &rig->config;
+    return (struct svq_guest_config){ .domid = RIG_FRONTEND, .gfn_limit = c->ram_pages, .window_first_frame = 32,
+                                      .window_frames = c->dynamic_window ? 32 : (uint32_t)(c->ram_pages + 511) / 512,
+                                      .window_direct = !c->dynamic_window };
+}
+
 static void open_guest(struct rig *rig)
 {
     const struct rig_config *c = &rig->config;
     uint64_t *gfns = calloc(c->ram_pages, sizeof *gfns);
     MUST(svq_hv_own_pages(rig->frontend, 0, pages_below_hole(c), gfns, (void **)&rig->ram));
     free(gfns);
-    struct svq_guest_config guest = { .domid = RIG_FRONTEND, .gfn_limit = c->ram_pages, .window_first_frame = 32,
-                                      .window_frames = c->dynamic_window ? 32 : (uint32_t)(c->ram_pages + 511) / 512,
-                                      .window_direct = !c->dynamic_window };
+    struct svq_guest_config guest = rig_guest_config(rig);
     MUST(svq_guest_open(rig->mediator, &guest, &rig->guest));
     struct svq_device_config dev = { .backend_domid = RIG_BACKEND, .num_queues = c->queues, .placement = c->placement,
                                      .copy_threshold = c->copy_threshold, .bounce_pages = c->bounce_pages,

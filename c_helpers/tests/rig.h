@@ -78,7 +78,8 @@ void rig_disconnect_backend(struct rig *rig); /* it unmaps the shadow rings, as 
 int rig_close_device(struct rig *rig);        /* that, and svq_device_close; its answer */
 /* Sets queue `index` of rig->dev up and maps its shadow ring as the backend; rig_open does it for all queues. */
 int rig_connect(struct rig *rig, uint16_t index);
-/* The configuration of queue `index` that rig_open uses; tests spoil it and call svq_queue_setup themselves. */
+/* What rig_open uses for the guest, and for queue `index`; tests open and set up themselves what they spoil. */
+struct svq_guest_config rig_guest_config(const struct rig *rig);
 struct svq_queue_config rig_queue_config(const struct rig *rig, uint16_t index);
 
 /* The frontend's side. */

@@ -43,6 +43,52 @@ TEST(close_in_flight,
     }
 }
 
+/* What another mediator finds in the window of the rig's: opens the guest as that would, and closes it again. */
+static void opened_by_another(struct rig *rig, uint32_t revoked, uint32_t mapped)
+{
+    struct svq_guest_config config = rig_guest_config(rig);
+    struct svq_guest *guest;
+    REQUIRE(svq_guest_open(rig->mediator, &config, &guest) == 0);
+    CHECK_EQUAL(svq_guest_stale_revoked(guest), revoked);
+    CHECK_EQUAL(svq_guest_stale_mapped(guest), mapped);
+    svq_guest_close(guest);
+}
+
+TEST(mediator_died,
+     "What a mediator granted that died is taken back by the next: at once, or once its grantee has unmapped it; what "
+     "the guest granted itself is left alone where it can be told apart")
+{
+    static struct rig rig;
+    for (int dynamic = 0; dynamic < 2; dynamic++) {
+        rig_open(&rig, &(struct rig_config){ .ram_pages = RAM, .dynamic_window = dynamic });
+        uint64_t *entries = rig_window_entries(&rig);
+        uint32_t count = svq_guest_window_count(rig.guest), first = svq_guest_window_first(rig.guest), i = 0;
+        rig_blk(&rig, 0, 0, 3, SEG_WRITE);
+        rig_offer(&rig, 0);
+        CHECK_EQUAL(rig_forward(&rig), 1);
+        CHECK_EQUAL(svq_guest_window_in_use(rig.guest), 3);
+        while (i < count && !entries[i])
+            i++;
+        uint32_t gref = first + i;
+        void *va;
+        REQUIRE(svq_hv_map_grants(rig.backend, RIG_FRONTEND, &gref, 1, 0, &va) == 0);
+        uint64_t own = svq_grant_entry_for(RIG_BACKEND, 7, true);
+        uint64_t odd = svq_grant_entry(GTF_TYPE_MASK, RIG_BACKEND, count - 1);
+        svq_store_u64(&entries[count - 2], own);
+        svq_store_u64(&entries[count - 1], odd);
+
+        opened_by_another(&rig, dynamic ? 3 : 2, 1);
+        CHECK_EQUAL(entries[count - 2], dynamic ? 0 : own);
+        CHECK_EQUAL(entries[count - 1], odd);
+        svq_hv_unmap_grants(rig.backend, va, 1);
+        CHECK(svq_hv_map_grants(rig.backend, RIG_FRONTEND, &gref, 1, 0, &va) < 0);
+        opened_by_another(&rig, 1, 0);
+        CHECK_EQUAL(entries[i], 0);
+        opened_by_another(&rig, 0, 0);
+        rig_close(&rig);
+    }
+}
+
 TEST(indices_wrap, "70,000 chains through one queue: the 16-bit indices of all four rings go round")
 {
     static struct rig rig;

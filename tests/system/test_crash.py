@@ -22,6 +22,18 @@ def goes_on(world: World, loop: IoLoop, rounds: int = MORE_ROUNDS) -> None:
     assert loop.failure is None
 
 
+def granted_for_good(world: World, device: int) -> int:
+    """How many grants are alive once there are no more and no fewer: the backend answers nothing."""
+    seen = [0]
+
+    def settled() -> bool:
+        seen.append(world.status(device)["window_in_use"])
+        return seen[-1] == seen[-2] > 0
+
+    world.until(settled, "requests that wait for the backend")
+    return seen[-1]
+
+
 def test_a_killed_frontend_leaves_nothing_behind(world: World, connect: Connect, loop: Loop) -> None:
     """After SIGKILL of a frontend in mid-I/O the mediator holds what it held before, its nodes are gone everywhere,
     the domain is no zombie, and another frontend's I/O goes on with the right bytes."""
@@ -108,23 +120,30 @@ def test_a_dead_backend_domain_is_let_go(world: World, connect: Connect, loop: L
 
 
 def test_a_killed_mediator_is_replaced(world: World, connect: Connect, loop: Loop) -> None:
-    """After SIGKILL of the mediator's process in mid-I/O a new one in the same domain closes what the old one left,
-    and serves again: frontend and backend reconnect."""
+    """After SIGKILL of the mediator's process with requests in flight a new one in the same domain closes what the old
+    one left, takes back what it had granted, and serves again: frontend and backend reconnect."""
     world.keep_alive(MEDIATOR)
     device = world.attach(world.image("disk.img"))
     frontend = connect(device)
     first = loop(frontend)
     goes_on(world, first)
+    world.backend.stop()
+    alive = granted_for_good(world, device)
     world.mediator.kill()
+    world.backend.resume()
 
     world.start_mediator()
     frontend.wait_closed()
     first.abandon()
     assert world.machine.zombies() == []
     frontend.reconnect()
+    (found,) = world.mediator.events("stale_grants_revoked")
+    assert found["domid"] == FRONTEND
+    assert found["revoked"] + found["mapped"] == alive
     second = loop(frontend, seed=2)
     goes_on(world, second)
     second.stop()
+    assert world.status(device)["window_in_use"] == found["mapped"]
 
 
 def test_a_dead_mediator_domain_is_let_go(world: World, connect: Connect, loop: Loop) -> None:

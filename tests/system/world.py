@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -56,6 +57,14 @@ class Service:
         """File descriptors that it has open, without the embedded machine's two for each domain that it ever met."""
         links = [os.readlink(link) for link in Path(f"/proc/{self.process.pid}/fd").iterdir()]  # noqa: PTH115
         return sum(not link.startswith(("/memfd:svq-ram", "/memfd:svq-grants")) for link in links)
+
+    def stop(self) -> None:
+        """SIGSTOP."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        self.process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """SIGKILL, and its end."""

@@ -49,13 +49,10 @@ def attack(topology: Topology, image: str) -> IsolationResult:
             raise CommandFailed("the attacker's own kernel refuses hypercalls: what Xen refuses would not be seen")
         driver.call("connect", timeout_s=CONNECT_S)
         chains = topology.status(device)["chains"]
-        topology.backend.run("systemctl kill -s STOP shadowvq-backend")
-        try:
+        with topology.backend_stopped():
             held = driver.call("start_held", offset=0)
             counters = _wait_submitted(topology, device, chains + held["requests"])
             live = _probe(topology, attacker)
-        finally:
-            topology.backend.run("systemctl kill -s CONT shadowvq-backend")
         ended = driver.call("finish_held")
         idle = _probe(topology, attacker)
         driver.call("disconnect")

@@ -81,6 +81,15 @@ class Topology:
         self.frontends[self.frontends.index(frontend)] = again
         return again
 
+    @contextmanager
+    def backend_stopped(self) -> Iterator[None]:
+        """Stops the backend's service (SIGSTOP), so that requests stay alive; it goes on in the end."""
+        self.backend.run("systemctl kill -s STOP shadowvq-backend")
+        try:
+            yield
+        finally:
+            self.backend.run("systemctl kill -s CONT shadowvq-backend")
+
     def replace_mediator(self, spec: DomainSpec) -> None:
         """Makes a new mediator domain in place of one that was destroyed, and starts its service."""
         self.mediator = new = self.machine.domains.create_paused(spec)

@@ -199,8 +199,9 @@ def test_guest_reboots_under_io(together: Topology, neighbour: Neighbour) -> Non
     neighbour.goes_on()
 
 
-def test_services_are_restarted_under_io(together: Topology, neighbour: Neighbour) -> None:
-    """The mediator, then the backend, dies by SIGKILL under I/O: systemd starts it again, and the disk goes on."""
+def test_services_are_restarted_under_io(together: Topology, neighbour: Neighbour, auditor: Remote) -> None:
+    """The mediator, then the backend, dies by SIGKILL under I/O: systemd starts it again, and the disk goes on. In the
+    end nothing is granted any more, by the dead mediator either."""
     guest = together.frontend
     device = together.attach(IMAGE)
     for role in ("mediator", "backend"):
@@ -208,7 +209,9 @@ def test_services_are_restarted_under_io(together: Topology, neighbour: Neighbou
         together.machine.run(until(f"systemctl is-active --quiet shadowvq-{role}"), deadline_s=90)
         guest.run(until(READ_SOME), deadline_s=180)
         neighbour.goes_on()
+    first, count = together.window()
     together.detach(device)
+    assert auditor.call("entries_in_use", domid=guest.domid, first=first, count=count) == 0
 
 
 def test_destroyed_guest_and_stopped_services(together: Topology, neighbour: Neighbour) -> None:

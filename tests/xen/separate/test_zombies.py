@@ -16,6 +16,7 @@ from tests.xen.writer import DISK_IS_THERE, WRITER_FAILED, write_without_end
 
 pytestmark = [pytest.mark.xen, pytest.mark.timeout(900)]
 
+POLLS = 60
 IMAGE = f"{report.IMAGES}/disk.img"
 
 
@@ -24,6 +25,14 @@ def attach_and_write(topology: Topology) -> int:
     device = topology.attach(IMAGE)
     write_without_end(topology.frontend)
     return device
+
+
+def until_granted(topology: Topology, device: int) -> None:
+    """Waits until pages of the guest are granted."""
+    for _ in range(POLLS):
+        if topology.status(device)["window_in_use"]:
+            return
+    raise AssertionError("no request is alive")
 
 
 def held(topology: Topology, *domains: Domain) -> dict[str, Any]:
@@ -55,25 +64,30 @@ def ready(separate: Topology) -> None:
 
 
 def test_mediator_destroyed_under_io(separate: Topology) -> None:
-    """The mediator's domain is destroyed while the guest writes: no zombie, the writer gets errors, the backend lets go
-    of all that it had. A new mediator domain serves the guest again, and takes back what was granted."""
+    """The mediator's domain is destroyed with requests in flight: no zombie, the writer gets errors, the backend lets
+    go of all that it had. A new mediator domain takes back what was still granted, and serves the guest again."""
     machine, guest, backend = separate.machine, separate.frontend, separate.backend
     assert isinstance(separate.mediator, Domain) and isinstance(backend, Domain)
     names, before = set(machine.domains.list()), held(separate, guest, backend)
     before_fds = fds(backend, "backend")
     device = attach_and_write(separate)
-    separate.mediator.destroy()
+    first, count = separate.window()
+    with separate.backend_stopped():
+        until_granted(separate, device)
+        separate.mediator.destroy()
     assert set(machine.domains.list()) == names - {separate.mediator.name}
     guest.run(WRITER_FAILED, deadline_s=90)
     separate.detach(device)
     assert (held(separate, guest, backend), fds(backend, "backend")) == (before, before_fds)
+    auditor = Remote(machine, "auditor")
+    assert auditor.call("entries_in_use", domid=guest.domid, first=first, count=count) > 0
 
     separate.replace_mediator(separate.mediator.spec)
     device = separate.attach(IMAGE)
     guest.run(f"{DISK_IS_THERE}; dd if=/dev/vda of=/dev/null bs=64k iflag=direct", deadline_s=120)
-    first, count = separate.window()
+    assert separate.window() == (first, count)
     separate.detach(device)
-    assert Remote(machine, "auditor").call("entries_in_use", domid=guest.domid, first=first, count=count) == 0
+    assert auditor.call("entries_in_use", domid=guest.domid, first=first, count=count) == 0
     assert (held(separate, guest, backend), fds(backend, "backend")) == (before, before_fds)
 
 

@@ -56,7 +56,7 @@ $(VENV)/.tools: pyproject.toml $(SYSROOT)/.ready
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.tools
 	@echo "installing the test tools into $(VENV)"
-	@$(PIP) hypothesis matplotlib mypy pytest pytest-timeout ruff types-PyYAML types-cffi
+	@$(PIP) hypothesis matplotlib mypy pytest pytest-timeout pytest-xdist ruff types-PyYAML types-cffi
 	@touch $@
 
 build: $(VENV)/.tools
@@ -101,7 +101,7 @@ test-module: build $(VENV)/.dev tools-for-xen
 # Real Xen 4.17 in QEMU (software emulation will do). The hypervisor, its kernel and tools are Debian's packages,
 # unpacked into a cache folder; of the machine itself it takes QEMU, gcc and make.
 test-xen: build $(VENV)/.dev tools-for-xen
-	$(BIN)/pytest -m xen tests/xen
+	$(BIN)/pytest -m xen -n auto -v --durations=20 tests/xen
 
 xen-demo: build $(VENV)/.dev tools-for-xen
 	@$(BIN)/python -m tests.xen.demo $(if $(TOPOLOGY),--topology $(TOPOLOGY))

@@ -45,7 +45,7 @@ def _boot(options: argparse.Namespace) -> int:
         images = build_images(cache, Path(work), native=options.native)
         _note(f"images: {time.monotonic() - started:.1f} s")
         spec = MachineSpec(memory_mib=options.memory, vcpus=options.vcpus, dom0_vcpus=options.dom0_vcpus)
-        with boot(images, spec, options.logs, lock=cache / "machine.lock") as machine:
+        with boot(images, spec, options.logs, cache=cache) as machine:
             for milestone, seconds in machine.boot_s.items():
                 _note(f"{milestone}: {seconds:.1f} s")
             return _run_in(machine, options)

@@ -6,12 +6,15 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TextIO
 
 CACHE_VARIABLE = "SHADOWVQ_XEN_CACHE"
 KEY_DIGITS = 16
+LOCK_POLL_S = 0.5
 
 
 def cache_folder(chosen: Path | None = None) -> Path:
@@ -41,6 +44,24 @@ def exclusive(lock_file: Path) -> Iterator[None]:
     lock_file.parent.mkdir(parents=True, exist_ok=True)
     with lock_file.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _try_lock(lock: TextIO) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def one_of(lock_files: Sequence[Path]) -> Iterator[None]:
+    """Holds one of `lock_files` against other processes; waits while all of them are held."""
+    with ExitStack() as stack:
+        locks = [stack.enter_context(file.open("w")) for file in lock_files]
+        while not any(_try_lock(lock) for lock in locks):
+            time.sleep(LOCK_POLL_S)
         yield
 
 

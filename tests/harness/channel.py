@@ -3,12 +3,14 @@
 
 import base64
 import binascii
+import contextlib
 import itertools
 import socket
 import threading
+import time
 from dataclasses import dataclass
 
-from tests.harness.errors import AgentMisbehaved, CommandFailed, DomainGone
+from tests.harness.errors import AgentMisbehaved, CommandFailed, DomainGone, WaitTimedOut
 from tests.harness.monitor import Monitor
 
 MARK = b"\x1eSVQ"
@@ -17,6 +19,7 @@ CHUNK = 1 << 16
 ANSWER_FIELDS = 5
 # The agent enforces a command's deadline, in the machine's own time; this is for an agent that has died.
 AGENT_GRACE_S = 60.0
+AGAIN_S = 15.0  # without an answer for so long, the agent is asked what has become of the request
 
 
 @dataclass(frozen=True)
@@ -57,21 +60,27 @@ class Job:
 
 
 class Channel:
-    """Runs commands in dom0 and, through dom0's agent, in guests. Any thread may use it."""
+    """Runs commands in dom0 and, through dom0's agent, in guests. Any thread may use it.
+
+    `losses` are the messages that had to be sent twice, in words.
+    """
 
     def __init__(self, connection: socket.socket, monitor: Monitor) -> None:
         self._connection = connection
         self._monitor = monitor
         self._send_lock = threading.Lock()
         self._numbers = itertools.count(1)
+        self._requests: dict[int, tuple[str, float, bytes, bytes]] = {}  # those without an answer
+        self._lost: set[int] = set()  # requests that never came to their agents
         self._results: dict[int, Result] = {}
+        self.losses: list[str] = []
         self._ready: set[str] = set()
         self._gone: dict[str, str] = {}  # target -> why
         self._thread = threading.Thread(target=self._receive, name="xen-agent-channel", daemon=True)
         self._thread.start()
 
-    def _send(self, target: str, number: int, deadline_s: float, script: bytes, stdin: bytes) -> None:
-        deadline = str(max(1, round(deadline_s))).encode()
+    def _send(self, number: int, target: str, deadline_s: float, script: bytes, stdin: bytes) -> None:
+        deadline = str(round(deadline_s)).encode()
         texts = base64.b64encode(script), base64.b64encode(stdin)
         lengths = (str(len(text)).encode() for text in texts)
         line = b" ".join((MARK, target.encode(), str(number).encode(), deadline, *lengths))
@@ -101,11 +110,25 @@ class Channel:
                 self._take_news(target, status, fields[4])
             else:
                 try:
-                    code = None if status == "timeout" else int(status)
-                    self._results[int(number)] = Result(code, _decode(fields[3]), _decode(fields[4]))
+                    self._take_answer(int(number), status, fields[3], fields[4])
                 except (ValueError, binascii.Error) as error:
                     raise AgentMisbehaved(f"{line[:200]!r}: {error}") from error
             self._monitor.changed.notify_all()
+
+    def _take_answer(self, number: int, status: str, stdout: bytes, stderr: bytes) -> None:
+        request = self._requests.get(number)
+        if request is None:  # it was answered before
+            return
+        if status == "unknown":
+            self.losses.append(f"request {number} on the way to {request[0]}")
+            self._lost.add(number)
+            return
+        if status.startswith("again:"):
+            self.losses.append(f"the answer to request {number}, on the way from {request[0]}")
+            status = status.removeprefix("again:")
+        code = None if status == "timeout" else int(status)
+        self._results[number] = Result(code, _decode(stdout), _decode(stderr))
+        del self._requests[number]
 
     def _take_news(self, target: str, news: str, text: bytes) -> None:
         if news == "hello":
@@ -123,11 +146,12 @@ class Channel:
         """Starts a shell script. `deadline_s` counts in the machine's time; a guest with busybox does one at a time."""
         number = next(self._numbers)
         self._monitor.check()
-        self._send(target, number, deadline_s, script.encode(), stdin)
+        self._requests[number] = request = (target, max(1.0, deadline_s), script.encode(), stdin)
+        self._send(number, *request)
         return Job(self, target, number, script, deadline_s)
 
     def wait_result(self, target: str, number: int, what: str, deadline_s: float) -> Result:
-        """Waits for the answer to the request `number`."""
+        """Waits for the answer to the request `number`; asks for it when it is long in coming."""
 
         def answered() -> Result | None:
             result = self._results.pop(number, None)
@@ -135,12 +159,21 @@ class Channel:
                 self._check_there(target, what)
             return result
 
-        return self._monitor.wait(answered, what, deadline_s)
+        end = time.monotonic() + deadline_s
+        while True:
+            left = end - time.monotonic()
+            with contextlib.suppress(WaitTimedOut) if left > AGAIN_S else contextlib.nullcontext():
+                return self._monitor.wait(answered, what, min(left, AGAIN_S))
+            if number in self._lost:
+                self._lost.remove(number)
+                self._send(number, *self._requests[number])
+            else:
+                self._send(number, target, 0, b"", b"")
 
     def open(self, target: str, what: str, deadline_s: float) -> None:
         """Waits until the agent of `target` has said that it is there."""
         if target != DOM0:
-            self._send(target, 0, 1, b"", b"")
+            self._send(0, target, 1, b"", b"")
 
         def ready() -> bool | None:
             self._check_there(target, what)

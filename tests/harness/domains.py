@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from tests.harness.channel import Job, Result
 from tests.harness.errors import HarnessError
 from tests.harness.kernel import GUEST_MODULES, KERNEL_ARGUMENTS, ROOT_DISK_MODULES
-from tests.harness.scripts import until
+from tests.harness.scripts import PROCESSES, until
 
 if TYPE_CHECKING:
     from tests.harness.machine import Machine
@@ -27,7 +27,11 @@ XL_DEADLINE_S = 90.0
 BOOT_DEADLINE_S = 240.0
 COMMAND_DEADLINE_S = 60.0
 LOGS_DEADLINE_S = 20.0
-GUEST_LOGS = "journalctl --no-pager -b -o short-monotonic 2>/dev/null || dmesg; xenstore-ls -f device; ps axfww"
+GUEST_LOGS = {
+    "log": "if [ -S /run/systemd/journal/socket ]; then journalctl --no-pager -b -o short-monotonic; else dmesg; fi",
+    "xenstore": "xenstore-ls -f device",
+    "processes": PROCESSES,
+}
 DESTROY_S = 10  # of dom0's time for a destroyed domain to vanish
 CONFIGS = "/run/harness"
 
@@ -123,8 +127,9 @@ class Domain:
 
     def _tty(self) -> str:
         if self._target is None:
-            wait = f"until tty=$(xenstore-read {self.path}/console/tty 2>/dev/null); do sleep 0.1; done; echo $tty"
-            self._target = self._machine.run(wait).stdout.strip()
+            node = f"{self.path}/console/tty"  # empty until xenconsoled has filled it in
+            named = until(f'tty=$(xenstore-read {node} 2>/dev/null) && [ -n "$tty" ]')
+            self._target = self._machine.run(f"{named}; echo $tty", deadline_s=XL_DEADLINE_S).stdout.strip()
             self._machine.channel.forget(self._target)
         return self._target
 
@@ -205,12 +210,13 @@ class Domains:
         return [domain for domain in self._made.values() if there.get(domain.name) == domain.domid]
 
     def collect_logs(self, folder: Path) -> None:
-        """Writes what each guest that still takes commands says of itself: its journal where it has one, its kernel."""
+        """Writes what each guest that still takes commands says of itself: its journal or kernel log, and more."""
         for domain in self.alive():
             if domain.spec.userland is not Userland.BUSYBOX:
                 with contextlib.suppress(HarnessError):
-                    logs = domain.start(GUEST_LOGS, deadline_s=LOGS_DEADLINE_S).wait()
-                    (folder / f"{domain.name}.txt").write_text(logs.stdout)
+                    for name, script in GUEST_LOGS.items():
+                        logs = domain.start(script, deadline_s=LOGS_DEADLINE_S).wait()
+                        (folder / f"{domain.name}-{name}.txt").write_text(logs.stdout)
 
     def set_target(self, mediator: str, frontend: str) -> None:
         """Gives a domain device-model privilege over another; before it first runs: privcmd reads the node once."""

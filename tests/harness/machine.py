@@ -13,14 +13,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.harness.cache import exclusive
+from tests.harness.cache import one_of
 from tests.harness.channel import DOM0, Channel, Job, Result
 from tests.harness.domains import Domains
 from tests.harness.errors import HarnessError, MachineFailed
 from tests.harness.images import MachineImages
 from tests.harness.monitor import Monitor
-from tests.harness.qemu import MachineSpec, Sockets, qemu_command
+from tests.harness.qemu import MachineSpec, Sockets, machines_at_once, qemu_command
 from tests.harness.qmp import Qmp
+from tests.harness.scripts import PROCESSES
 
 CONNECT_DEADLINE_S = 30.0
 BOOT_DEADLINE_S = 300.0
@@ -30,11 +31,11 @@ CHUNK = 1 << 16
 # What is asked of dom0 when a test failed; each answer becomes a file.
 DOM0_LOGS = {
     "xl-dmesg": "xl dmesg",
-    "xl-list": "xl list --long; xl list",
+    "xl-list": "xl list --long; xl list; xl vcpu-list",
     "xenstore": "xenstore-ls -fp",
     "journal": "journalctl --no-pager -b -o short-monotonic",
     "dmesg": "dmesg",
-    "processes": "ps axfww",
+    "processes": PROCESSES,
     "guest-consoles": "tail -n 300 /var/log/xen/console/*.log",
     "xl-logs": "tail -n 200 /var/log/xen/*.log",
 }
@@ -134,15 +135,15 @@ def _process(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]
 
 
 @contextmanager
-def boot(images: MachineImages, spec: MachineSpec, log_folder: Path, *, lock: Path) -> Iterator[Machine]:
+def boot(images: MachineImages, spec: MachineSpec, log_folder: Path, *, cache: Path) -> Iterator[Machine]:
     """Boots a machine and yields it once dom0 takes commands; ends it on leaving.
 
-    `log_folder` gets console.log and qemu.log. `lock` is held while the machine runs: emulation takes all processors
-    there are, so that two at once would only be slower, and fail each other's deadlines.
+    `log_folder` gets console.log and qemu.log. Locks in the cache folder keep the number of machines to what this one
+    can run: more at once would only be slower, and miss each other's deadlines.
     """
     log_folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(exclusive(lock))
+        stack.enter_context(one_of([cache / f"machine-{slot}.lock" for slot in range(machines_at_once(spec))]))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="svq-xen-")))
         sockets = Sockets(folder / "qmp", folder / "console", folder / "agent")
         listeners = [_listen(path) for path in (sockets.qmp, sockets.console, sockets.agent)]

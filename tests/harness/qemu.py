@@ -12,6 +12,7 @@ from tests.harness.kernel import DOM0_MODULES, ROOT_DISK_MODULES
 from tests.harness.tools import find_tool
 
 QEMU = "qemu-system-x86_64"
+QEMU_OWN_MIB = 1024  # translated code, for the most part
 KVM_DEVICE = Path("/dev/kvm")
 KVM_GET_SUPPORTED_CPUID = 0xC008AE05
 CPUID_ENTRIES = 256
@@ -50,6 +51,12 @@ class MachineSpec:
     gnttab_max_frames: int = 512
     xen_arguments: tuple[str, ...] = ()
     dom0_arguments: tuple[str, ...] = ()
+
+
+def machines_at_once(spec: MachineSpec) -> int:
+    """How many such machines can run here: each takes as many processors as it has, its memory and QEMU's own."""
+    memory_mib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
+    return max(1, min(len(os.sched_getaffinity(0)) // spec.vcpus, memory_mib // (spec.memory_mib + QEMU_OWN_MIB)))
 
 
 @dataclass(frozen=True)

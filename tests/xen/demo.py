@@ -50,7 +50,7 @@ def run(names: list[str], console: Console) -> list[dict[str, Any]]:
         note("making the machine (the first time: Debian's packages are downloaded into a cache)")
         images = build_machine_images(Path(work))
         note("booting Xen and dom0")
-        with boot(images, MachineSpec(), OUTPUT / "logs", lock=cache_folder() / "machine.lock") as machine:
+        with boot(images, MachineSpec(), OUTPUT / "logs", cache=cache_folder()) as machine:
             for name in names:
                 note(f"starting the domains of topology {name}")
                 with TOPOLOGIES[name](machine) as running:

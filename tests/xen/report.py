@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +79,10 @@ def _of_job(job: JobResult) -> dict[str, Any]:
 
 
 def _of_isolation(found: IsolationResult | None) -> dict[str, Any]:
+    """All keys in any case: null where there was nobody to keep out."""
     if found is None:
-        return {}
+        derived = ("foreign_maps_allowed_to_backend", "grefs_mapped_in_requests", "grefs_mappable_outside_requests")
+        return dict.fromkeys([field.name for field in fields(IsolationResult)] + list(derived))
     return {
         **asdict(found),
         "foreign_maps_allowed_to_backend": found.foreign_maps_allowed,
@@ -113,7 +115,7 @@ def failures(report: dict[str, Any]) -> list[str]:
     return [
         f"{text}: {report[key]}"
         for key, (text, wanted) in ROWS.items()
-        if wanted is not None and key in report and report[key] != wanted
+        if wanted is not None and report[key] not in (wanted, None)
     ]
 
 
@@ -129,9 +131,9 @@ def show(report: dict[str, Any], console: Console) -> None:
     table.add_column("what was tried")
     table.add_column("outcome", justify="right")
     for key, (text, wanted) in ROWS.items():
-        if key not in report:
-            continue
         value = report[key]
+        if value is None:
+            continue
         shown = {True: "yes", False: "NO"}.get(value, value) if isinstance(value, bool) else value
         shown = f"{shown:,}" if isinstance(shown, int) else str(shown)
         table.add_row(text, shown if wanted is None else f"[{'green' if value == wanted else 'bold red'}]{shown}[/]")

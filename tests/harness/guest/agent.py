@@ -9,6 +9,9 @@ What it is asked, in one line and what follows it, and what it answers, in one l
 Texts are base64, those of an answer `-` if empty; lengths are of the base64, so that a shell can take them whole.
 `target` is `.` for the agent itself, or the terminal of a guest's console (dom0 only), to whose agent the message is
 passed on. id 0 asks for nothing: it opens the way to the target. `status` is a shell's exit status, or `timeout`.
+A console may lose what is on it. With deadline 0, and no texts, the harness asks after a request that it has had no
+answer to: while that runs there still is none, after it the same answer comes, with `again:` before the status; the
+status `unknown` says that the request never came.
 Answers with id 0 are news: `hello` (the agent is there), `closed` (the guest's console is gone), `died` (its kernel
 said so, in the words of stderr). Of what else is on a console only that counts; all of it is in xenconsoled's log.
 """
@@ -30,6 +33,7 @@ MARK = b"\x1eSVQ"
 SELF = b"."
 LAST_WORDS = (b"Kernel panic", b"harness: ")
 CHUNK = 65536
+ANSWERS_KEPT = 64
 REQUEST_FIELDS = 5
 
 
@@ -91,6 +95,11 @@ class Request:
         self._lengths = script, stdin
         self._script = line.take(int(script))
         self._stdin = line.take(int(stdin))
+
+    @property
+    def asks_again(self) -> bool:
+        """Whether it only asks what has become of an earlier one of its number."""
+        return float(self._deadline) == 0
 
     def run(self) -> tuple[bytes, bytes, bytes]:
         """Does what it asks for; returns status, stdout and stderr."""
@@ -164,13 +173,26 @@ class Agent:
     def __init__(self, device: str) -> None:
         self._line = Line(device)
         self._guests: dict[bytes, Guest] = {}
+        self._answers: dict[bytes, tuple[bytes, ...]] = {}  # of the last requests; () while one runs
 
     def _answer(self, request: Request) -> None:
         try:
             status, out, err = request.run()
         except Exception as error:
             status, out, err = b"126", b"", repr(error).encode()
-        self._line.send(SELF, request.number, status, _encode(out), _encode(err))
+        self._answers[request.number] = answer = (status, _encode(out), _encode(err))
+        self._line.send(SELF, request.number, *answer)
+
+    def _forget_old_answers(self) -> None:
+        for number in [number for number, answer in self._answers.items() if answer][:-ANSWERS_KEPT]:
+            del self._answers[number]
+
+    def _answer_again(self, number: bytes) -> None:
+        answer = self._answers.get(number)
+        if answer is None:
+            self._line.send(SELF, number, b"unknown", b"-", b"-")
+        elif answer:
+            self._line.send(SELF, number, b"again:" + answer[0], *answer[1:])
 
     def _pass_on(self, request: Request) -> None:
         guest = self._guests.get(request.target)
@@ -190,7 +212,11 @@ class Agent:
             request = Request(self._line)
             if request.target != SELF:
                 self._pass_on(request)
+            elif request.asks_again:
+                self._answer_again(request.number)
             elif request.number != b"0":
+                self._forget_old_answers()
+                self._answers[request.number] = ()
                 threading.Thread(target=self._answer, args=(request,), daemon=True).start()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -14,19 +15,9 @@ from tests.xen import report, topology
 from tests.xen.topology import Topology
 from tests.xen.writer import DISK_IS_THERE
 
-READ = "dd if=/dev/vda bs=64k count=8 iflag=direct"
-# It rests after each round: there is one emulated processor for all. A read that fails does not count, one that
-# succeeds has to read what was there in the beginning.
-READER = f"""
-while :; do
-    if {READ} of=/run/read-$1; then
-        [ "$(md5sum </run/read-$1)" = "$(cat /run/wanted)" ] || cp /run/read-$1 /run/differs
-        echo >>/run/rounds
-    fi
-    sleep 1
-done
-"""
+READER = Path(__file__).with_name("neighbour_reader.py")
 QUEUES = 2  # one for each of its processors
+ROUNDS = " ".join(f"/run/rounds-{cpu}" for cpu in range(QUEUES))
 
 
 @dataclass
@@ -37,15 +28,16 @@ class Neighbour:
     guest: Domain
     device: int
 
-    def rounds(self) -> int:
-        """How many times it has read its disk so far; each time the same bytes."""
-        look = "if [ -e /run/differs ]; then md5sum /run/differs /run/wanted; wc -c /run/differs; exit 1; fi"
-        return int(self.guest.run(f"{look}; wc -l < /run/rounds").stdout)
+    def rounds(self) -> list[int]:
+        """How many times each processor has read the disk so far; each time the bytes that are in the image."""
+        look = "if [ -e /run/differs ]; then sha256sum /run/differs; wc -c /run/differs; exit 1; fi"
+        return [int(count) for count in self.guest.run(f"{look}; stat -c %s {ROUNDS}").stdout.split()]
 
     def goes_on(self) -> None:
         """Waits for a round on each processor that begins after now."""
-        wanted = self.rounds() + 2 * QUEUES
-        self.guest.run(until(f"[ $(wc -l < /run/rounds) -ge {wanted} ]"), deadline_s=120)
+        now = self.rounds()
+        more = " -a ".join(f"$(stat -c %s /run/rounds-{cpu}) -ge {count + 2}" for cpu, count in enumerate(now))
+        self.guest.run(until(f"[ {more} ]"), deadline_s=120)
         self.rounds()
 
 
@@ -60,10 +52,10 @@ def together(xen: Machine) -> Iterator[Topology]:
 def neighbour(together: Topology) -> Neighbour:
     """The second guest at work with the stock driver."""
     guest, image = together.frontends[1], f"{report.IMAGES}/neighbour.img"
-    together.machine.run(f"dd if=/dev/urandom of={image} bs=64k count=8")
+    made = together.machine.run(f"dd if=/dev/urandom of={image} bs=64k count=8; sha256sum {image}")
     together.load_module(guest)
     device = together.attach(image, frontend=guest, queues=QUEUES)
-    guest.put("/run/reader.sh", READER.encode())
-    readers = " ".join(f"taskset -c {cpu} sh /run/reader.sh {cpu} >/dev/null 2>&1 &" for cpu in range(QUEUES))
-    guest.run(f"{DISK_IS_THERE}; {READ} | md5sum >/run/wanted && touch /run/rounds && {{ {readers} }}", deadline_s=120)
+    guest.put("/run/reader.py", READER.read_bytes())
+    reader = f"(python3 /run/reader.py {made.stdout.split()[0]} {QUEUES} >/run/reader.log 2>&1) &"
+    guest.run(f"{DISK_IS_THERE}; {reader} {until(f'stat {ROUNDS}')}", deadline_s=120)
     return Neighbour(together, guest, device)

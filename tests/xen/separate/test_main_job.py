@@ -11,14 +11,9 @@ from tests.xen.topology import Topology
 pytestmark = [pytest.mark.xen, pytest.mark.timeout(1200)]
 
 
-def test_main_job_and_isolation(separate: Topology, capsys: pytest.CaptureFixture[str]) -> None:
+def test_main_job_and_isolation(separate: Topology, note: report.Note) -> None:
     """The shipped units start in domains of their own; from the backend's domain no frame of the frontend can be
     mapped and no grant but those of live requests; the guest's own virtio_blk keeps a file system whole."""
-
-    def note(text: str) -> None:
-        with capsys.disabled():
-            print(f"\n  {text}", end="")
-
     found = report.run(separate, "separate", note)
     assert report.failures(found) == [], found
     assert found["held_requests_ok"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,8 @@ def attach(
     """
     Makes both pairs, all nodes in one transaction, and returns the device id.
 
-    ConfigError: a domain does not exist, the device id is taken, or a value is not allowed.
+    ConfigError: a domain does not exist, the frontend has another mediator, the device id is taken, or a value is not
+    allowed.
     """
     for role, domid in (("frontend", frontend), ("mediator", mediator), ("backend", backend)):
         if store.read(f"/local/domain/{domid}/domid") is None and domid != 0:
@@ -65,6 +66,7 @@ def attach(
 
     def work(t: Transaction) -> int:
         taken = {int(i) for i in t.ls(nodes.virtio_front_root(frontend=frontend)) if i.isdecimal()}
+        _check_alone(t, frontend, mediator, taken)
         number = device if device is not None else next(i for i in range(1 << 16) if i not in taken)
         if number in taken:
             raise ConfigError(f"domain {frontend} has a device {number} already")
@@ -74,6 +76,17 @@ def attach(
         return number
 
     return store.in_transaction(work)
+
+
+def _check_alone(t: Transaction, frontend: int, mediator: int, devices: Iterable[int]) -> None:
+    """Two mediators would write the same entries of the frontend's grant table."""
+    for device in sorted(devices):
+        other = t.read(f"{nodes.virtio_front_path(frontend=frontend, device=device)}/backend-id")
+        if other not in (None, str(mediator)):
+            raise ConfigError(
+                f"mediator: domain {frontend} has a device {device} of mediator {other}, and a guest can have one "
+                f"mediator only; use that one, or detach the device first"
+            )
 
 
 def _write_pairs(

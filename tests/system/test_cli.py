@@ -129,6 +129,16 @@ def test_unknown_domains_and_devices_are_named(shared_world: World) -> None:
         assert len(done.err.splitlines()) == 1 and role in done.err
 
 
+def test_a_second_mediator_is_refused(shared_world: World) -> None:
+    """A guest that one mediator serves gets no device of another, which would write the same grant entries."""
+    world = shared_world
+    device = world.attach(world.image("disk.img", 1), OTHER)
+    done = ctl(world, "attach", f"--frontend={OTHER}", f"--mediator={BACKEND}", f"--backend={BACKEND}", "/disk.img")
+    world.detach(device, OTHER)
+    assert (done.status, len(done.err.splitlines())) == (2, 1)
+    assert f"domain {OTHER} has a device {device} of mediator {MEDIATOR}" in done.err
+
+
 def test_a_relative_image_is_refused(shared_world: World) -> None:
     """An image path that is not absolute would mean something else in the backend: status 2, and what was expected."""
     done = ctl(shared_world, "attach", f"--frontend={FRONTEND}", "--mediator=1", "--backend=2", "disk.img")

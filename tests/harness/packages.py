@@ -88,6 +88,15 @@ def fetch_kernel_headers(cache: Path, release: str) -> Path:
     return folder / "usr" / "src" / f"linux-headers-{release}"
 
 
+def fetch_dkms(cache: Path) -> Path:
+    """Returns the program `dkms`, unpacked: a shell script that needs nothing else to build."""
+
+    def download(folder: Path) -> None:
+        run_tool([DOWNLOADER, folder, "dkms"])
+
+    return build_once(cache, "dkms", content_key(DOWNLOADER, "dkms"), download) / "usr" / "sbin" / "dkms"
+
+
 def fetch_debian_tree(cache: Path) -> DebianTree:
     """Returns the unpacked packages, downloaded on first use (about 150 MB). Needs a Debian 12 package source."""
     names = sorted([*HYPERVISOR_PACKAGES, *USERLAND_PACKAGES, *BUILD_PACKAGES])

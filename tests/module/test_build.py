@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from tests.harness.cache import cache_folder
-from tests.harness.packages import REPOSITORY, fetch_debian_tree, fetch_kernel_headers, newest_kernel_release
+from tests.harness.packages import (
+    REPOSITORY,
+    fetch_debian_tree,
+    fetch_dkms,
+    fetch_kernel_headers,
+    newest_kernel_release,
+)
 
 pytestmark = pytest.mark.module
 
@@ -71,20 +76,28 @@ def test_builds_without_warnings_and_grants_nothing(tree: Path, kernel_build: Pa
     assert not {name for name in symbols if "gnttab" in name or "grant" in name}
 
 
-def test_builds_as_dkms_does(tree: Path, kernel_build: Path, tmp_path: Path) -> None:
-    """What source-install puts into /usr/src is complete: it builds by itself with the commands of dkms.conf."""
-    root = tmp_path / "root"
+def test_dkms_builds_and_installs_it(tree: Path, kernel_build: Path, tmp_path: Path) -> None:
+    """What source-install puts into /usr/src is complete: DKMS itself builds it, installs it, and removes it again."""
+    root, state, installed = tmp_path / "root", tmp_path / "dkms", tmp_path / "modules"
+    release = kernel_build.name.removeprefix("linux-headers-")
     make(tree, "source-install", f"DESTDIR={root}")
-    (installed,) = (root / "usr" / "src").iterdir()
-    conf = dict(re.findall(r'^([A-Z_]+)(?:\[0\])?="(.*)"$', (installed / "dkms.conf").read_text(), re.MULTILINE))
-    assert installed.name == f"{conf['PACKAGE_NAME']}-{conf['PACKAGE_VERSION']}"
-    program, *arguments = conf["MAKE"].replace("${kernel_source_dir}", str(kernel_build)).split()
-    assert program == "make"
-    make(installed, *arguments)
-    assert (installed / f"{conf['BUILT_MODULE_NAME']}.ko").exists()
-    _, *arguments = conf["CLEAN"].replace("${kernel_source_dir}", str(kernel_build)).split()
-    make(installed, *arguments)
-    assert not list(installed.glob("*.ko"))
+    (sources,) = (root / "usr" / "src").iterdir()
+    state.mkdir()
+    (installed / release).mkdir(parents=True)
+
+    def dkms(*words: str) -> None:
+        name, _, version = sources.name.rpartition("-")
+        folders = ["--dkmstree", state, "--sourcetree", sources.parent, "--installtree", installed, "--no-depmod"]
+        command = ["bash", fetch_dkms(cache_folder()), *words, "-m", name, "-v", version, "-k", release, "-a", "x86_64"]
+        done = subprocess.run([*command, *folders], capture_output=True, text=True, check=False, timeout=240)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    dkms("build", "--kernelsourcedir", str(kernel_build))
+    dkms("install")
+    (module,) = installed.rglob("virtio_xenbus.ko*")
+    assert module.parent == installed / release / "updates" / "dkms"
+    dkms("remove")
+    assert not list(installed.rglob("*.ko*"))
 
 
 def test_only_compat_tests_the_kernel_version() -> None:

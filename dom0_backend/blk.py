@@ -33,12 +33,20 @@ class Image:
 
     def __init__(self, path: Path, *, read_only: bool, direct_io: bool) -> None:
         self._library = load("backend")
+        self._path = path
         ffi, lib = self._library.ffi, self._library.lib
         out, self.info = ffi.new("struct svq_be_image **"), ffi.new("struct svq_be_image_info *")
         flags = (lib.SVQ_BE_READ_ONLY if read_only else 0) | (lib.SVQ_BE_DIRECT_IO if direct_io else 0)
         if lib.svq_be_open_image(str(path).encode(), flags, out, self.info) < 0:
             raise ImageError(str(path), ffi.string(lib.svq_be_why()).decode())
         self.handle: Any = out[0]
+
+    def measure(self) -> int:
+        """Looks how large the image is now: bytes, also in what `offer` says next. ImageError: all stays as it was."""
+        ffi, lib = self._library.ffi, self._library.lib
+        if lib.svq_be_measure_image(self.handle, str(self._path).encode(), self.info) < 0:
+            raise ImageError(str(self._path), ffi.string(lib.svq_be_why()).decode())
+        return int(self.info.capacity)
 
     def offer(self, queues: int, queue_size_max: int) -> tuple[bytes, int]:
         """The configuration space and the feature bits to offer."""
@@ -105,6 +113,10 @@ class BlkDevice:
     def start(self) -> None:
         """Requests are served from now on."""
         self._check(self._library.lib.svq_be_start(self.handle), "be_start")
+
+    def set_capacity(self, capacity_bytes: int) -> None:
+        """Requests are checked against this size of the image from now on."""
+        self._library.lib.svq_be_set_capacity(self.handle, capacity_bytes)
 
     def fault(self) -> DeviceBroken | None:
         """Why a queue stopped, or None while all run."""

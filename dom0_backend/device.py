@@ -8,13 +8,13 @@ from pathlib import Path
 
 from dom0_backend.blk import BlkConfig, BlkDevice, Image, RingRefs
 from xen_shadowvq import features
+from xen_shadowvq.answer import Answer
 from xen_shadowvq.errors import DeviceBroken, HypervisorError, ImageError, PeerProtocolError, ShadowVQError
 from xen_shadowvq.hypervisor import Hypervisor
 from xen_shadowvq.log import RateLimited, get_logger
 from xen_shadowvq.publish import publish, withdraw
 from xen_shadowvq.service import Service, touches
 from xen_shadowvq.side import Side, read_of_peer
-from xen_shadowvq.stats_answer import StatsAnswer
 from xen_shadowvq.xenbus import Action, Event, Phase, Role
 from xen_shadowvq.xenstore import XenStore
 from xenstore_schema import State, nodes, read_directory
@@ -48,7 +48,8 @@ class BackendDevice:
         self._image: Image | None = None
         self.device: BlkDevice | None = None
         self._service: Service | None = None
-        self._stats = StatsAnswer(self._store, self.path, nodes.SvqBack.STATS_REQUEST, nodes.SvqBack.STATS)
+        self._stats = Answer(self._store, self.path, nodes.SvqBack.STATS_REQUEST, nodes.SvqBack.STATS)
+        self._resize = Answer(self._store, self.path, nodes.SvqBack.RESIZE_REQUEST, nodes.SvqBack.RESIZE)
 
     def serve_in(self, service: Service) -> None:
         """Whose loop is to hear of faults."""
@@ -59,7 +60,9 @@ class BackendDevice:
         return (nodes.svq_front_root(mediator=self._mediator),)
 
     def concerns(self, path: str) -> bool:
-        return touches(path, {self.side.peer_path: ("state",), self.path: ("online", "stats-request")})
+        return touches(
+            path, {self.side.peer_path: ("state",), self.path: ("online", "stats-request", "resize-request")}
+        )
 
     @property
     def busy(self) -> bool:
@@ -81,6 +84,7 @@ class BackendDevice:
         if self.side.phase is Phase.CLOSED and read_of_peer(self._store, self.side.peer_state_path) is None:
             self.side.feed(Event.DETACH)  # the mediator took the pair away
         self._stats.look(self.status)
+        self._resize.look(self._measure)
 
     def tick(self) -> None:
         return
@@ -97,6 +101,24 @@ class BackendDevice:
     def status(self) -> dict[str, int]:
         """Counters of the device while it is connected, and of the service's use of the hypervisor."""
         return (self.device.stats() if self.device else {}) | self._context.hypervisor.counters()
+
+    def _measure(self) -> dict[str, object]:
+        """The image may have another size now: both the requests' check and the configuration space follow it."""
+        if self._image is None:
+            return {"error": "the device is not offered now"}
+        back = nodes.SvqBack
+        try:
+            capacity_bytes = self._image.measure()
+        except ImageError as error:
+            return {"error": str(error)[:1024]}
+        if self.device:
+            self.device.set_capacity(capacity_bytes)
+        config, _ = self._image.offer(back.NUM_QUEUES.read(self._store.read, self.path) or 1, QUEUE_SIZE_MAX)
+        if config != back.CONFIG.read(self._store.read, self.path):
+            generation = ((back.CONFIG_GENERATION.read(self._store.read, self.path) or 0) + 1) % (1 << 32)
+            publish(self._store, self.path, [(back.CONFIG, config), (back.CONFIG_GENERATION, generation)])
+            self._log.info("device_resized", bytes=capacity_bytes)
+        return {"bytes": capacity_bytes}
 
     # ---- actions ---------------------------------------------------------------------------------------------------
 

@@ -193,6 +193,26 @@ def detach(sim_directory: Path | None, frontend: int, device: int, timeout_s: fl
     click.echo(f"device {device} of domain {frontend} is gone")
 
 
+@ctl.command()
+@sim_option
+@click.argument("frontend", type=int)
+@click.argument("device", type=int)
+@timeout_option
+@json_option
+def resize(sim_directory: Path | None, frontend: int, device: int, timeout_s: float, as_json: bool) -> None:
+    """Tell domain FRONTEND that the image of DEVICE has another size now.
+
+    Make the file or volume larger first, then call this: the guest sees the new size without a reboot. Before it is
+    made smaller, the guest has to have stopped using what goes.
+    """
+    with _operator_errors(), _dom0_store(sim_directory) as store:
+        size = toolstack.resize(store, _find(store, frontend, device), timeout_s)
+    if as_json:
+        click.echo(json.dumps({"frontend": frontend, "device": device, "bytes": size}))
+    else:
+        click.echo(f"device {device} of domain {frontend} has {size:,} bytes now")
+
+
 @ctl.command("list")
 @sim_option
 @json_option

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from xen_shadowvq import features, legs
+from xen_shadowvq.answer import Answer
 from xen_shadowvq.config import Config
 from xen_shadowvq.engine import GRANTS_PER_FRAME, Device, Guest, Policy, QueueRings, ShadowRefs, WindowPlan, Worker
 from xen_shadowvq.errors import ConfigError, DeviceBroken, HypervisorError, PeerProtocolError, ShadowVQError
@@ -25,7 +26,6 @@ from xen_shadowvq.log import RateLimited, get_logger
 from xen_shadowvq.publish import publish, withdraw
 from xen_shadowvq.service import touches
 from xen_shadowvq.side import Side, read_of_peer
-from xen_shadowvq.stats_answer import StatsAnswer
 from xen_shadowvq.xenbus import Action, Event, Phase, Role
 from xen_shadowvq.xenstore import XenStore
 from xenstore_schema import nodes
@@ -91,7 +91,7 @@ class ShadowDevice:
         self._stopped: set[int] = set()  # reset, and not enabled again yet
         self._teardown = _Teardown.NONE
         self._deadline = 0.0
-        self._stats = StatsAnswer(self._store, self.path, nodes.VirtioBack.STATS_REQUEST, nodes.VirtioBack.STATS)
+        self._stats = Answer(self._store, self.path, nodes.VirtioBack.STATS_REQUEST, nodes.VirtioBack.STATS)
         self._removing = False
         self._backend_present = False
 

@@ -17,6 +17,7 @@ from xenstore_schema.spec import Node
 
 POLL_S = 0.02
 BACKEND_ANSWER_S = 2.0
+SECTOR_BYTES = 512
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ def detach(store: XenStore, found: Attached, timeout_s: float) -> None:
     ConfigError: it was not closed in time; the nodes are left so that one can look.
     """
     store.write(f"{found.path}/online", "0")
-    svq_back = nodes.svq_back_path(backend=found.backend, mediator=found.mediator, handle=found.handle)
+    svq_back = _svq_back(found)
     if not wait_until(lambda: store.read(f"{found.path}/state") is None, timeout_s):
         raise ConfigError(f"device {found.device} of domain {found.frontend} was not closed within {timeout_s:g} s")
     store.rm(nodes.virtio_front_path(frontend=found.frontend, device=found.device))
@@ -223,31 +224,60 @@ def status(store: XenStore, found: Attached, timeout_s: float) -> dict[str, Any]
     The backend's word is only that: a backend that answers nothing, or no numbers, is left out.
     ConfigError: the mediator does not answer.
     """
-    svq_back = nodes.svq_back_path(backend=found.backend, mediator=found.mediator, handle=found.handle)
-    asked = _ask_stats(store, svq_back) if store.read(f"{svq_back}/state") is not None else None
-    answer = _read_stats(store, found.path, _ask_stats(store, found.path), nodes.VirtioBack.STATS, timeout_s)
+    svq_back = _svq_back(found)
+    asked = _ask(store, svq_back, nodes.SvqBack.STATS_REQUEST) if store.read(f"{svq_back}/state") is not None else None
+    nonce = _ask(store, found.path, nodes.VirtioBack.STATS_REQUEST)
+    answer = _read_answer(store, found.path, nonce, nodes.VirtioBack.STATS, timeout_s)
     if answer is None:
         raise ConfigError(f"the mediator in domain {found.mediator} does not answer; is its service running?")
-    untrusted_backend = _read_stats(store, svq_back, asked, nodes.SvqBack.STATS, BACKEND_ANSWER_S) if asked else None
+    untrusted_backend = _read_answer(store, svq_back, asked, nodes.SvqBack.STATS, BACKEND_ANSWER_S) if asked else None
     counters = {f"backend_{name}": n for name, n in (untrusted_backend or {}).items() if isinstance(n, int)}
     return counters | answer
 
 
-def _ask_stats(store: XenStore, path: str) -> int:
+def resize(store: XenStore, found: Attached, timeout_s: float) -> int:
+    """
+    Has the backend look how large the image is now, and waits until the mediator tells the frontend; returns the bytes.
+
+    ConfigError: the backend says why not, or one of them does not answer.
+    """
+    svq_back = _svq_back(found)
+    nonce = _ask(store, svq_back, nodes.SvqBack.RESIZE_REQUEST)
+    untrusted_answer = _read_answer(store, svq_back, nonce, nodes.SvqBack.RESIZE, timeout_s) or {}
+    error, size = untrusted_answer.get("error"), untrusted_answer.get("bytes")
+    if isinstance(error, str):
+        raise ConfigError(f"backend in domain {found.backend}: {error}")
+    if not isinstance(size, int) or not 0 < size < 1 << 63:
+        raise ConfigError(f"the backend in domain {found.backend} does not answer; is its service running?")
+
+    def told() -> bool:
+        told_config = nodes.VirtioBack.CONFIG.read(store.read, found.path)
+        return told_config is not None and told_config[:8] == (size // SECTOR_BYTES).to_bytes(8, "little")
+
+    if not wait_until(told, timeout_s):
+        raise ConfigError(f"the mediator in domain {found.mediator} did not pass on the new size of {size} bytes")
+    return size
+
+
+def _svq_back(found: Attached) -> str:
+    return nodes.svq_back_path(backend=found.backend, mediator=found.mediator, handle=found.handle)
+
+
+def _ask(store: XenStore, path: str, request: Node[int]) -> int:
     nonce = random.getrandbits(31) + 1
-    store.write(f"{path}/stats-request", str(nonce))
+    store.write(request.path(path), str(nonce))
     return nonce
 
 
-def _read_stats(
-    store: XenStore, path: str, nonce: int, stats: Node[dict[str, Any]], timeout_s: float
+def _read_answer(
+    store: XenStore, path: str, nonce: int, node: Node[dict[str, Any]], timeout_s: float
 ) -> dict[str, Any] | None:
     """The answer to the request `nonce`, without it; None: there is none, or it is no such answer."""
     found: dict[str, Any] = {}
 
     def answered() -> bool:
         try:
-            found.update(stats.read(store.read, path) or {})
+            found.update(node.read(store.read, path) or {})
         except PeerProtocolError:
             return True
         return found.get("nonce") == nonce

@@ -260,6 +260,11 @@ class SvqBack:
     """Answer to `stats-request`: counters of the backend as JSON, with the `nonce` of the request."""
     STATS_REQUEST: Final[Node[int]] = Node("svq.back", "stats-request", "u32", "toolstack")
     """A number that differs from the one before asks the backend to write `stats`."""
+    RESIZE: Final[Node[dict[str, Any]]] = Node("svq.back", "resize", "json", "backend", max_bytes=2048)
+    """Answer to `resize-request`: its `nonce`, and `bytes`, what `config` says of the image now, or `error`, why it
+    stays as it was."""
+    RESIZE_REQUEST: Final[Node[int]] = Node("svq.back", "resize-request", "u32", "toolstack")
+    """A number that differs from the one before asks the backend to look how large the image is now."""
 
 
 SVQ_BACK: Final = Directory(
@@ -287,6 +292,8 @@ SVQ_BACK: Final = Directory(
         SvqBack.ERROR,
         SvqBack.STATS,
         SvqBack.STATS_REQUEST,
+        SvqBack.RESIZE,
+        SvqBack.RESIZE_REQUEST,
     ),
     doc="Leg 2, the backend's side.",
 )

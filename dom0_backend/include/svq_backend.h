@@ -155,6 +155,9 @@ int svq_be_open_image(const char *path, unsigned int flags, struct svq_be_image 
                       struct svq_be_image_info *info);
 void svq_be_close_image(struct svq_be_image *image);
 
+/* Looks how large the image is now; only info->capacity can change. An error leaves all as it was. `path`: for errors. */
+int svq_be_measure_image(struct svq_be_image *image, const char *path, struct svq_be_image_info *info);
+
 /*
  * Writes SVQ_BE_CONFIG_BYTES of configuration space (virtio 5.2.4) to `config` and the offered feature bits, ring
  * features included, to *features.
@@ -185,6 +188,9 @@ int svq_be_start(struct svq_be_device *dev);
  */
 int svq_be_stop(struct svq_be_device *dev);
 void svq_be_destroy(struct svq_be_device *dev); /* stops; unmaps rings and cached pages; closes ports */
+
+/* What svq_be_measure_image found: requests are checked against it from now on. */
+void svq_be_set_capacity(struct svq_be_device *dev, uint64_t bytes);
 
 void svq_be_read_stats(const struct svq_be_device *dev, struct svq_be_stats *out);
 

@@ -55,6 +55,17 @@ int svq_be_hold(struct svq_be_device *dev, int on)
     return svq_be_in_thread(dev, set_hold, &on);
 }
 
+static int set_capacity(struct svq_be_device *dev, void *argument)
+{
+    dev->blk.capacity = *(const uint64_t *)argument;
+    return 0;
+}
+
+void svq_be_set_capacity(struct svq_be_device *dev, uint64_t bytes)
+{
+    svq_be_in_thread(dev, set_capacity, &bytes);
+}
+
 struct listing {
     struct svq_be_part *parts;
     size_t max;

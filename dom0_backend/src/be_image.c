@@ -172,6 +172,18 @@ int svq_be_open_image(const char *path, unsigned int flags, struct svq_be_image 
     return 0;
 }
 
+int svq_be_measure_image(struct svq_be_image *image, const char *path, struct svq_be_image_info *info)
+{
+    struct svq_be_image_info now = image->info;
+    int rc = look_at(image->fd, path, &now);
+
+    if (rc == 0) {
+        image->info.capacity = now.capacity - now.capacity % image->info.logical_block;
+        *info = image->info;
+    }
+    return rc;
+}
+
 void svq_be_close_image(struct svq_be_image *image)
 {
     if (!image)

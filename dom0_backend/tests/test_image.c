@@ -106,7 +106,7 @@ TEST(image_refused, "An image that cannot be served is refused in a sentence tha
     rmdir(directory);
 }
 
-TEST(image_geometry, "An image is served up to its last whole block")
+TEST(image_geometry, "An image is served up to its last whole block, also when that has become another")
 {
     char path[] = "/tmp/svq-image-XXXXXX";
     struct svq_be_image_info info;
@@ -118,6 +118,12 @@ TEST(image_geometry, "An image is served up to its last whole block")
     REQUIRE_EQUAL(info.capacity, 10 * 512);
     REQUIRE_EQUAL(info.logical_block, 512);
     REQUIRE(!info.is_block && !info.read_only && !info.direct_io);
+    REQUIRE_EQUAL(ftruncate(fd, 20 * 512 + 100), 0);
+    REQUIRE_EQUAL(svq_be_measure_image(image, path, &info), 0);
+    REQUIRE_EQUAL(info.capacity, 20 * 512);
+    REQUIRE_EQUAL(ftruncate(fd, 100), 0);
+    REQUIRE_EQUAL(svq_be_measure_image(image, path, &info), -EINVAL);
+    REQUIRE_EQUAL(info.capacity, 20 * 512);
     svq_be_close_image(image);
     REQUIRE_EQUAL(ftruncate(fd, 1 << 20), 0);
     REQUIRE_EQUAL(svq_be_open_image(path, SVQ_BE_DIRECT_IO, &image, &info), 0);

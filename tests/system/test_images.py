@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from domU_frontend import blk
+from domU_frontend.frontend import BlkGeometry
 from xen_shadowvq import toolstack
+from xenstore_schema import nodes
 
 from .command import ask
 from .conftest import Connect, connector
@@ -98,3 +100,41 @@ def test_a_read_only_disk_is_never_written(shared_world: World, connect: Connect
     assert read_digest(frontend, MIB) == digest
     assert image.read_bytes() == before
     shared_world.detach(0)
+
+
+def test_an_image_of_another_size_reaches_the_frontend(shared_world: World, connect: Connect) -> None:
+    """`ctl resize` after the image grew: a connected frontend sees the new size, with the mediator's own limits still
+    in force, and writes where there was nothing before; after it shrank, the device refuses what is beyond."""
+    world = shared_world
+    image = world.image("grown.img", 1)
+    device = world.attach(image)
+    frontend = connect(device)
+    limits = frontend.geometry.segments_max
+    end = frontend.geometry.sectors
+    assert one(frontend, blk.IN, end).status == blk.STATUS_IOERR
+    for factor, status in ((2, blk.STATUS_OK), (1, blk.STATUS_IOERR)):
+        os.truncate(image, factor * MIB)
+        done = ask("ctl", "resize", f"--sim={world.sim}", str(FRONTEND), str(device))
+        assert (done.status, done.err) == (0, "") and f"{factor * MIB:,} bytes" in done.out
+        told = BlkGeometry.parse(nodes.VirtioBack.CONFIG.read(world.store.read, world.found(device).path) or b"")
+        assert (told.sectors, told.segments_max) == (factor * end, limits)
+        assert one(frontend, blk.OUT, end).status == status
+    assert image.stat().st_size == MIB
+    world.detach(device)
+
+
+def test_resize_says_why_not(shared_world: World, connect: Connect) -> None:
+    """An image that has become too small leaves the device as it is, and an unknown device is named: status 2 and one
+    line."""
+    world = shared_world
+    image = world.image("shrunk.img", 1)
+    device = world.attach(image)
+    frontend = connect(device)
+    os.truncate(image, 100)
+    done = ask("ctl", "resize", f"--sim={world.sim}", str(FRONTEND), str(device))
+    assert (done.status, len(done.err.splitlines())) == (2, 1)
+    assert "shrunk.img" in done.err and "smaller than one block" in done.err
+    os.truncate(image, MIB)
+    assert one(frontend, blk.IN, frontend.geometry.sectors - 8).status == blk.STATUS_OK
+    assert ask("ctl", "resize", f"--sim={world.sim}", str(FRONTEND), "77").status == 2
+    world.detach(device)

@@ -7,14 +7,11 @@ import random
 import struct
 
 from domU_frontend import blk
-from domU_frontend.frontend import BlkGeometry
-from xen_shadowvq.publish import publish
-from xenstore_schema import nodes
 
 from .conftest import Connect, Loop
 from .disk_io import batch, read_digest, run, write_and_compare
 from .test_crash import goes_on
-from .world import BACKEND, FRONTEND, MEDIATOR, OTHER, World
+from .world import FRONTEND, OTHER, World
 
 TWO_WORKERS = "workers:\n  count: 2\n"
 RESETS = 5
@@ -93,21 +90,3 @@ def test_two_frontends_with_two_devices_each(empty_world: World, connect: Connec
         assert image.read_bytes()[: len(mark)] == mark
     marks = {image.read_bytes()[:4096] for image, _ in disks}
     assert len(marks) == len(disks)
-
-
-def test_a_changed_configuration_reaches_the_frontend(world: World, connect: Connect) -> None:
-    """When the backend writes a new configuration space and counts its generation up, the mediator passes both on to a
-    connected frontend, with its own limits still in force, and requests go on."""
-    device = world.attach(world.image("disk.img"))
-    frontend = connect(device)
-    found = world.found(device)
-    svq = nodes.svq_back_path(backend=BACKEND, mediator=MEDIATOR, handle=found.handle)
-    config = bytearray(nodes.SvqBack.CONFIG.read(world.store.read, svq) or b"")
-    config[0:8] = struct.pack("<Q", frontend.geometry.sectors * 2)
-    publish(world.store, svq, [(nodes.SvqBack.CONFIG, bytes(config)), (nodes.SvqBack.CONFIG_GENERATION, 1)])
-    back = nodes.VirtioBack
-    world.until(lambda: back.CONFIG_GENERATION.read(world.store.read, found.path) == 1, "new configuration")
-    passed_on = BlkGeometry.parse(back.CONFIG.read(world.store.read, found.path) or b"")
-    assert passed_on.sectors == frontend.geometry.sectors * 2
-    assert passed_on.segments_max == frontend.geometry.segments_max
-    write_and_compare(frontend, random.Random(1), 0)

@@ -136,6 +136,9 @@
 #define SVQ_NODE_SVQ_BACK_STATS "stats"
 #define SVQ_BYTES_MAX_SVQ_BACK_STATS 3072
 #define SVQ_NODE_SVQ_BACK_STATS_REQUEST "stats-request"
+#define SVQ_NODE_SVQ_BACK_RESIZE "resize"
+#define SVQ_BYTES_MAX_SVQ_BACK_RESIZE 2048
+#define SVQ_NODE_SVQ_BACK_RESIZE_REQUEST "resize-request"
 
 /* Leg 2, the mediator's side, which plays the frontend. Ids of the path: mediator, handle. */
 #define SVQ_PATH_SVQ_FRONT "/local/domain/%u/device/svq/%u"

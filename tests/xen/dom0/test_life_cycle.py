@@ -149,18 +149,19 @@ def test_disk_of_a_guest_that_is_suspended(together: Topology, neighbour: Neighb
 
 
 def test_grown_disk_is_announced(together: Topology) -> None:
-    """A change of the configuration space (here: the capacity) reaches the stock driver."""
+    """The image grows and `ctl resize` is called: the stock driver sees the new size, and writes to the new end."""
     guest = together.frontend
     device = together.attach(IMAGE)
     guest.run(DISK_IS_THERE)
-    pair = together.machine.run(
-        f"xenstore-read /local/domain/0/backend/virtio/{guest.domid}/{device}/svq-handle"
-    ).stdout
-    path = f"/local/domain/0/backend/svq/0/{pair.strip()}"
-    config = together.machine.run(f"xenstore-read {path}/config").stdout.strip()
-    grown = (16 << 20 >> 9).to_bytes(8, "little").hex() + config[16:]
-    together.machine.run(f"xenstore-write {path}/config {grown} {path}/config-generation 1")
+    together.machine.run(f"truncate -s 16M {IMAGE}")
+    together.operator.run("ctl", "resize", "--timeout", "60", str(guest.domid), str(device))
     guest.run(until(f"[ $(cat /sys/block/vda/size) = {16 << 20 >> 9} ]"), deadline_s=90)
+    last = "bs=64k count=1 skip=255"
+    sums = guest.run(
+        "dd if=/dev/urandom of=/run/end bs=64k count=1; dd if=/run/end of=/dev/vda bs=64k seek=255 oflag=direct; "
+        "md5sum </run/end"
+    ).stdout
+    assert together.machine.run(f"dd if={IMAGE} {last} | md5sum").stdout == sums
     together.detach(device)
 
 

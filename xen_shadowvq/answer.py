@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Counters on request: the toolstack writes a number to one node, the service answers with that number in another."""
+"""Answers on request: the toolstack writes a number to one node, the service answers with that number in another."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from xen_shadowvq.xenstore import XenStore
 from xenstore_schema.spec import Node
 
 
-class StatsAnswer:
+class Answer:
     """What one device's service has answered so far. `request` and `answer` are nodes of the directory `path`."""
 
     def __init__(self, store: XenStore, path: str, request: Node[int], answer: Node[Any]) -> None:
@@ -21,7 +21,7 @@ class StatsAnswer:
         self._answered: int | None = None
 
     def look(self, report: Callable[[], Mapping[str, object]]) -> None:
-        """Answers a new request, if there is one. `report` is called only then."""
+        """Answers a new request, if there is one. `report` is called only then, once for each."""
         nonce = self._request.read(self._store.read, self._path)
         if nonce is None or nonce == self._answered:
             return

@@ -55,23 +55,28 @@ static bool left_by_mediator(const struct svq_window *window, uint32_t index, ui
     return entry && !(flags & ~ours) && (!window->direct || entry >> 32 == index);
 }
 
+/* SVQ_REVOKE_TAMPERED: it is not a mediator's. The grantee can map and unmap under our hands, hence the tries. */
+static enum svq_revoke sweep_entry(struct svq_window *window, uint32_t index)
+{
+    uint64_t entry = svq_load_u64(&window->entries[index]);
+    for (int tries = 0; tries < SWEEP_TRIES; tries++) {
+        if (!left_by_mediator(window, index, entry))
+            return SVQ_REVOKE_TAMPERED;
+        uint64_t left = entry & (GTF_READING | GTF_WRITING) ? entry & ~(uint64_t)GTF_TYPE_MASK : 0;
+        if (svq_cas_u64(&window->entries[index], &entry, left))
+            return left ? SVQ_REVOKE_BUSY : SVQ_REVOKED;
+    }
+    return SVQ_REVOKE_BUSY;
+}
+
 uint32_t svq_window_sweep(struct svq_window *window, uint32_t *mapped)
 {
     uint32_t revoked = 0;
     *mapped = 0;
     for (uint32_t i = 0; i < window->count; i++) {
-        uint64_t entry = svq_load_u64(&window->entries[i]);
-        /* The grantee can map and unmap under our hands; each time round it lost a race that it had to win. */
-        for (int tries = 0; tries < SWEEP_TRIES && left_by_mediator(window, i, entry); tries++) {
-            uint64_t left = entry & (GTF_READING | GTF_WRITING) ? entry & ~(uint64_t)GTF_TYPE_MASK : 0;
-            if (svq_cas_u64(&window->entries[i], &entry, left)) {
-                if (left)
-                    ++*mapped;
-                else
-                    revoked++;
-                break;
-            }
-        }
+        enum svq_revoke outcome = sweep_entry(window, i);
+        revoked += outcome == SVQ_REVOKED;
+        *mapped += outcome == SVQ_REVOKE_BUSY;
     }
     return revoked;
 }

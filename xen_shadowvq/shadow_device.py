@@ -24,6 +24,7 @@ from xen_shadowvq.guests import GuestTable
 from xen_shadowvq.hypervisor import Hypervisor
 from xen_shadowvq.log import RateLimited, get_logger
 from xen_shadowvq.publish import publish, withdraw
+from xen_shadowvq.ring_resets import RingResets
 from xen_shadowvq.service import touches
 from xen_shadowvq.side import Side, read_of_peer
 from xen_shadowvq.xenbus import Action, Event, Phase, Role
@@ -84,11 +85,7 @@ class ShadowDevice:
         self._offer_wanted = False
         self._guest: Guest | None = None
         self._device: Device | None = None
-        self._rings: list[QueueRings] = []
-        self._accepted = 0
-        self._resets: dict[int, int] = {}  # queue -> count that is being carried out
-        self._resets_done: dict[int, int] = {}
-        self._stopped: set[int] = set()  # reset, and not enabled again yet
+        self._resets: RingResets | None = None  # while the frontend may ask for any
         self._teardown = _Teardown.NONE
         self._deadline = 0.0
         self._stats = Answer(self._store, self.path, nodes.VirtioBack.STATS_REQUEST, nodes.VirtioBack.STATS)
@@ -122,7 +119,7 @@ class ShadowDevice:
     @property
     def busy(self) -> bool:
         """It waits for something that no watch tells: call `tick` soon."""
-        return self._teardown is not _Teardown.NONE or bool(self._resets) or self._leg2_can_reopen
+        return self._teardown is not _Teardown.NONE or self._resetting or self._leg2_can_reopen
 
     def begin(self) -> None:
         """Takes up both legs as they are found."""
@@ -142,7 +139,8 @@ class ShadowDevice:
             self._removing = True  # the frontend domain is gone, and with it all that this device was for
             self.leg1.feed(Event.DETACH)
         self._relay_config()
-        self._look_for_resets()
+        if self.leg1.phase is Phase.CONNECTED:
+            self._move_resets(RingResets.look)
         self._stats.look(self.status)
 
     def check_fault(self) -> None:
@@ -162,8 +160,7 @@ class ShadowDevice:
             peer = read_of_peer(self._store, self.leg2.peer_state_path)
             if peer in _PEER_DONE_STATES or time.monotonic() >= self._deadline:
                 self._finish_teardown()
-        for queue in list(self._resets):
-            self._advance_reset(queue)
+        self._move_resets(RingResets.advance)
         if self._leg2_can_reopen:
             self.leg2.feed(Event.REOPEN)
 
@@ -240,10 +237,9 @@ class ShadowDevice:
             self._set_up_queue(self._device, workers[(first + rings.index) % len(workers)], rings)
             for rings in acceptance.queues
         ]
-        self._rings = list(acceptance.queues)
-        self._sizes = [ring.size for ring in acceptance.queues]  # a ring that is reset may be smaller, not larger
-        self._accepted = acceptance.features
-        self._begin_reset_counts()
+        if acceptance.features & features.RING_RESET:
+            paths = self.path, self.front_path
+            self._resets = RingResets(self._store, paths, self._device, acceptance.queues, self._log)
         legs.write_shadow(self._store, self.leg2_path, offer, acceptance.features, self._guest, shadow)
         self.leg2.feed(Event.SETUP_DONE)
 
@@ -338,7 +334,7 @@ class ShadowDevice:
         frontend_lives = read_of_peer(self._store, f"{self.front_path}/state") is not None
         worth_waiting = frontend_lives and self.leg2.phase is Phase.CONNECTED
         self._deadline = time.monotonic() + (self._drain_timeout_s if worth_waiting else 0.0)
-        self._resets.clear()
+        self._resets = None
         self.tick()
 
     def _close_leg2(self) -> None:
@@ -357,10 +353,7 @@ class ShadowDevice:
         self.look()
 
     def _free_data_plane(self) -> int:
-        self._rings, self._accepted = [], 0
-        self._resets.clear()
-        self._resets_done.clear()
-        self._stopped.clear()
+        self._resets = None
         left = 0
         if self._device:
             left = self._device.close()
@@ -376,50 +369,18 @@ class ShadowDevice:
         idle = self.leg2.phase is Phase.CLOSED and self._teardown is _Teardown.NONE
         return idle and self._backend_present and not self._removing
 
-    # ---- ring reset (VIRTIO_F_RING_RESET, virtio 2.6.1) --------------------------------------------------------------
+    # ---- the rest --------------------------------------------------------------------------------------------------
 
-    def _begin_reset_counts(self) -> None:
-        """Resets asked for on an earlier connection are done: these rings are new."""
-        front, back = nodes.VirtioFront, nodes.VirtioBack
-        for ring in self._rings:
-            self._resets_done[ring.index] = front.QUEUE_RESET.read(self._store.read, self.front_path, ring.index) or 0
-        publish(self._store, self.path, [(back.QUEUE_RESET_DONE, done, n) for n, done in self._resets_done.items()])
+    @property
+    def _resetting(self) -> bool:
+        return self._resets is not None and self._resets.busy
 
-    def _look_for_resets(self) -> None:
-        if self._device is None or self.leg1.phase is not Phase.CONNECTED or not self._accepted & features.RING_RESET:
-            return
+    def _move_resets(self, step: Callable[[RingResets], None]) -> None:
         try:
-            for ring in list(self._rings):
-                asked = nodes.VirtioFront.QUEUE_RESET.read(self._store.read, self.front_path, ring.index) or 0
-                done = self._resets_done.get(ring.index, 0)
-                if asked != done and ring.index not in self._resets:
-                    self._resets[ring.index] = asked
-                    self._device.drain(ring.index)
-                    self._advance_reset(ring.index)
-                elif done and asked == done:
-                    self._look_for_enable(ring, done)
+            if self._resets is not None:
+                step(self._resets)
         except (PeerProtocolError, DeviceBroken) as error:
             self._fail(error)
-
-    def _advance_reset(self, queue: int) -> None:
-        if self._device is None or not self._device.reset_queue(queue):
-            return
-        done = self._resets.pop(queue)
-        self._resets_done[queue] = done
-        self._stopped.add(queue)
-        self._store.write(f"{self.path}/queue-{queue}/reset-done", str(done))
-        self._log.info("queue_reset", queue=queue)
-
-    def _look_for_enable(self, ring: QueueRings, done: int) -> None:
-        enabled = nodes.VirtioFront.QUEUE_ENABLE.read(self._store.read, self.front_path, ring.index)
-        if enabled != done or self._device is None or ring.index not in self._stopped:
-            return
-        renewed = legs.read_ring(self._store, self.front_path, ring.index, self._sizes[ring.index])
-        self._device.restart_queue(renewed)
-        self._rings[ring.index] = renewed
-        self._stopped.discard(ring.index)
-
-    # ---- the rest --------------------------------------------------------------------------------------------------
 
     def _read_policy(self) -> Policy:
         """The configuration's policy, as far as the toolstack's nodes do not say otherwise."""

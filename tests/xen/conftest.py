@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One machine with real Xen for all tests of a session, and its logs when a test fails."""
+"""One machine with real Xen for all tests of a process, which tests a process gets, and the logs of a failure."""
 
 import os
 import re

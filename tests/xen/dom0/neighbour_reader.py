@@ -3,8 +3,8 @@
 
 usage: neighbour_reader.py SHA256 PROCESSORS
 
-One thread reads on each processor, and adds a byte to /run/rounds-PROCESSOR for each round that gave bytes of that
-checksum; others are kept in /run/differs. A read that fails does not count.
+One thread reads on each processor, and adds a byte to /run/rounds-PROCESSOR for each round. A read that fails does not
+count; one that gives bytes of another checksum is kept in /run/differs.
 """
 
 import contextlib

@@ -11,6 +11,7 @@ from deploy.bundle import stage_module
 from tests.harness import Machine
 from tests.harness.cache import cache_folder
 from tests.harness.packages import REPOSITORY, fetch_debian_tree, fetch_kernel_headers
+from tests.harness.scripts import until
 from tests.harness.tools import run_tool
 from tests.xen import page
 from tests.xen.topology import Topology
@@ -18,7 +19,8 @@ from tests.xen.writer import DISK_IS_THERE
 
 pytestmark = [pytest.mark.xen, pytest.mark.timeout(900)]
 
-RUN_HERE = {"make-image", "mount-image", "build-module", "make-disk", "attach-disk", "detach-disk"}
+RUN_HERE = {"make-image", "mount-image", "build-module"}
+RUN_HERE |= {"make-disk", "attach-disk", "grow-disk", "resize-disk", "detach-disk"}
 RUN_FOR_THE_TOPOLOGY = {"create-domains", "start-mediator", "start-backend", "load-module"}
 SHADOWVQ_S = 240.0  # each start of Python costs seconds there
 SQUASHFS_MAGIC = b"hsqs"
@@ -59,7 +61,7 @@ def test_build_module(tmp_path: Path) -> None:
 
 
 def test_disk_comes_and_goes(separate: Topology) -> None:
-    """The module is loaded in the guest, and it gets a disk, and loses it, by the page's commands in dom0."""
+    """The module is loaded in the guest, and it gets a disk, a larger one, and none, by the page's commands."""
     guest, dom0 = separate.frontend, separate.machine
     separate.load_module()
     separate.backend.run(f"rm -f /var/lib/shadowvq/disk.img; {page.script('make-disk')}")
@@ -67,6 +69,9 @@ def test_disk_comes_and_goes(separate: Topology) -> None:
     assert f"frontend {guest.domid}  device 0" in shown and "bytes_zero_copy" in shown, shown
     size = guest.run(f"{DISK_IS_THERE}; cat /sys/block/vda/size", deadline_s=90).stdout
     assert int(size) == 1 << 30 >> 9
+    separate.backend.run(page.script("grow-disk"))
+    dom0.run(page.script("resize-disk"), deadline_s=SHADOWVQ_S)
+    guest.run(until(f"[ $(cat /sys/block/vda/size) = {2 << 30 >> 9} ]"), deadline_s=90)
     dom0.run(page.script("detach-disk"), deadline_s=SHADOWVQ_S)
     guest.run("[ ! -e /dev/vda ]")
     separate.unload_module()

@@ -164,6 +164,28 @@ static void grants(struct mediator *m)
         svq_release_u64(&m->table[i], 0);
 }
 
+/* What svq_window_sweep does to an entry that a dead mediator's device still has mapped. */
+static void type_cleared_under_a_mapping(struct mediator *m)
+{
+    uint32_t gref = window_gref(0);
+    uint64_t mapped = svq_grant_entry(GTF_PERMIT_ACCESS | GTF_READING | GTF_WRITING, m->own, FIRST_GFN);
+    void *va = NULL;
+    int rc;
+
+    grant(m, 0, GTF_PERMIT_ACCESS);
+    rc = svq_hv_map_grants(m->hv, m->frontend, &gref, 1, 1, &va);
+    if (!check(rc == 0, rc, "map_grants maps an entry once more"))
+        return;
+    check(svq_cas_u64(&m->table[0], &mapped, mapped & ~(uint64_t)GTF_TYPE_MASK), 0,
+          "the type of an entry can be cleared while it is mapped");
+    check(((uint8_t *)va)[0] == 0xa5, 0, "the mapping stays");
+    rc = svq_hv_unmap_grants(m->hv, va, 1);
+    check(rc == 0 && flags_of(m, 0) == 0, rc, "unmap_grants clears the other bits");
+    rc = svq_hv_map_grants(m->hv, m->frontend, &gref, 1, 0, &va);
+    check(rc == -EACCES, rc, "and map_grants is -EACCES from then on");
+    svq_release_u64(&m->table[0], 0);
+}
+
 static void shared_pages(struct mediator *m)
 {
     uint32_t grefs[PAGES];
@@ -303,8 +325,10 @@ int main(int argc, char **argv)
     foreign_memory(&m);
     foreign_memory_of_others(&m);
     grant_table(&m);
-    if (m.memory != NULL && m.table != NULL)
+    if (m.memory != NULL && m.table != NULL) {
         grants(&m);
+        type_cleared_under_a_mapping(&m);
+    }
     shared_pages(&m);
     event_channels(&m);
     read_only_frames(&m);

@@ -41,6 +41,11 @@ timeout_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, for machines.")
 
 
+def names_a_device(command: Callable[..., None]) -> Callable[..., None]:
+    """The arguments of a command on one device, and where to look for it."""
+    return sim_option(click.argument("frontend", type=int)(click.argument("device", type=int)(command)))
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="xen-shadowvq")
 def main() -> None:
@@ -178,9 +183,7 @@ def _wait_offered(store: XenStore, found: toolstack.Attached, timeout_s: float) 
 
 
 @ctl.command()
-@sim_option
-@click.argument("frontend", type=int)
-@click.argument("device", type=int)
+@names_a_device
 @click.option("--timeout", "timeout_s", type=float, default=30.0, show_default=True, help="Seconds.")
 def detach(sim_directory: Path | None, frontend: int, device: int, timeout_s: float) -> None:
     """Take DEVICE away from domain FRONTEND: requests in flight complete first.
@@ -194,9 +197,7 @@ def detach(sim_directory: Path | None, frontend: int, device: int, timeout_s: fl
 
 
 @ctl.command()
-@sim_option
-@click.argument("frontend", type=int)
-@click.argument("device", type=int)
+@names_a_device
 @timeout_option
 @json_option
 def resize(sim_directory: Path | None, frontend: int, device: int, timeout_s: float, as_json: bool) -> None:
@@ -233,9 +234,7 @@ def list_devices(sim_directory: Path | None, as_json: bool) -> None:
 
 
 @ctl.command()
-@sim_option
-@click.argument("frontend", type=int)
-@click.argument("device", type=int)
+@names_a_device
 @timeout_option
 @json_option
 def status(sim_directory: Path | None, frontend: int, device: int, timeout_s: float, as_json: bool) -> None:

@@ -160,15 +160,15 @@ class Channel:
             return result
 
         end = time.monotonic() + deadline_s
-        while True:
-            left = end - time.monotonic()
-            with contextlib.suppress(WaitTimedOut) if left > AGAIN_S else contextlib.nullcontext():
-                return self._monitor.wait(answered, what, min(left, AGAIN_S))
+        while (left := end - time.monotonic()) > AGAIN_S:
+            with contextlib.suppress(WaitTimedOut):
+                return self._monitor.wait(answered, what, AGAIN_S)
             if number in self._lost:
                 self._lost.remove(number)
                 self._send(number, *self._requests[number])
             else:
                 self._send(number, target, 0, b"", b"")
+        return self._monitor.wait(answered, f"{what} within {deadline_s:.0f} s", left)
 
     def open(self, target: str, what: str, deadline_s: float) -> None:
         """Waits until the agent of `target` has said that it is there."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -76,12 +77,31 @@ def test_builds_without_warnings_and_grants_nothing(tree: Path, kernel_build: Pa
     assert not {name for name in symbols if "gnttab" in name or "grant" in name}
 
 
-def test_dkms_builds_and_installs_it(tree: Path, kernel_build: Path, tmp_path: Path) -> None:
-    """What source-install puts into /usr/src is complete: DKMS itself builds it, installs it, and removes it again."""
-    root, state, installed = tmp_path / "root", tmp_path / "dkms", tmp_path / "modules"
+@pytest.fixture
+def sources(tree: Path, tmp_path: Path) -> Path:
+    """The folder that source-install puts into /usr/src."""
+    make(tree, "source-install", f"DESTDIR={tmp_path / 'root'}")
+    (folder,) = (tmp_path / "root" / "usr" / "src").iterdir()
+    return folder
+
+
+def test_builds_as_dkms_does(sources: Path, kernel_build: Path) -> None:
+    """What source-install puts into /usr/src is complete: it builds by itself with the commands of dkms.conf."""
+    conf = dict(re.findall(r'^([A-Z_]+)(?:\[0\])?="(.*)"$', (sources / "dkms.conf").read_text(), re.MULTILINE))
+    assert sources.name == f"{conf['PACKAGE_NAME']}-{conf['PACKAGE_VERSION']}"
+    program, *arguments = conf["MAKE"].replace("${kernel_source_dir}", str(kernel_build)).split()
+    assert program == "make"
+    make(sources, *arguments)
+    assert (sources / f"{conf['BUILT_MODULE_NAME']}.ko").exists()
+    _, *arguments = conf["CLEAN"].replace("${kernel_source_dir}", str(kernel_build)).split()
+    make(sources, *arguments)
+    assert not list(sources.glob("*.ko"))
+
+
+def test_dkms_builds_and_installs_it(sources: Path, kernel_build: Path, tmp_path: Path) -> None:
+    """DKMS itself builds the module from there, installs it, and removes it again."""
+    state, installed = tmp_path / "dkms", tmp_path / "modules"
     release = kernel_build.name.removeprefix("linux-headers-")
-    make(tree, "source-install", f"DESTDIR={root}")
-    (sources,) = (root / "usr" / "src").iterdir()
     state.mkdir()
     (installed / release).mkdir(parents=True)
 

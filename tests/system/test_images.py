@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import random
 import struct
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -18,7 +19,7 @@ from xenstore_schema import nodes
 
 from .command import ask
 from .conftest import Connect, connector
-from .disk_io import SECTOR, IoLoop, one, read_digest
+from .disk_io import SECTOR, IoLoop, one, read_digest, write_and_compare
 from .test_crash import goes_on
 from .world import BACKEND, FRONTEND, MEDIATOR, MIB, OTHER, World
 
@@ -112,13 +113,16 @@ def test_an_image_of_another_size_reaches_the_frontend(shared_world: World, conn
     limits = frontend.geometry.segments_max
     end = frontend.geometry.sectors
     assert one(frontend, blk.IN, end).status == blk.STATUS_IOERR
-    for factor, status in ((2, blk.STATUS_OK), (1, blk.STATUS_IOERR)):
+    for generation, factor, status in ((1, 2, blk.STATUS_OK), (2, 1, blk.STATUS_IOERR)):
         os.truncate(image, factor * MIB)
         done = ask("ctl", "resize", f"--sim={world.sim}", str(FRONTEND), str(device))
         assert (done.status, done.err) == (0, "") and f"{factor * MIB:,} bytes" in done.out
-        told = BlkGeometry.parse(nodes.VirtioBack.CONFIG.read(world.store.read, world.found(device).path) or b"")
+        back, path = nodes.VirtioBack, world.found(device).path
+        assert back.CONFIG_GENERATION.read(world.store.read, path) == generation
+        told = BlkGeometry.parse(back.CONFIG.read(world.store.read, path) or b"")
         assert (told.sectors, told.segments_max) == (factor * end, limits)
         assert one(frontend, blk.OUT, end).status == status
+        write_and_compare(frontend, random.Random(generation), 0)
     assert image.stat().st_size == MIB
     world.detach(device)
 

@@ -17,7 +17,6 @@ PAGES_PER_MIB = 256
 MEDIATOR_GRANT_FRAMES = 8
 CONNECT_S = 60
 PROBE_DEADLINE_S = 500.0
-POLLS = 60
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,8 @@ def attack(topology: Topology, image: str) -> IsolationResult:
         chains = topology.status(device)["chains"]
         with topology.backend_stopped():
             held = driver.call("start_held", offset=0)
-            counters = _wait_submitted(topology, device, chains + held["requests"])
+            chains += held["requests"]
+            counters = topology.until_status(device, f"{chains} chains taken", lambda now: now["chains"] >= chains)
             live = _probe(topology, attacker)
         ended = driver.call("finish_held")
         idle = _probe(topology, attacker)
@@ -73,14 +73,6 @@ def attack(topology: Topology, image: str) -> IsolationResult:
         bounce_tags_seen=len(live["tags"]) - len(live["frontend_frames"]),
         held_requests_ok=ended["statuses"] == [0] and ended["count"] == held["requests"],
     )
-
-
-def _wait_submitted(topology: Topology, device: int, chains: int) -> dict[str, Any]:
-    for _ in range(POLLS):
-        counters = topology.status(device)
-        if counters["chains"] >= chains:
-            return counters
-    raise CommandFailed(f"the mediator took {counters['chains']} chains of {chains}")
 
 
 def _probe(topology: Topology, attacker: Remote) -> dict[str, Any]:

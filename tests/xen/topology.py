@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +19,7 @@ from tests.xen.remote import Place, Remote
 XL_CONFIGS = REPOSITORY / "deploy" / "xl"
 PAYLOAD = "/opt/shadowvq/payload"
 SERVICE_DEADLINE_S = 240.0
+STATUS_LOOKS = 60
 CREATE_DEADLINE_S = 120.0
 # In domains that are played by attackers: so that it is Xen that refuses, not the attacker's own kernel.
 ATTACKER = ("xen_privcmd.unrestricted=1",)
@@ -120,6 +121,13 @@ class Topology:
             "xenstore-read $path/window-first $path/window-count; fi; done"
         ).stdout.split()
         return int(first), int(count)
+
+    def until_status(self, device: int, what: str, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The counters of one of the first guest's devices, once the condition holds; CommandFailed if it does not."""
+        for _ in range(STATUS_LOOKS):
+            if condition(counters := self.status(device)):
+                return counters
+        raise CommandFailed(f"{what}: not so after {STATUS_LOOKS} looks at {counters}")
 
     def status(self, device: int, *, frontend: Domain | None = None) -> dict[str, Any]:
         """The mediator's counters of one device."""

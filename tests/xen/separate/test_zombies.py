@@ -16,7 +16,6 @@ from tests.xen.writer import DISK_IS_THERE, WRITER_FAILED, write_without_end
 
 pytestmark = [pytest.mark.xen, pytest.mark.timeout(900)]
 
-POLLS = 60
 IMAGE = f"{report.IMAGES}/disk.img"
 
 
@@ -25,14 +24,6 @@ def attach_and_write(topology: Topology) -> int:
     device = topology.attach(IMAGE)
     write_without_end(topology.frontend)
     return device
-
-
-def until_granted(topology: Topology, device: int) -> None:
-    """Waits until pages of the guest are granted."""
-    for _ in range(POLLS):
-        if topology.status(device)["window_in_use"]:
-            return
-    raise AssertionError("no request is alive")
 
 
 def held(topology: Topology, *domains: Domain) -> dict[str, Any]:
@@ -73,7 +64,7 @@ def test_mediator_destroyed_under_io(separate: Topology) -> None:
     device = attach_and_write(separate)
     first, count = separate.window()
     with separate.backend_stopped():
-        until_granted(separate, device)
+        separate.until_status(device, "pages are granted", lambda now: now["window_in_use"] > 0)
         separate.mediator.pause()  # so that what is granted stays so
     separate.mediator.destroy()
     assert set(machine.domains.list()) == names - {separate.mediator.name}

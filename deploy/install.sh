@@ -1,15 +1,18 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Puts ShadowVQ's service files of one role in place, from the image mounted at /opt/shadowvq. May be run again.
-# usage: install.sh mediator|backend|tools
+# usage: install.sh mediator|backend|tools|guests|guests-xl
 #   mediator, backend   the service's unit, its configuration, and what it needs of the kernel's modules
 #   tools               `shadowvq` and nothing else: for dom0, where `shadowvq ctl` runs
+#   guests              the service that attaches declared disks: for dom0
+#   guests-xl           the same, with leave to run xl: for declarations with `mediator_config`
 # DESTDIR=folder puts everything below that folder, and tells no running systemd of it.
 set -eu
-role=${1:-}
+role=${1:-} xl=
 case $role in
-mediator | backend | tools) ;;
-*) echo "usage: install.sh mediator|backend|tools" >&2; exit 2 ;;
+mediator | backend | tools | guests) ;;
+guests-xl) role=guests xl=yes ;;
+*) echo "usage: install.sh mediator|backend|tools|guests|guests-xl" >&2; exit 2 ;;
 esac
 image=$(cd "$(dirname "$0")/.." && pwd)
 root=${DESTDIR:-}
@@ -20,8 +23,12 @@ ln -sf "$image/bin/shadowvq" "$root/usr/local/bin/shadowvq"
 say "/usr/local/bin/shadowvq is there"
 [ "$role" != tools ] || exit 0
 
-modules="xen-evtchn xen-gntdev"
-if [ "$role" = mediator ]; then
+modules=xen-evtchn
+if [ "$role" = guests ]; then
+    modules=xen-privcmd
+    mkdir -p "$root/etc/shadowvq/guests.d"
+    say "/etc/shadowvq/guests.d is where declarations lie; $image/deploy/guests.d/web1.yaml explains each key"
+elif [ "$role" = mediator ]; then
     modules="$modules xen-gntalloc xen-privcmd"
     # Each queue shares some 560 pages with the backend; the kernel's own limit is 1024 pages in all.
     mkdir -p "$root/etc/modprobe.d"
@@ -32,6 +39,7 @@ if [ "$role" = mediator ]; then
         say "/etc/shadowvq/shadowvq.yaml is new: the defaults"
     fi
 else
+    modules="$modules xen-gntdev"
     mkdir -p "$root/var/lib/shadowvq"
     say "/var/lib/shadowvq is where images may lie"
 fi
@@ -39,6 +47,15 @@ mkdir -p "$root/etc/modules-load.d" "$root/etc/systemd/system"
 for module in $modules; do echo "$module"; done >"$root/etc/modules-load.d/shadowvq-$role.conf"
 cp "$image/deploy/systemd/shadowvq-$role.service" "$root/etc/systemd/system/"
 say "/etc/systemd/system/shadowvq-$role.service is in place"
+if [ "$role" = guests ]; then
+    more=shadowvq-guests.service.d/xl.conf
+    rm -f "$root/etc/systemd/system/$more"
+    if [ "$xl" = yes ]; then
+        mkdir -p "$root/etc/systemd/system/shadowvq-guests.service.d"
+        cp "$image/deploy/systemd/$more" "$root/etc/systemd/system/$more"
+        say "it may run xl: /etc/systemd/system/$more"
+    fi
+fi
 [ -z "$root" ] || exit 0
 
 for module in $modules; do modprobe "$module"; done

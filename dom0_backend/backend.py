@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
-from pathlib import Path
+from functools import partial
 
 from dom0_backend.device import BackendContext, BackendDevice
-from xen_shadowvq.hypervisor import Hypervisor
-from xen_shadowvq.mediator import hypervisor_socket, own_domid, xenstore_socket
+from xen_shadowvq.domain import OwnDomain, Sim
+from xen_shadowvq.lockfile import only_one
+from xen_shadowvq.log import get_logger
+from xen_shadowvq.refused import Refused
 from xen_shadowvq.service import Service
-from xen_shadowvq.xenstore import XenStore
 from xenstore_schema import nodes
 
 DEVICES_MAX = 1024
+PATIENCE_S = 10.0
+"""How long requests in flight may take to end when the service does."""
 
 
 class Backend:
@@ -24,16 +28,20 @@ class Backend:
         sim: None on real Xen; else the embedded machine's directory and the domid to be there.
     """
 
-    def __init__(self, sim: tuple[Path, int] | None = None) -> None:
+    def __init__(self, sim: Sim | None = None) -> None:
         self.devices: dict[tuple[int, int], BackendDevice] = {}
         self._stack = ExitStack()
         with ExitStack() as stack:
-            store = stack.enter_context(XenStore.connect(str(xenstore_socket(*sim)) if sim else None))
-            self.hypervisor = stack.enter_context(Hypervisor("backend", hypervisor_socket(*sim) if sim else None))
-            domid = own_domid(store)
-            self.hypervisor.set_domid(domid)
-            self._context = BackendContext(store, self.hypervisor, domid)
-            self.service = Service(store, nodes.svq_back_root(backend=domid), self._make, DEVICES_MAX)
+            domain = stack.enter_context(OwnDomain("backend", sim))
+            self.hypervisor = domain.hypervisor
+            stack.enter_context(only_one("backend", sim))
+            self._alert_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            stack.callback(os.close, self._alert_fd)
+            alert = partial(os.eventfd_write, self._alert_fd, 1)
+            self._context = BackendContext(domain.store, domain.hypervisor, domain.domid, alert)
+            root = nodes.svq_back_root(backend=domain.domid)
+            self.service = Service(domain.store, root, self._make, self._make_refused, DEVICES_MAX, PATIENCE_S)
+            self.service.on_readable(self._alert_fd)
             self._stack = stack.pop_all()
 
     def _make(self, mediator_domid: int, handle: int) -> BackendDevice:
@@ -42,8 +50,16 @@ class Backend:
         self.devices[mediator_domid, handle] = device
         return device
 
+    def _make_refused(self, mediator_domid: int, handle: int, reason: str) -> Refused:
+        path = nodes.svq_back_path(backend=self._context.domid, mediator=mediator_domid, handle=handle)
+        return Refused(self._context.store, path, reason)
+
     def __enter__(self) -> Backend:
         return self
 
     def __exit__(self, *_: object) -> None:
+        hanging = [device.name for device in self._context.images.values()]
+        if hanging:  # their threads go on with what would be taken apart here; the end of the process ends them
+            get_logger().error("images_hang", devices=hanging)
+            self._stack.pop_all()
         self._stack.close()

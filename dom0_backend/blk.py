@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISBLK
 from typing import Any
 
-from xen_shadowvq.errors import DeviceBroken, HypervisorError, ImageError
+from xen_shadowvq.errors import DeviceBroken, HypervisorError, ImageBusy, ImageError
 from xen_shadowvq.hypervisor import Hypervisor, struct_to_dict
 from xen_shadowvq.native import load
 
@@ -31,15 +34,43 @@ class LivePart:
 class Image:
     """An open raw image. ImageError: it cannot be used, and why."""
 
-    def __init__(self, path: Path, *, read_only: bool, direct_io: bool) -> None:
+    def __init__(
+        self, path: Path, *, read_only: bool, direct_io: bool, shareable: bool = False, flush_failed: bool = False
+    ) -> None:
+        """
+        `shareable`: others may write to it meanwhile. `flush_failed`: a flush of it has failed before, so that its
+        flushes go on failing. ImageBusy: somebody else's use of it does not go with this one.
+        """
         self._library = load("backend")
         self._path = path
         ffi, lib = self._library.ffi, self._library.lib
         out, self.info = ffi.new("struct svq_be_image **"), ffi.new("struct svq_be_image_info *")
         flags = (lib.SVQ_BE_READ_ONLY if read_only else 0) | (lib.SVQ_BE_DIRECT_IO if direct_io else 0)
-        if lib.svq_be_open_image(str(path).encode(), flags, out, self.info) < 0:
-            raise ImageError(str(path), ffi.string(lib.svq_be_why()).decode())
+        flags |= (lib.SVQ_BE_SHAREABLE if shareable else 0) | (lib.SVQ_BE_FLUSH_FAILED if flush_failed else 0)
+        rc = lib.svq_be_open_image(str(path).encode(), flags, out, self.info)
+        if rc < 0:
+            kind = ImageBusy if rc == -errno.EBUSY else ImageError
+            raise kind(str(path), ffi.string(lib.svq_be_why()).decode())
         self.handle: Any = out[0]
+        try:
+            self._stat = path.stat()  # now: later it may hang
+        except OSError as error:
+            self.close()
+            raise ImageError(str(path), f"image {path}: {error.strerror}") from error
+
+    @property
+    def flush_failed(self) -> bool:
+        """Whether a flush has failed. Linux reports a lost write once, so from then on all of them do."""
+        return self.handle is not None and self._library.lib.svq_be_flush_failed(self.handle) == 1
+
+    def is_at(self, path: Path) -> bool:
+        """Whether a path leads to it: a link, or another node of the same block device."""
+        try:
+            one, other = self._stat, path.stat()
+        except OSError:
+            return False
+        same_device = S_ISBLK(one.st_mode) and S_ISBLK(other.st_mode) and one.st_rdev == other.st_rdev
+        return same_device or os.path.samestat(one, other)
 
     def measure(self) -> int:
         """Looks how large the image is now: bytes, also in what `offer` says next. ImageError: all stays as it was."""
@@ -123,8 +154,11 @@ class BlkDevice:
         error = self._library.ffi.new("struct svq_be_error *")
         if self._library.lib.svq_be_read_error(self.handle, error) != 1:
             return None
-        text = self._library.ffi.string(error.text).decode()
-        return DeviceBroken(f"SVQ_BE_FAULT_{error.fault}", queue=int(error.queue), reason=text)
+        code, text = (
+            self._library.ffi.string(string).decode()
+            for string in (self._library.lib.svq_be_fault_name(error.fault), error.text)
+        )
+        return DeviceBroken(code, queue=int(error.queue), reason=text)
 
     def hold(self, on: bool) -> None:
         """While on, requests are taken and mapped, but not executed: so that one can look at what is live."""

@@ -7,12 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from domU_frontend.ledger import Ledger
 from xen_shadowvq.errors import HypervisorError
 from xen_shadowvq.hypervisor import Hypervisor, struct_to_dict
+from xen_shadowvq.native import constants
 
-IN, OUT, FLUSH, GET_ID, DISCARD, WRITE_ZEROES = 0, 1, 4, 8, 11, 13
-STATUS_OK, STATUS_IOERR, STATUS_UNSUPP = 0, 1, 2
-PAGE = 4096
+_C = constants("driver")
+IN, OUT, FLUSH, GET_ID, DISCARD, WRITE_ZEROES = (
+    int(getattr(_C, f"SVQ_DRV_{kind}")) for kind in ("IN", "OUT", "FLUSH", "GET_ID", "DISCARD", "WRITE_ZEROES")
+)
+STATUS_OK, STATUS_IOERR, STATUS_UNSUPP = (
+    int(getattr(_C, f"SVQ_DRV_STATUS_{status}")) for status in ("OK", "IOERR", "UNSUPP")
+)
+PAGE = int(_C.SVQ_PAGE_SIZE)
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class QueueAddresses:
 class BlkDriver:
     """
     A driver that owns all of its domain's memory from `first_gfn` on, `pages` pages of it. `run` gives up when nothing
-    completes for `timeout_ms`; 0: the driver's default.
+    completes for `timeout_ms`; 0: the driver's default. What it has given away stands in `ledger`, if it has one.
 
     HypervisorError: the memory or an event channel cannot be had.
     """
@@ -68,6 +75,7 @@ class BlkDriver:
         poll_us: int = 50,
         first_gfn: int = 0,
         timeout_ms: int = 0,
+        ledger: Ledger | None = None,
     ) -> None:
         self._library = hypervisor.library
         ffi, lib = self._library.ffi, self._library.lib
@@ -75,6 +83,9 @@ class BlkDriver:
         c.first_gfn, c.pages, c.features, c.poll_us = first_gfn, pages, features, poll_us
         c.mediator_domid, c.queues, c.queue_size = mediator, queues, queue_size
         c.timeout_ms = timeout_ms
+        self.ledger = ledger
+        if ledger is not None:
+            c.ledger = ledger.handle
         out = ffi.new("struct svq_drv **")
         self._library.check(lib.svq_drv_create(hypervisor.handle, c, out), "drv_create")
         self.handle: Any = out[0]
@@ -140,6 +151,38 @@ class BlkDriver:
     def rearm(self, queue: int) -> None:
         """Ring reset, second half: the queue is empty and in use again."""
         self._library.check(self._library.lib.svq_drv_queue_rearm(self.handle, queue, 0), "drv_rearm")
+
+    def not_held(self, queue: int, held: bytes) -> None:
+        """The device is Closing, and all requests have ended that have no bit in `held`, by their heads."""
+        rc = self._library.lib.svq_drv_not_held(self.handle, queue, held, len(held))
+        self._library.check(rc, "drv_not_held")
+
+    def take_back(self, how: str) -> None:
+        """All of the driver's memory is its own again; `how` is the end of a constant SVQ_BACK_..."""
+        lib = self._library.lib
+        lib.svq_drv_take_back(self.handle, getattr(lib, f"SVQ_BACK_{how}"))
+
+    def use_own(self, seed: int) -> int:
+        """Fills with tags those data pages that are the driver's own, by its ledger; returns how many."""
+        lib = self._library.lib
+        rc = lib.svq_drv_use_own(self.handle, self.data_first_page, self.data_pages, seed)
+        return self._library.check(int(rc), "drv_use_own")
+
+    def own_changed(self, seed: int) -> int:
+        """How many of those somebody has changed since."""
+        lib = self._library.lib
+        rc = lib.svq_drv_own_changed(self.handle, self.data_first_page, self.data_pages, seed)
+        return self._library.check(int(rc), "drv_own_changed")
+
+    @property
+    def given(self) -> int:
+        """Requests that are given away, by the ledger."""
+        return int(self._library.lib.svq_drv_given(self.handle))
+
+    def by_hand(self) -> None:
+        """Somebody writes into the rings past this driver from now on, until the device is Closed."""
+        if self.ledger is not None:
+            self.ledger.by_hand()
 
     def fill_tags(self, first_page: int, count: int, seed: int) -> None:
         """Fills pages so that each 16 bytes say where they are from."""

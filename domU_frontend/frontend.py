@@ -3,26 +3,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Self
 
 from domU_frontend.blk import BlkDriver
+from domU_frontend.ledger import Ledger, ledger_path
 from xen_shadowvq import features
+from xen_shadowvq.domain import OwnDomain, Sim
 from xen_shadowvq.errors import ConfigError, PeerProtocolError
-from xen_shadowvq.hypervisor import Hypervisor
-from xen_shadowvq.mediator import hypervisor_socket, own_domid, xenstore_socket
 from xen_shadowvq.publish import Entry, publish
-from xen_shadowvq.side import Side
+from xen_shadowvq.side import Side, read_of_peer
 from xen_shadowvq.xenbus import Action, Event, Phase, Role
-from xen_shadowvq.xenstore import XenStore
 from xenstore_schema import State, nodes, read_directory
 
 WANTED = features.REQUIRED | features.INDIRECT_DESC | features.EVENT_IDX | features.RING_RESET
-BLK_WANTED = 1 << 1 | 1 << 2 | 1 << 5 | 1 << 6 | 1 << 9 | 1 << 12 | 1 << 13 | 1 << 14
+BLK_WANTED = features.blk("SIZE_MAX", "SEG_MAX", "RO", "BLK_SIZE", "FLUSH", "MQ", "DISCARD", "WRITE_ZEROES")
+
+_CLOSING, _CLOSED = str(int(State.Closing)), str(int(State.Closed))
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class Frontend:
     A frontend domain with one virtio-blk device, as a context manager.
 
     Args:
-        sim: None on real Xen; else the embedded machine's directory and the domid to be there.
+        sim: None on real Xen; else the embedded machine's directory, where the driver then keeps its ledger for whoever
+            audits the machine, and the domid to be there.
         pages: pages of the domain's memory that the driver takes, from frame 0 on.
         accept: feature bits that the driver may accept at most.
     """
@@ -57,7 +60,7 @@ class Frontend:
         self,
         device: int,
         *,
-        sim: tuple[Path, int] | None = None,
+        sim: Sim | None = None,
         pages: int = 16384,
         queues: int = 1,
         queue_size: int = 256,
@@ -68,15 +71,14 @@ class Frontend:
     ) -> None:
         self._stack = ExitStack()
         with ExitStack() as stack:
-            self.store = stack.enter_context(XenStore.connect(str(xenstore_socket(*sim)) if sim else None))
-            self.hypervisor = stack.enter_context(Hypervisor("driver", hypervisor_socket(*sim) if sim else None))
-            self.domid = own_domid(self.store)
-            self.hypervisor.set_domid(self.domid)
+            domain = stack.enter_context(OwnDomain("driver", sim))
+            self.store, self.hypervisor, self.domid = domain.store, domain.hypervisor, domain.domid
             self.path = nodes.virtio_front_path(frontend=self.domid, device=device)
             mediator = nodes.VirtioFront.BACKEND_ID.read(self.store.read, self.path)
             if mediator is None:
                 raise ConfigError(f"{self.path}/backend-id: no such device; attach one with `shadowvq ctl attach`")
             self._peer = nodes.virtio_back_path(mediator=mediator, frontend=self.domid, device=device)
+            self._record = nodes.virtio_record_path(frontend=self.domid, device=device)
             self.driver = BlkDriver(
                 self.hypervisor,
                 mediator=mediator,
@@ -87,6 +89,7 @@ class Frontend:
                 poll_us=poll_us,
                 first_gfn=first_gfn,
                 timeout_ms=timeout_ms,
+                ledger=self._make_ledger(sim, device, pages),
             )
             stack.callback(self.driver.close)
             self._accept = accept
@@ -94,7 +97,12 @@ class Frontend:
             self._resets = [0] * queues
             self.features = 0
             self.config = b""
-            self.side = Side(self.store, Role.FRONT, self.path, self._peer, self._on_action)
+            self._swept_before = 0
+            self._was_closed = True  # nobody has anything of ours
+            self._knows = True  # that all is back, which the driver's ledger says then
+            self._held_pages = 0
+            self._watches = False
+            self.side = Side(self.store, Role.FRONT, self.path, self._peer, self._on_action, lambda _: None)
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -110,26 +118,56 @@ class Frontend:
 
     def connect(self, timeout_s: float = 10.0) -> None:
         """Goes through to Connected. ConfigError: it did not come to that; the mediator's own words are in it."""
-        self.store.watch(self.side.peer_state_path, "peer")
+        self._watch_peer()
         self.side.begin()
         self._run_until(lambda: self.side.phase is Phase.CONNECTED, timeout_s, "connected")
 
     def disconnect(self, timeout_s: float = 10.0) -> None:
-        """Closes the device, and waits until nobody holds anything of ours."""
+        """Closes the device, and waits until nobody holds anything of ours. ConfigError: somebody still may."""
         self.side.feed(Event.FAULT)
-        self._run_until(lambda: self.side.phase is Phase.CLOSED, timeout_s, "closed")
-        self.store.unwatch(self.side.peer_state_path, "peer")
+        self._finish_close(timeout_s)
 
     def reconnect(self, timeout_s: float = 10.0) -> None:
-        """A new round after `disconnect` or `wait_closed`."""
-        self.store.watch(self.side.peer_state_path, "peer")
+        """A new round after `disconnect` or `wait_closed`, or after one that did not get to Connected."""
+        self._watch_peer()
         self.side.feed(Event.REOPEN)
         self._run_until(lambda: self.side.phase is Phase.CONNECTED, timeout_s, "connected")
 
+    def _watch_peer(self) -> None:
+        if not self._watches:
+            self.store.watch(self.side.peer_state_path, "peer")
+            self._watches = True
+
     def wait_closed(self, timeout_s: float = 10.0) -> None:
-        """Waits until the mediator closed the device of its own accord, or went away."""
-        self._run_until(lambda: self.side.phase is Phase.CLOSED, timeout_s, "closed")
+        """
+        Waits until the mediator closed the device of its own accord. Its going away closes nothing: dom0 has to say
+        then that all has been taken back. ConfigError as from `disconnect`.
+        """
+        self._finish_close(timeout_s)
+
+    def wait_held(self, at_most: int, timeout_s: float = 10.0) -> int:
+        """
+        Waits until the mediator is Closing with pages held, for some time also until they are no more than so many;
+        returns how many. 0: it has closed the device, and says that none is held.
+        """
+        self._run_until(lambda: self._held_pages or self.has_all_back, timeout_s, "Closing")
+        with contextlib.suppress(ConfigError):
+            self._run_until(lambda: self._held_pages <= at_most, timeout_s / 4, "rid of other held pages")
+        return self._held_pages
+
+    def _finish_close(self, timeout_s: float) -> None:
+        self._run_until(lambda: self.side.phase is Phase.CLOSED and self.has_all_back, timeout_s, "closed")
+        self._see_what_is_back()
         self.store.unwatch(self.side.peer_state_path, "peer")
+        self._watches = False
+
+    @property
+    def has_all_back(self) -> bool:
+        """Whether it is proven that nobody can reach a buffer of the last connection any more."""
+        return self._was_closed or self._swept() > self._swept_before
+
+    def _swept(self) -> int:
+        return nodes.VirtioRecord.SWEPT.read(self.store.read, self._record) or 0
 
     def reset_queue(self, queue: int, timeout_s: float = 10.0) -> None:
         """VIRTIO_F_RING_RESET: after it no request of the queue is alive, and it runs again, empty."""
@@ -163,6 +201,7 @@ class Frontend:
         self.features = found[back.FEATURES] & self._accept
         self.config = found[back.CONFIG]
         self.driver.start(self.features)
+        self._swept_before, self._was_closed, self._knows = self._swept(), False, False
         entries: list[Entry] = [(front.FEATURES_ACCEPTED, self.features), (front.NUM_QUEUES, self._queues)]
         self._resets = [0] * self._queues
         for queue in range(self._queues):
@@ -185,7 +224,28 @@ class Frontend:
         while not done():  # type: ignore[operator]
             left_ms = int((deadline - time.monotonic()) * 1000)
             if left_ms <= 0:
-                error = self.store.read(f"{self._peer}/error") or "no error was given"
+                error = read_of_peer(self.store, f"{self._peer}/error") or "no error was given"
                 raise ConfigError(f"{self.path} was not {what} within {timeout_s:g} s; the mediator says: {error}")
             self.store.next_event(min(left_ms, 50))
+            if read_of_peer(self.store, self.side.peer_state_path) == _CLOSED:
+                self._was_closed = True
             self.side.look()
+            self._see_what_is_back()
+
+    def _see_what_is_back(self) -> None:
+        """Enters in the ledger what is proven to be ours again."""
+        back, read = nodes.VirtioBack, partial(read_of_peer, self.store)
+        closing = self.side.untrusted_peer_state == _CLOSING
+        self._held_pages = (back.HELD_PAGES.read(read, self._peer) or 0) if closing else 0
+        if self.has_all_back:
+            if not self._knows:
+                self._knows = True
+                self.driver.take_back("CLOSED" if self._was_closed else "SWEPT")
+        elif self._held_pages:
+            for queue in range(self._queues):
+                held = back.QUEUE_HELD.read(read, self._peer, queue)
+                if held is not None:  # else all of them may be
+                    self.driver.not_held(queue, held)
+
+    def _make_ledger(self, sim: Sim | None, device: int, pages: int) -> Ledger:
+        return Ledger.create(ledger_path(sim[0], self.domid, device), pages) if sim else Ledger.private(pages)

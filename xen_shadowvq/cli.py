@@ -6,47 +6,24 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
-from rich.text import Text
 
 from xen_shadowvq import config as configuration
-from xen_shadowvq import log, toolstack
-from xen_shadowvq.errors import ConfigError, ShadowVQError
-from xen_shadowvq.mediator import Mediator, xenstore_socket
+from xen_shadowvq import devices, log, sweeping, toolstack
+from xen_shadowvq.cli_apply import apply, guests
+from xen_shadowvq.cli_options import domid_option, json_option, names_a_device, sim_option, timeout_option
+from xen_shadowvq.dom0 import Dom0
+from xen_shadowvq.errors import ConfigError
+from xen_shadowvq.output import printable, say, say_json
+from xen_shadowvq.parameters import Domain, Seconds
+from xen_shadowvq.program import Program
 from xen_shadowvq.service import Service
-from xen_shadowvq.xenstore import XenStore
-
-ANSWER_S = 10.0
-MIB = 1 << 20
-
-sim_option = click.option(
-    "--sim",
-    "sim_directory",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="DIRECTORY",
-    help="Use the embedded machine whose sockets lie there, instead of real Xen.",
-)
-domid_option = click.option(
-    "--domid", type=click.IntRange(0, 32751), default=0, show_default=True, help="With --sim: the domain to be there."
-)
-timeout_option = click.option(
-    "--timeout", "timeout_s", type=click.FloatRange(0), default=ANSWER_S, show_default=True, help="Seconds."
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, for machines.")
 
 
-def names_a_device(command: Callable[..., None]) -> Callable[..., None]:
-    """The arguments of a command on one device, and where to look for it."""
-    return sim_option(click.argument("frontend", type=int)(click.argument("device", type=int)(command)))
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="xen-shadowvq")
 def main() -> None:
     """Shadow virtqueues for Xen.
@@ -56,9 +33,10 @@ def main() -> None:
 
     \b
     Try it, on any Linux machine:      shadowvq demo
-    Serve frontends (mediator domain): shadowvq mediator --config /etc/shadowvq.yaml
+    Serve frontends (mediator domain): shadowvq mediator --config /etc/shadowvq/shadowvq.yaml
     Serve disks (driver domain):       shadowvq backend
-    Give a guest a disk (dom0):        shadowvq ctl attach --frontend 5 --mediator 2 --backend 3 /srv/disk.img
+    Give a guest a disk (dom0):        shadowvq ctl attach --frontend web1 --mediator med --backend drv IMAGE
+    Give guests their disks (dom0):    shadowvq guests
     """
 
 
@@ -73,11 +51,12 @@ def mediator(sim_directory: Path | None, domid: int, config_path: Path | None) -
 
     Runs in dom0, or in a PV domain whose `target` is the frontend. Stops on SIGTERM, letting go of everything.
     """
-    with _operator_errors():
-        config = configuration.load(config_path) if config_path else configuration.Config()
-        log.configure(config.log.level, config.log.format)
-        with Mediator(config, (sim_directory, domid) if sim_directory else None) as running:
-            _run_until_signal(running.service)
+    from xen_shadowvq.mediator import Mediator  # noqa: PLC0415 - which no other command needs
+
+    config = configuration.load(config_path) if config_path else configuration.Config()
+    log.configure(config.log.level, config.log.format)
+    with Mediator(config, (sim_directory, domid) if sim_directory else None) as running:
+        _run_until_signal(running.service)
 
 
 @main.command()
@@ -93,10 +72,9 @@ def backend(sim_directory: Path | None, domid: int, log_level: log.Level) -> Non
     """
     from dom0_backend.backend import Backend  # noqa: PLC0415 - loads the device library, which only backends need
 
-    with _operator_errors():
-        log.configure(log_level, "auto")
-        with Backend((sim_directory, domid) if sim_directory else None) as running:
-            _run_until_signal(running.service)
+    log.configure(log_level, "auto")
+    with Backend((sim_directory, domid) if sim_directory else None) as running:
+        _run_until_signal(running.service)
 
 
 @main.command("check-config")
@@ -104,14 +82,13 @@ def backend(sim_directory: Path | None, domid: int, log_level: log.Level) -> Non
 @json_option
 def check_config(path: Path, as_json: bool) -> None:
     """Check a mediator's configuration file, and show it with all defaults filled in."""
-    with _operator_errors():
-        config = configuration.load(path)
+    config = configuration.load(path)
     if as_json:
-        click.echo(config.model_dump_json(indent=2))
+        say_json(config.model_dump(mode="json"))
     else:
-        click.echo(f"{path}: good")
+        say(f"{path}: good")
         for key, value in config.model_dump(mode="json").items():
-            click.echo(f"  {key}: {json.dumps(value)}")
+            say(f"  {key}: {json.dumps(value)}")
 
 
 @main.group()
@@ -121,11 +98,16 @@ def ctl() -> None:
 
 @ctl.command()
 @sim_option
-@click.option("--frontend", type=click.IntRange(0, 32751), required=True, help="Domain that gets the disk.")
-@click.option("--mediator", "mediator_domid", type=click.IntRange(0, 32751), default=0, show_default=True)
-@click.option("--backend", "backend_domid", type=click.IntRange(0, 32751), default=0, show_default=True)
+@click.option("--frontend", type=Domain(), required=True, help="Domain that gets the disk, by its name or id.")
+@click.option("--mediator", "mediator_domain", type=Domain(), default="0", show_default=True)
+@click.option("--backend", "backend_domain", type=Domain(), default="0", show_default=True)
 @click.option("--read-only", is_flag=True)
 @click.option("--direct-io", is_flag=True, help="Bypass the page cache of the backend's domain.")
+@click.option(
+    "--shareable",
+    is_flag=True,
+    help="Others may write to the image meanwhile. Writers beside each other all have to say so.",
+)
 @click.option("--queues", type=click.IntRange(1, 64), default=1, show_default=True)
 @click.option("--serial", help="Up to 20 characters, as the guest sees it.")
 @click.option(
@@ -137,11 +119,12 @@ def ctl() -> None:
 @json_option
 def attach(
     sim_directory: Path | None,
-    frontend: int,
-    mediator_domid: int,
-    backend_domid: int,
+    frontend: str,
+    mediator_domain: str,
+    backend_domain: str,
     read_only: bool,
     direct_io: bool,
+    shareable: bool,
     queues: int,
     serial: str | None,
     placement: str | None,
@@ -150,68 +133,96 @@ def attach(
     image: str,
     as_json: bool,
 ) -> None:
-    """Give domain FRONTEND a disk: IMAGE is a path in the backend's domain."""
-    disk = toolstack.Disk(image, read_only, direct_io, queues, serial, placement)
-    with _operator_errors(), _dom0_store(sim_directory) as store:
-        device = toolstack.attach(store, frontend=frontend, mediator=mediator_domid, backend=backend_domid, disk=disk)
-        found = toolstack.find(store, frontend, device, mediator_domid)
-        if wait and found is not None:
-            _wait_offered(store, found, timeout_s)
-    if as_json:
-        click.echo(json.dumps({"frontend": frontend, "device": device}))
-    else:
-        click.echo(f"domain {frontend} has device {device} now")
+    """Give domain FRONTEND a disk: IMAGE is a path in the backend's domain.
 
-
-def _wait_offered(store: XenStore, found: toolstack.Attached, timeout_s: float) -> None:
-    """Waits until the device is offered to the frontend. ConfigError: it cannot be; then it is taken away again."""
-    latest = found
-
-    def settled() -> bool:
-        nonlocal latest
-        latest = toolstack.find(store, found.frontend, found.device, found.mediator) or latest
-        return latest.error is not None or latest.state not in {"Initialising", "absent"}
-
-    if not toolstack.wait_until(settled, timeout_s):
-        raise ConfigError(
-            f"device {found.device} of domain {found.frontend}: nobody took it up within {timeout_s:g} s "
-            f"(mediator {latest.state}, backend {latest.backend_state}); are both services running?"
-        )
-    if latest.error is not None:
-        toolstack.detach(store, latest, timeout_s)
-        raise ConfigError(latest.error)
+    An image that is written to belongs to one device, and to no other program. Several may read one.
+    """
+    disk = toolstack.Disk(image, read_only, direct_io, queues, serial, placement, shareable=shareable)
+    with Dom0(sim_directory) as dom0:
+        domid, mediator, backend = map(dom0.domid, (frontend, mediator_domain, backend_domain))
+        device = toolstack.attach(dom0, frontend=domid, mediator=mediator, backend=backend, disk=disk)
+        if wait:
+            toolstack.wait_offered(dom0, domid, device, timeout_s)
+        if as_json:
+            say_json({"frontend": domid, "device": device})
+        else:
+            say(f"domain {dom0.domain_name(domid)} has device {device} now")
 
 
 @ctl.command()
 @names_a_device
-@click.option("--timeout", "timeout_s", type=float, default=30.0, show_default=True, help="Seconds.")
-def detach(sim_directory: Path | None, frontend: int, device: int, timeout_s: float) -> None:
+@click.option("--timeout", "timeout_s", type=Seconds(), default=30.0, show_default=True, help="Seconds.")
+@json_option
+def detach(sim_directory: Path | None, frontend: str, device: int, timeout_s: float, as_json: bool) -> None:
     """Take DEVICE away from domain FRONTEND: requests in flight complete first.
 
-    Where the mediator's domain is gone, this removes what is left of the device.
+    It returns when no backend can reach a page of them any more. Where one keeps pages mapped, that is when it lets go
+    or when its domain is destroyed. Where the mediator's domain is gone, this takes back what that had granted.
     """
-    with _operator_errors(), _dom0_store(sim_directory) as store:
-        if not toolstack.remove_orphan(store, frontend, device):
-            toolstack.detach(store, _find(store, frontend, device), timeout_s)
-    click.echo(f"device {device} of domain {frontend} is gone")
+    with Dom0(sim_directory) as dom0:
+        domid = dom0.domid(frontend)
+        toolstack.detach(dom0, domid, device, timeout_s)
+        if as_json:
+            say_json({"frontend": domid, "device": device})
+        else:
+            say(f"device {device} of domain {dom0.domain_name(domid)} is gone")
+
+
+@ctl.command()
+@sim_option
+@click.argument("frontend", type=Domain(), required=False)
+@json_option
+def sweep(sim_directory: Path | None, frontend: str | None, as_json: bool) -> None:
+    """Take back what mediators that are gone had granted, of domain FRONTEND or of all.
+
+    A mediator that starts does this for its own devices. This is for mediators whose domain will not come back. Exit
+    status 1: a backend still has pages mapped; destroy its domain, and call this again.
+    """
+    console = Console(stderr=True)
+    found: list[sweeping.SweptDevice] = []
+    with Dom0(sim_directory) as dom0:
+        with console.status("taking back grants") as shown:
+            for one in sweeping.sweep(dom0, None if frontend is None else dom0.domid(frontend)):
+                found.append(one)
+                shown.update(f"taking back grants: {len(found)} devices looked at")
+        if frontend is not None and found and all(one.refused for one in found):
+            raise ConfigError(*(_swept_line(dom0, one) for one in found))
+        if as_json:
+            say_json([{**one.as_json(), "frontend_name": dom0.name_of(one.frontend)} for one in found])
+        else:
+            for one in found:
+                say(_swept_line(dom0, one))
+            if not found:
+                say("nothing to take back: no guest has a device")
+    sys.exit(1 if any(one.held for one in found) else 0)
+
+
+def _swept_line(dom0: Dom0, one: sweeping.SweptDevice) -> str:
+    device = "an earlier device" if one.device is None else f"device {one.device}"
+    name = f"frontend {dom0.domain_name(one.frontend)}  {device}"
+    if one.refused:
+        return f"{name}  left alone: {one.refused}"
+    outcome = f"{name}  taken back: {one.freed}"
+    return f"{outcome}  held: {devices.who_holds(dom0, one.held, one.backend)}" if one.held else outcome
 
 
 @ctl.command()
 @names_a_device
 @timeout_option
 @json_option
-def resize(sim_directory: Path | None, frontend: int, device: int, timeout_s: float, as_json: bool) -> None:
+def resize(sim_directory: Path | None, frontend: str, device: int, timeout_s: float, as_json: bool) -> None:
     """Tell domain FRONTEND that the image of DEVICE has another size now.
 
     Make the file or volume larger first, then call this: the guest sees the new size without a reboot. Before it is
     made smaller, the guest has to have stopped using what goes.
     """
-    with _operator_errors(), _dom0_store(sim_directory) as store:
-        size = toolstack.resize(store, _find(store, frontend, device), timeout_s)
-    if as_json:
-        click.echo(json.dumps({"frontend": frontend, "device": device, "bytes": size}))
-    else:
-        click.echo(f"device {device} of domain {frontend} has {size:,} bytes now")
+    with Dom0(sim_directory) as dom0:
+        domid = dom0.domid(frontend)
+        size = devices.resize(dom0, devices.find(dom0, domid, device), timeout_s)
+        if as_json:
+            say_json({"frontend": domid, "device": device, "bytes": size})
+        else:
+            say(f"device {device} of domain {dom0.domain_name(domid)} has {size:,} bytes now")
 
 
 @ctl.command("list")
@@ -219,42 +230,59 @@ def resize(sim_directory: Path | None, frontend: int, device: int, timeout_s: fl
 @json_option
 def list_devices(sim_directory: Path | None, as_json: bool) -> None:
     """List every device, with the state of both legs."""
-    with _operator_errors(), _dom0_store(sim_directory) as store:
-        found = toolstack.list_devices(store)
-    if as_json:
-        click.echo(json.dumps([vars(device) for device in found], indent=2))
-        return
-    if not found:
-        click.echo("no devices; `shadowvq ctl attach` makes one")
-    for device in found:
-        click.echo(
-            f"frontend {device.frontend}  device {device.device}  mediator {device.mediator} ({device.state})  "
-            f"backend {device.backend} ({device.backend_state})" + (f"  error: {device.error}" if device.error else "")
-        )
+    with Dom0(sim_directory) as dom0:
+        with dom0.alone():
+            toolstack.tidy(dom0)
+        found = devices.list_devices(dom0)
+        if as_json:
+            say_json([device.as_json() for device in found])
+            return
+        if not found:
+            say("no devices; `shadowvq ctl attach` makes one")
+        for device in found:
+            say(_device_line(dom0, device))
+
+
+def _device_line(dom0: Dom0, device: devices.Attached) -> str:
+    parts = [
+        f"frontend {dom0.domain_name(device.frontend)}",
+        f"device {device.device}",
+        f"mediator {dom0.domain_name(device.mediator)}: {device.state}",
+        f"backend {dom0.domain_name(device.backend)}: {device.backend_state}",
+    ]
+    if device.orphaned:
+        parts.append(f"orphaned: `shadowvq ctl sweep {device.frontend}` takes back what its mediator had granted")
+    if device.held_pages:
+        parts.append(f"held: {devices.who_holds(dom0, device.held_pages, device.held_by)}")
+    if device.error:
+        parts.append(f"error: {device.error}")
+    return "  ".join(parts)
 
 
 @ctl.command()
 @names_a_device
 @timeout_option
 @json_option
-def status(sim_directory: Path | None, frontend: int, device: int, timeout_s: float, as_json: bool) -> None:
+def status(sim_directory: Path | None, frontend: str, device: int, timeout_s: float, as_json: bool) -> None:
     """Show the mediator's counters of one device."""
-    with _operator_errors(), _dom0_store(sim_directory) as store:
-        found = _find(store, frontend, device)
-        counters = toolstack.status(store, found, timeout_s)
-    if as_json:
-        click.echo(json.dumps(counters, indent=2))
-        return
-    width = max(len(name) for name in counters)
-    for name, value in counters.items():
-        click.echo(f"{name:<{width}}  {value:,}" if isinstance(value, int) else f"{name:<{width}}  {value}")
+    with Dom0(sim_directory) as dom0:
+        counters = devices.status(dom0, devices.find(dom0, dom0.domid(frontend), device), timeout_s)
+        if as_json:
+            say_json(counters)
+            return
+        width = max(len(printable(name)) for name in counters)
+        for name, value in counters.items():
+            shown = f"{value:,}" if isinstance(value, int) else value
+            say(f"{printable(name):<{width}}  {shown}")
+        if counters.get("held_pages"):
+            say(f"held: {devices.who_holds(dom0, counters['held_pages'], counters['held_by'])}")
 
 
 @main.command()
 @click.option(
     "--image",
     type=click.Path(path_type=Path),
-    help="A raw disk image; it is only read. Default: make one.",
+    help="A raw disk image; the demo works on a copy. Default: make one.",
 )
 @click.option(
     "--output", type=click.Path(file_okay=False, path_type=Path), default=Path("build/demo"), show_default=True
@@ -274,22 +302,21 @@ def demo(
     """
     from xen_shadowvq.demo import report as reports  # noqa: PLC0415 - only the demo needs all of the product
     from xen_shadowvq.demo import runner  # noqa: PLC0415
+    from xen_shadowvq.demo.progress import progress  # noqa: PLC0415
 
     console = Console(stderr=as_json)
     log.configure("warning", "auto", sys.stderr)
     options = runner.Options(output, image, placement, window, direct_io, seed)
-    with _operator_errors():
-        with _progress(console) as step:
-            report = runner.run(options, step)
-        reports.write_json(report, output / "report.json")
+    with progress(console) as step:
+        report = runner.run(options, step)
     reports.show(report, console)
     if as_json:
-        click.echo(json.dumps(report, indent=2))
+        say_json(report)
     else:
-        console.print(f"also in {output / 'report.json'}")
+        say(f"also in {output / 'report.json'}")
     wrong = reports.failures(report)
     for text in wrong:
-        click.secho(f"not as it must be: {text}", fg="red", err=True)
+        say(f"not as it must be: {text}", color="red", err=True)
     sys.exit(1 if wrong else 0)
 
 
@@ -303,85 +330,30 @@ def bench(rounds: int, output: Path, as_json: bool) -> None:
     """Measure the data plane on the embedded machine: against a relay without checks, by size, at rest."""
     from xen_shadowvq.bench import run_bench  # noqa: PLC0415 - draws plots
 
-    with _operator_errors():
-        sys.exit(run_bench(output, rounds, as_json))
+    sys.exit(run_bench(output, rounds, as_json))
 
+
+@main.command("bench-fairness")
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Comparisons for each attack.")
+@click.option("--attack", "attacks", multiple=True, help="Only this one; may be given again.")
+@click.option(
+    "--output", type=click.Path(file_okay=False, path_type=Path), default=Path("build/bench"), show_default=True
+)
+@json_option
+def bench_fairness(rounds: int, attacks: tuple[str, ...], output: Path, as_json: bool) -> None:
+    """Measure what a hostile frontend costs another one on the same worker, on the embedded machine."""
+    from xen_shadowvq.bench.fairness import run_fairness  # noqa: PLC0415 - draws plots
+
+    sys.exit(run_fairness(output, rounds, attacks, as_json))
+
+
+main.add_command(guests)
+ctl.add_command(apply)
 
 # ---- helpers -------------------------------------------------------------------------------------------------------
-
-
-class _operator_errors:
-    """What the operator can mend is one line on stderr and exit status 2, not a traceback."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, ShadowVQError):
-            _die(str(error))
-
-
-def _die(message: str) -> NoReturn:
-    for line in message.splitlines():
-        click.echo(f"shadowvq: {line}", err=True)
-    sys.exit(2)
-
-
-def _dom0_store(sim_directory: Path | None) -> XenStore:
-    return XenStore.connect(str(xenstore_socket(sim_directory, 0)) if sim_directory else None)
-
-
-def _find(store: XenStore, frontend: int, device: int) -> toolstack.Attached:
-    found = toolstack.find(store, frontend, device)
-    if found is None:
-        raise ConfigError(f"domain {frontend} has no device {device}; `shadowvq ctl list` shows what there is")
-    return found
 
 
 def _run_until_signal(service: Service) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: service.stop())
     service.run()
-
-
-class _Size(ProgressColumn):
-    """How many MiB of how many, for steps that move bytes."""
-
-    def render(self, task: Task) -> Text:
-        if not task.fields["sized"] or task.total is None:
-            return Text()
-        return Text(f"{task.completed / MIB:.0f}/{task.total / MIB:.0f} MiB")
-
-
-class _progress:
-    """A line for each step of the demo, with a bar where its size is known."""
-
-    def __init__(self, console: Console) -> None:
-        self._progress = Progress(
-            SpinnerColumn(finished_text="[green]✓"),
-            TextColumn("{task.description:<50}"),
-            BarColumn(bar_width=10),
-            _Size(),
-            TimeElapsedColumn(),
-            console=console,
-        )
-        self._task: Any = None
-
-    def __enter__(self) -> Callable[[str, int], Callable[[int], None]]:
-        self._progress.start()
-        return self._step
-
-    def __exit__(self, kind: Any, *_: object) -> None:
-        if kind is None:
-            self._finish()
-        self._progress.stop()
-
-    def _step(self, name: str, size: int) -> Callable[[int], None]:
-        self._finish()
-        self._task = self._progress.add_task(name, total=size or None, sized=size > 0)
-        return lambda done: self._progress.update(self._task, completed=done)
-
-    def _finish(self) -> None:
-        if self._task is not None:
-            task = next(t for t in self._progress.tasks if t.id == self._task)
-            self._progress.update(self._task, total=task.total or 1, completed=task.total or 1)

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from xen_shadowvq.config import Policy
 from xen_shadowvq.errors import DeviceBroken, HypervisorError
 from xen_shadowvq.hypervisor import Hypervisor, struct_to_dict
-
-PLACEMENTS = {"exact": 0, "page": 1, "copy": 2}
-GRANTS_PER_FRAME = 512
 
 
 @dataclass(frozen=True)
@@ -38,21 +37,39 @@ class ShadowRefs:
 
 @dataclass(frozen=True)
 class WindowPlan:
-    """Which part of the frontend's grant table the mediator writes."""
+    """
+    Which part of the frontend's grant table a device's grants are made in; `count` 0: nothing is granted.
+    `guarded`: the frontend did not reserve it, so its own use just below is watched.
+    """
 
-    first_frame: int
-    frames: int
+    first: int
+    count: int
     direct: bool
+    guarded: bool
 
 
 @dataclass(frozen=True)
-class Policy:
-    """How a device's segments reach the backend, and the pools for it."""
+class Swept:
+    """
+    What a sweep found: entries that are free now, entries that their grantee still has mapped, and one such grantee's
+    domain id. The guest can write such entries itself, so the last is only a hint.
+    """
 
-    placement: str
-    copy_threshold: int
-    bounce_pages: int
-    large_chains: int
+    freed: int
+    held: int
+    holder: int | None
+
+
+def sweep(hypervisor: Hypervisor, domid: int, marks: Iterable[int]) -> Swept:
+    """
+    Takes back what was granted in a guest's table in entries with one of these marks; never while a mediator lives that
+    serves one of those devices. HypervisorError: it could not be looked at, and nothing is known.
+    """
+    library = hypervisor.library
+    out = library.ffi.new("struct svq_sweep_result *")
+    numbers = bytes(marks)
+    library.check(library.lib.svq_sweep(hypervisor.handle, domid, numbers, len(numbers), out), "sweep", domid)
+    return Swept(int(out.freed), int(out.held), int(out.holder) if out.held else None)
 
 
 class Worker:
@@ -81,37 +98,41 @@ class Worker:
 
 
 class Guest:
-    """A frontend's memory and grant window; shared by its devices."""
+    """A frontend's memory, shared by its devices. `fixed`: its frames stay the pages that they are (no ballooning)."""
 
-    def __init__(self, hypervisor: Hypervisor, domid: int, gfn_limit: int, window: WindowPlan) -> None:
+    def __init__(self, hypervisor: Hypervisor, domid: int, gfn_limit: int, *, fixed: bool) -> None:
         self._library = hypervisor.library
         self.domid = domid
         ffi, lib = self._library.ffi, self._library.lib
         config = ffi.new("struct svq_guest_config *")
         config.domid = domid
         config.gfn_limit = gfn_limit
-        config.window_first_frame = window.first_frame
-        config.window_frames = window.frames
-        config.window_direct = window.direct
+        config.memory = lib.SVQ_MEMORY_FIXED if fixed else lib.SVQ_MEMORY_REMAP
         out = ffi.new("struct svq_guest **")
         self._library.check(lib.svq_guest_open(hypervisor.handle, config, out), "guest_open", domid)
         self.handle: Any = out[0]
-        self.window_first: int = lib.svq_guest_window_first(self.handle)
-        self.window_count: int = lib.svq_guest_window_count(self.handle)
-        self.window = window
-        self.stale_revoked: int = lib.svq_guest_stale_revoked(self.handle)
-        """Grants of a mediator that died, which were taken back now."""
-        self.stale_mapped: int = lib.svq_guest_stale_mapped(self.handle)
-        """Those of them that their grantee still has mapped, for the last time."""
-
-    def window_in_use(self) -> int:
-        """Entries of the window that are not free now."""
-        return int(self._library.lib.svq_guest_window_in_use(self.handle))
 
     def close(self) -> None:
-        """Lets go of the frontend's memory and grant table. Its devices must be closed before."""
+        """Lets go of the frontend's memory. Its devices must be closed before."""
         if self.handle is not None:
             self._library.lib.svq_guest_close(self.handle)
+            self.handle = None
+
+
+class Arena:
+    """Memory of ours that one backend sees. It outlives connections: a backend may keep mapped what it has seen."""
+
+    def __init__(self, hypervisor: Hypervisor, backend_domid: int) -> None:
+        self._library = hypervisor.library
+        out = self._library.ffi.new("struct svq_arena **")
+        rc = self._library.lib.svq_arena_open(hypervisor.handle, backend_domid, out)
+        self._library.check(rc, "arena_open", backend_domid)
+        self.handle: Any = out[0]
+
+    def close(self) -> None:
+        """Frees it, when no device uses it any more. Safe to call twice."""
+        if self.handle:
+            self._library.lib.svq_arena_close(self.handle)
             self.handle = None
 
 
@@ -126,10 +147,13 @@ class Device:
         backend_domid: int,
         num_queues: int,
         policy: Policy,
-        window_grefs: int,
+        mark: int,
+        window: WindowPlan,
         event_idx: bool,
         indirect: bool,
+        arena: Arena | None = None,
     ) -> None:
+        """`arena`: where it has its pages from that the backend sees; None: nobody but this device uses them."""
         self._library = hypervisor.library
         self._guest = guest
         self.num_queues = num_queues
@@ -137,14 +161,20 @@ class Device:
         config = ffi.new("struct svq_device_config *")
         config.backend_domid = backend_domid
         config.num_queues = num_queues
-        config.placement = PLACEMENTS[policy.placement]
+        config.placement = getattr(lib, f"SVQ_PLACE_{policy.placement.upper()}")
         config.copy_threshold = policy.copy_threshold
         config.bounce_pages = policy.bounce_pages
         config.large_chains = policy.large_chains
-        config.window_grefs = window_grefs
+        config.mark = mark
+        config.window.first_gref = window.first
+        config.window.count = window.count
+        config.window.direct = window.direct
+        config.window.guarded = window.guarded
+        config.clear = policy.clear
         config.frontend_event_idx = event_idx
         config.frontend_indirect = indirect
         config.backend_event_idx = 1
+        config.arena = arena.handle if arena else ffi.NULL
         out = ffi.new("struct svq_device **")
         self._library.check(lib.svq_device_create(guest.handle, config, out), "device_create", guest.domid)
         self.handle: Any = out[0]
@@ -208,8 +238,37 @@ class Device:
                 total[name] = total.get(name, 0) + value
         return total
 
+    def stop(self) -> int:
+        """
+        Takes the queues from their workers, lets go of the driver's rings for good, and ends every grant. Returns the
+        pages that the backend still has mapped: their requests stay in flight (`held`). Called again, it tries again.
+        """
+        return int(self._library.lib.svq_device_stop(self.handle))
+
+    def grantee_gone(self) -> None:
+        """
+        The backend's domain has ended, and all its mappings: forget pages whose entry the guest has overwritten, so
+        that nobody could tell whether they were mapped.
+        """
+        self._library.lib.svq_device_grantee_gone(self.handle)
+
+    def held(self, queue: int) -> bytes:
+        """After `stop`: the requests of a queue with held pages, bit h % 8 of byte h / 8 for the one with head h."""
+        ffi, lib = self._library.ffi, self._library.lib
+        bits = ffi.new("uint8_t[]", lib.SVQ_QUEUE_SIZE_MAX // 8)
+        count = self._library.check(lib.svq_queue_held(self.handle, queue, bits, len(bits)), "queue_held")
+        return bytes(ffi.buffer(bits, count))
+
+    def window_in_use(self) -> int:
+        """Entries of the window that have the device's mark: its grants alive, and its held pages."""
+        return int(self._library.lib.svq_device_window_in_use(self.handle))
+
+    def window_lost(self) -> bool:
+        """Whether the guest's own grants have come near a window that it did not reserve: all is copied since."""
+        return bool(self._library.lib.svq_device_window_lost(self.handle))
+
     def close(self) -> int:
-        """Ends all grants and frees everything; returns the grants that the backend still held (in quarantine)."""
+        """Stops the device and frees everything; returns the pages held, whose end a sweep for its mark can tell."""
         if self.handle is None:
             return 0
         left = int(self._library.lib.svq_device_close(self.handle))

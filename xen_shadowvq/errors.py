@@ -6,20 +6,23 @@ from __future__ import annotations
 import errno
 import os
 
-SHOWN_MAX = 64  # characters of a peer's value that an error message repeats
+from xenstore_schema.errors import SHOWN_MAX, PeerProtocolError, ShadowVQError, shown  # the schema stands alone
 
-
-def shown(untrusted_value: str | bytes | None) -> str:
-    """A peer's value as it may stand in a log line: escaped, ASCII only, cut after `SHOWN_MAX` characters."""
-    if untrusted_value is None:
-        return "(absent)"
-    if len(untrusted_value) <= SHOWN_MAX:
-        return ascii(untrusted_value)
-    return f"{untrusted_value[:SHOWN_MAX]!a}... ({len(untrusted_value)} long)"
-
-
-class ShadowVQError(Exception):
-    """Base of all that this package raises on purpose."""
+__all__ = [
+    "SHOWN_MAX",
+    "XENSTORE_TROUBLE",
+    "ConfigError",
+    "DeviceBroken",
+    "HypervisorError",
+    "ImageBusy",
+    "ImageError",
+    "PeerProtocolError",
+    "ShadowVQError",
+    "XenStoreError",
+    "XenStoreGone",
+    "XenStoreTimeout",
+    "shown",
+]
 
 
 class ConfigError(ShadowVQError):
@@ -30,16 +33,6 @@ class ConfigError(ShadowVQError):
             raise ValueError("a ConfigError names at least one problem")
         super().__init__("\n".join(problems))
         self.problems = problems
-
-
-class PeerProtocolError(ShadowVQError):
-    """A peer wrote something that the protocol forbids. Only that peer's device may suffer for it."""
-
-    def __init__(self, node: str, untrusted_value: str | bytes | None, expected: str) -> None:
-        super().__init__(f"{node}: got {shown(untrusted_value)}, expected {expected}")
-        self.node = node
-        self.untrusted_value = untrusted_value
-        self.expected = expected
 
 
 class XenStoreError(ShadowVQError):
@@ -56,7 +49,11 @@ class XenStoreGone(ShadowVQError):
 
 
 class XenStoreTimeout(ShadowVQError):
-    """XenStore did not answer in time."""
+    """XenStore did not answer in time; a change that was asked for may still happen."""
+
+
+XENSTORE_TROUBLE = (XenStoreError, XenStoreTimeout)
+"""What concerns one request and may be gone when it is made again. XenStoreGone concerns all of them."""
 
 
 _NO_PRIVILEGE = (
@@ -76,6 +73,9 @@ _ADVICE = {
     ("guest_open", errno.EACCES): _NO_PRIVILEGE,
     ("grant_table_frames", errno.EPROTONOSUPPORT): _VERSION_2,
     ("guest_open", errno.EPROTONOSUPPORT): _VERSION_2,
+    ("sweep", errno.EPERM): _NO_PRIVILEGE,
+    ("sweep", errno.EACCES): _NO_PRIVILEGE,
+    ("sweep", errno.EPROTONOSUPPORT): _VERSION_2,
     ("device_create", errno.ENOSPC): _GNTALLOC_FULL,
     ("queue_setup", errno.ENOSPC): _GNTALLOC_FULL,
 }
@@ -100,6 +100,10 @@ class ImageError(ShadowVQError):
         super().__init__(f"{path}: {reason}")
         self.path = path
         self.reason = reason
+
+
+class ImageBusy(ImageError):
+    """Somebody else uses the image, in a way that does not go with what was asked for."""
 
 
 class DeviceBroken(ShadowVQError):

@@ -63,10 +63,19 @@ _BLK_NAMES: Mapping[int, str] = {
 
 # Not CONFIG_WCE: the driver would write to the configuration space, which only travels from the backend.
 # Not LIFETIME, SECURE_ERASE, ZONED: requests whose parts nobody here has checked.
-_BLK_LET_THROUGH = (1, 2, 4, 5, 6, 9, 10, 12, 13, 14)
+_BLK_LET_THROUGH = (
+    "SIZE_MAX", "SEG_MAX", "GEOMETRY", "RO", "BLK_SIZE", "FLUSH", "TOPOLOGY", "MQ", "DISCARD", "WRITE_ZEROES"
+)  # fmt: skip
+
+
+def blk(*names: str) -> int:
+    """The bits of a block device's features, by their names without VIRTIO_BLK_F_."""
+    bits = {name: bit for bit, name in _BLK_NAMES.items()}
+    return sum(1 << bits[f"BLK_{name}"] for name in names)
+
 
 _DEVICE_NAMES: Mapping[int, Mapping[int, str]] = {DEVICE_TYPE_BLK: _BLK_NAMES}
-_DEVICE_LET_THROUGH: Mapping[int, int] = {DEVICE_TYPE_BLK: sum(1 << bit for bit in _BLK_LET_THROUGH)}
+_DEVICE_LET_THROUGH: Mapping[int, int] = {DEVICE_TYPE_BLK: blk(*_BLK_LET_THROUGH)}
 
 
 def names(bits: int, device_type: int = DEVICE_TYPE_BLK) -> list[str]:
@@ -120,20 +129,18 @@ _SEG_MAX = struct.Struct("<I"), 12
 _NUM_QUEUES = struct.Struct("<H"), 34
 
 
-def clamp_blk_config(
-    config: bytes, *, segments_max: int, size_max: int | None, queues: int, node: str = "config"
-) -> bytes:
+def clamp_blk_config(config: bytes, *, segments_max: int, size_max: int, queues: int, node: str = "config") -> bytes:
     """
     The backend's struct virtio_blk_config with seg_max, size_max (bytes) and num_queues lowered to the
     mediator's limits. A field beyond the end stays, and so does one of 0 (its feature is not offered), but for
-    size_max: with a limit the mediator offers that feature itself. None: no limit.
+    size_max: that feature the mediator offers itself.
     PeerProtocolError naming `node` when the space ends before its capacity or inside one of these fields.
     """
     clamped = bytearray(config)
     if len(clamped) < _CAPACITY_BYTES:
         raise PeerProtocolError(node, config.hex(), f"at least {_CAPACITY_BYTES} bytes")
     for (layout, offset), limit in ((_SIZE_MAX, size_max), (_SEG_MAX, segments_max), (_NUM_QUEUES, queues)):
-        if limit is None or len(clamped) <= offset:
+        if len(clamped) <= offset:
             continue
         if len(clamped) < offset + layout.size:
             raise PeerProtocolError(node, config.hex(), f"no end inside the field at byte {offset}")

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from xen_shadowvq.engine import GRANTS_PER_FRAME, Guest, WindowPlan
+from dataclasses import dataclass
+
+from xen_shadowvq.engine import Guest, WindowPlan
 from xen_shadowvq.errors import ConfigError
-from xen_shadowvq.hypervisor import Hypervisor
-from xen_shadowvq.log import get_logger
+from xen_shadowvq.hypervisor import Hypervisor, grants_per_frame
 
 GUEST_OWN_FRAMES = 32
 """Grant table frames left to the guest's own kernel: 16,384 entries. Linux grows its use from the bottom up."""
@@ -25,18 +26,50 @@ def gfn_limit(memory_kib: int) -> int:
     return pages + (_PAGES_PER_GIB if pages > _HOLE_ABOVE_GIB * _PAGES_PER_GIB else _SPECIAL_PAGES)
 
 
-def plan_window(kind: str, frames_max: int, limit: int, domid: int) -> WindowPlan:
+@dataclass(frozen=True)
+class WindowWish:
+    """How many references of a guest's grant table its devices would like to have, and for which kind of window."""
+
+    count: int
+    direct: bool
+    frames_max: int
+    """The most frames that the table may have (the domain's max_grant_frames)."""
+
+    @property
+    def refs_max(self) -> int:
+        """All references of that table."""
+        return self.frames_max * grants_per_frame()
+
+    def unreserved(self) -> WindowPlan:
+        """The upper part of the table, for a guest that reserves nothing: its own use, from below, is watched."""
+        frames = -(-self.count // grants_per_frame())
+        return WindowPlan(
+            (self.frames_max - frames) * grants_per_frame(), self.count, self.direct, guarded=bool(frames)
+        )
+
+    def reserved(self, first: int, count: int) -> WindowPlan:
+        """What the guest has reserved, as far as it goes: fewer references than wished for are a dynamic window."""
+        if self.direct and count >= self.count:
+            return WindowPlan(first, self.count, direct=True, guarded=False)
+        return WindowPlan(first, count, direct=False, guarded=False)
+
+
+NO_WINDOW = WindowWish(0, direct=False, frames_max=0)
+"""Of devices that copy everything."""
+
+
+def wish_window(kind: str, frames_max: int, limit: int, domid: int) -> WindowWish:
     """
-    Chooses the part of a guest's grant table that the mediator writes.
+    Chooses how much of a guest's grant table its devices are to have.
 
     Args:
-        kind: `direct` (an entry for each frame), `dynamic` (the upper half), or `auto` (direct where it fits).
-        frames_max: the most frames that the table may have (the domain's max_grant_frames).
+        kind: `direct` (an entry for each frame), `dynamic` (half of the table), or `auto` (direct where it fits).
+        frames_max: see `WindowWish`.
         limit: see `gfn_limit`.
     """
-    needed = -(-limit // GRANTS_PER_FRAME)
+    needed = -(-limit // grants_per_frame())
     if kind != "dynamic" and needed + GUEST_OWN_FRAMES <= frames_max:
-        return WindowPlan(first_frame=frames_max - needed, frames=needed, direct=True)
+        return WindowWish(limit, direct=True, frames_max=frames_max)
     if kind == "direct":
         raise ConfigError(
             f"domain {domid}: a direct grant window needs max_grant_frames >= {needed + GUEST_OWN_FRAMES}, "
@@ -44,8 +77,7 @@ def plan_window(kind: str, frames_max: int, limit: int, domid: int) -> WindowPla
         )
     if frames_max < GUEST_OWN_FRAMES:
         raise ConfigError(f"domain {domid}: max_grant_frames is {frames_max}, expected at least {GUEST_OWN_FRAMES}")
-    half = frames_max // 2
-    return WindowPlan(first_frame=frames_max - half, frames=half, direct=False)
+    return WindowWish(frames_max // 2 * grants_per_frame(), direct=False, frames_max=frames_max)
 
 
 class GuestTable:
@@ -55,33 +87,26 @@ class GuestTable:
         self._hypervisor = hypervisor
         self._memory_kib_max = memory_gib_max << 20
         self._guests: dict[int, tuple[Guest, int]] = {}
-        self._log = get_logger()
 
-    def plan(self, domid: int, memory_kib: int, window_kind: str) -> WindowPlan:
-        """The window that the guest has, or would get. ConfigError: its memory or grant table allows none."""
-        if domid in self._guests:
-            return self._guests[domid][0].window
+    def wish(self, domid: int, memory_kib: int, window_kind: str) -> WindowWish:
+        """The window that the guest should have. ConfigError: its memory or grant table allows none."""
         if memory_kib > self._memory_kib_max:
             raise ConfigError(
                 f"domain {domid} has {memory_kib} KiB of memory, expected at most {self._memory_kib_max} "
                 "(limits.memory_gib_max)"
             )
         frames_max = self._hypervisor.grant_table_frames(domid)
-        return plan_window(window_kind, frames_max, gfn_limit(memory_kib), domid)
+        return wish_window(window_kind, frames_max, gfn_limit(memory_kib), domid)
 
-    def acquire(self, domid: int, memory_kib: int, window: WindowPlan) -> Guest:
+    def acquire(self, domid: int, memory_kib: int, *, fixed: bool) -> Guest:
         """
-        The guest of a frontend, opened with `window` if this is its first device. Grants that a mediator left there
-        when it died are taken back, with a warning.
+        The guest of a frontend, opened if this is its first device. `fixed`: its memory does not change (see `Guest`);
+        what the first device says holds for all of that guest's.
         """
-        if domid in self._guests:
-            guest, users = self._guests[domid]
-        else:
-            guest, users = Guest(self._hypervisor, domid, gfn_limit(memory_kib), window), 0
-            if guest.stale_revoked or guest.stale_mapped:
-                self._log.warning(
-                    "stale_grants_revoked", domid=domid, revoked=guest.stale_revoked, mapped=guest.stale_mapped
-                )
+        guest, users = self._guests.get(domid) or (
+            Guest(self._hypervisor, domid, gfn_limit(memory_kib), fixed=fixed),
+            0,
+        )
         self._guests[domid] = (guest, users + 1)
         return guest
 

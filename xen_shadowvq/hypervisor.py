@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from xen_shadowvq.errors import ConfigError
-from xen_shadowvq.native import Library, load
+from xen_shadowvq.native import Library, constants, load
 
 
 class Hypervisor:
@@ -66,6 +66,11 @@ class Hypervisor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def grants_per_frame() -> int:
+    """Entries in a page of a grant table."""
+    return int(constants("hypervisor").SVQ_GRANTS_PER_FRAME)
 
 
 def struct_to_dict(library: Library, pointer: Any) -> dict[str, int]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Logging: structlog set up once, and a guard so that a peer cannot fill the disk with log lines."""
+"""Logging: structlog set up once. It never ends or holds up who logs, and no peer can fill the disk with lines."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Literal, TextIO, cast
+from typing import Any, Literal, TextIO, cast
 
 import structlog
-from structlog.typing import FilteringBoundLogger, Processor
+from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
+
+from xen_shadowvq.log_limit import PeerLines
+from xen_shadowvq.log_sink import Sink
+from xen_shadowvq.output import printable, printable_block
 
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "console", "json"]
@@ -28,34 +32,50 @@ def configure(level: Level = "info", log_format: Format = "auto", stream: TextIO
     unless given.
     """
     out = stream if stream is not None else sys.stderr
-    console = log_format == "console" or (log_format == "auto" and out.isatty())
-    processors: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
+    on_terminal = out is not None and out.isatty()  # there is none where the service manager closed it
+    console = log_format == "console" or (log_format == "auto" and on_terminal)
+    rendering: list[Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.StackInfoRenderer(),
+        structlog.processors.format_exc_info,
+        _printable,
     ]
     if console:
-        processors += [
+        rendering += [
             structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
-            structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=structlog.dev.plain_traceback),
+            structlog.dev.ConsoleRenderer(colors=on_terminal, exception_formatter=structlog.dev.plain_traceback),
         ]
     else:
-        processors += [
+        rendering += [
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(sort_keys=False),
         ]
+    sink = Sink(out, lambda lines: _rendered(rendering, "warning", {"event": "log_lines_lost", "lines": lines}))
     structlog.configure(
-        processors=processors,
+        processors=[structlog.contextvars.merge_contextvars, PeerLines(time.monotonic), *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.WriteLoggerFactory(file=out),
+        logger_factory=lambda *_: sink,
         cache_logger_on_first_use=True,
     )
+
+
+def _rendered(processors: list[Processor], level: str, event: Any) -> str:
+    for processor in processors:
+        event = processor(None, level, event)
+    return str(event)
 
 
 def get_logger(**facts: object) -> FilteringBoundLogger:
     """A logger whose lines all carry `facts`, e.g. `domid` and `device`."""
     return cast(FilteringBoundLogger, structlog.get_logger(**facts))
+
+
+def _printable(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Facts that are text may be words of peers."""
+    for key, value in event.items():
+        if isinstance(value, str):
+            event[key] = printable_block(value) if key in {"exception", "stack"} else printable(value)
+    return event
 
 
 class RateLimited:

@@ -3,38 +3,46 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
-from pathlib import Path
+from functools import partial
 
-from xen_shadowvq.config import Config
+from xen_shadowvq.config import Config, Workers
+from xen_shadowvq.domain import OwnDomain, Sim
 from xen_shadowvq.engine import Worker
 from xen_shadowvq.errors import ConfigError
 from xen_shadowvq.guests import GuestTable
-from xen_shadowvq.hypervisor import Hypervisor
+from xen_shadowvq.lockfile import only_one
+from xen_shadowvq.refused_shadow import RefusedShadowDevice
 from xen_shadowvq.service import Service
 from xen_shadowvq.shadow_device import Context, ShadowDevice
 from xen_shadowvq.xenstore import XenStore
 from xenstore_schema import nodes
 
-
-def hypervisor_socket(directory: Path, domid: int) -> Path:
-    """Where the embedded machine in `directory` listens for a domain."""
-    return directory / f"hv-dom{domid}.sock"
+PATIENCE_MAX_S = 30.0
+"""How long requests in flight may take to complete when the service ends: less than a service manager waits."""
 
 
-def xenstore_socket(directory: Path, domid: int) -> Path:
-    """Where the embedded XenStore in `directory` listens for a domain."""
-    return directory / f"xenstore-dom{domid}.sock"
+def check_processors(workers: Workers) -> None:
+    """ConfigError: a worker cannot be pinned as the configuration says, or there is no such worker."""
+    if len(workers.cpus) > workers.count:
+        raise ConfigError(f"workers.cpus: there are {len(workers.cpus)} processors for {workers.count} workers")
+    if not workers.cpus:
+        return
+    allowed = os.sched_getaffinity(0)
+    try:
+        for cpu in workers.cpus:
+            os.sched_setaffinity(0, {cpu})  # of this thread: nothing else says whether the kernel lets one run there
+    except OSError as error:
+        there = ", ".join(map(str, sorted(allowed)))
+        raise ConfigError(f"workers.cpus: no thread can run on processor {cpu}, only on {there}") from error
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
-def own_domid(store: XenStore) -> int:
-    """The domain that we are, as XenStore says."""
-    text = store.read("domid")
-    if text is None or not text.isdecimal():
-        raise ConfigError(
-            f"XenStore node `domid` of this domain is {text!r}, expected a domain id; is this a Xen domain?"
-        )
-    return int(text)
+def _refused(context: Context, frontend_domid: int, device_id: int, reason: str) -> RefusedShadowDevice:
+    path = nodes.virtio_back_path(mediator=context.domid, frontend=frontend_domid, device=device_id)
+    return RefusedShadowDevice(context.store, context.hypervisor, path, frontend_domid, reason)
 
 
 class Mediator:
@@ -44,30 +52,32 @@ class Mediator:
     Args:
         config: what to serve and how.
         sim: None on real Xen; else the embedded machine's directory and the domid to be there.
+        store: a connection to use, which stays open; None: one of its own.
     """
 
-    def __init__(self, config: Config, sim: tuple[Path, int] | None = None) -> None:
+    def __init__(self, config: Config, sim: Sim | None = None, store: XenStore | None = None) -> None:
         self._stack = ExitStack()
         with ExitStack() as stack:
-            store_path = str(xenstore_socket(*sim)) if sim else None
-            store = stack.enter_context(XenStore.connect(store_path))
-            self.hypervisor = stack.enter_context(Hypervisor("mediator", hypervisor_socket(*sim) if sim else None))
-            domid = own_domid(store)
-            self.hypervisor.set_domid(domid)
+            domain = stack.enter_context(OwnDomain("mediator", sim, store))
+            stack.enter_context(only_one("mediator", sim))
+            self.hypervisor = domain.hypervisor
             self.workers = tuple(self._start_workers(config, stack))
             guests = GuestTable(self.hypervisor, config.limits.memory_gib_max)
-            context = Context(store, self.hypervisor, config, guests, self.workers, domid)
+            context = Context(domain.store, self.hypervisor, config, guests, self.workers, domain.domid)
             self.service = Service(
-                store,
-                nodes.virtio_back_root(mediator=domid),
-                lambda frontend, device: ShadowDevice(context, frontend, device),
+                domain.store,
+                nodes.virtio_back_root(mediator=domain.domid),
+                partial(ShadowDevice, context),
+                partial(_refused, context),
                 config.limits.devices,
+                min(config.limits.drain_timeout_ms / 1000, PATIENCE_MAX_S),
             )
             for worker in self.workers:
                 self.service.on_readable(worker.alert_fd)
             self._stack = stack.pop_all()
 
     def _start_workers(self, config: Config, stack: ExitStack) -> list[Worker]:
+        check_processors(config.workers)
         workers = []
         for index in range(config.workers.count):
             cpu = config.workers.cpus[index] if index < len(config.workers.cpus) else None

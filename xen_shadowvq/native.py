@@ -21,11 +21,17 @@ import xen_shadowvq
 from xen_shadowvq.errors import HypervisorError
 
 _HEADERS = {
+    "hypervisor": ("svq_hv.h",),
     "mediator": ("svq_hv.h", "svq_sim.h", "svq.h"),
     "backend": ("svq_hv.h", "svq_sim.h", "svq_backend.h"),
-    "driver": ("svq_hv.h", "svq_sim.h", "svq_driver.h"),
+    "driver": ("svq_hv.h", "svq_sim.h", "svq_ledger.h", "svq_driver.h"),
 }
 _PREPROCESSOR_LINE = re.compile(r"^\s*#.*$", re.MULTILINE)
+
+
+def _declare(ffi: Any, library: str) -> None:
+    for header in _HEADERS[library]:
+        ffi.cdef(_PREPROCESSOR_LINE.sub("", (native_folder() / header).read_text()))
 
 
 class Library:
@@ -34,8 +40,7 @@ class Library:
     def __init__(self, name: str) -> None:
         folder = native_folder()
         self.ffi: Any = cffi.FFI()
-        for header in _HEADERS[name]:
-            self.ffi.cdef(_PREPROCESSOR_LINE.sub("", (folder / header).read_text()))
+        _declare(self.ffi, name)
         self.lib: Any = self.ffi.dlopen(str(folder / f"libsvq_{name}.so"))
 
     def check(self, rc: int, call: str, domid: int | None = None) -> int:
@@ -43,6 +48,14 @@ class Library:
         if rc < 0:
             raise HypervisorError(call, domid, -rc)
         return rc
+
+
+@cache
+def constants(library: str) -> Any:
+    """The constants of a library's headers, as attributes; the library itself is not loaded."""
+    ffi = cffi.FFI()
+    _declare(ffi, library)
+    return ffi.dlopen(None)
 
 
 @cache

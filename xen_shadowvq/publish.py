@@ -4,25 +4,53 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from xen_shadowvq.errors import XenStoreError
 from xen_shadowvq.xenstore import Transaction, XenStore
 from xenstore_schema.spec import Node
 
-Entry = tuple[Node[Any], Any] | tuple[Node[Any], Any, int] | tuple[Node[Any], Any, int, int]
+Entry = tuple[Node[Any], Any] | tuple[Node[Any], Any, int]
 
 
-def publish(store: XenStore, dir_path: str, entries: Iterable[Entry]) -> None:
-    """Writes (node, value[, queue[, page]]) entries below `dir_path`, all or none."""
-    texts = [(node.path(dir_path, *indices), node.format(value)) for node, value, *indices in entries]
+def publish(
+    store: XenStore,
+    dir_path: str,
+    entries: Iterable[Entry],
+    *others: tuple[str, Iterable[Entry]],
+    instead_of: Iterable[str] = (),
+) -> bool:
+    """
+    Writes (node, value[, queue]) entries below the device's directory `dir_path`, and those of `others` below theirs,
+    all or none, and in the same moment removes nodes `instead_of` which they stand (their whole paths).
 
-    def work(transaction: Transaction) -> None:
-        for path, text in texts:
-            transaction.write(path, text)
+    False: a directory is gone. Then nothing is written, which would make it again, without those who would remove it.
+    """
+    texts = {
+        path: {node.path(path, *indices): node.format(value) for node, value, *indices in listed}
+        for path, listed in ((dir_path, entries), *others)
+    }
+    return _write(store, texts, instead_of)
 
-    store.in_transaction(work)
+
+def rewrite(store: XenStore, dir_path: str, **texts: str) -> bool:
+    """Writes nodes of a device's directory by their names (`_` for `-`); as `publish`."""
+    return _write(store, {dir_path: {f"{dir_path}/{name.replace('_', '-')}": text for name, text in texts.items()}}, ())
+
+
+def _write(store: XenStore, texts: Mapping[str, Mapping[str, str]], instead_of: Iterable[str]) -> bool:
+    def work(transaction: Transaction) -> bool:
+        if any(transaction.read(f"{path}/state") is None for path in texts):
+            return False
+        for path in instead_of:
+            transaction.rm(path)
+        for found in texts.values():
+            for path, text in found.items():
+                transaction.write(path, text)
+        return True
+
+    return store.in_transaction(work)
 
 
 def withdraw(store: XenStore, dir_path: str) -> None:

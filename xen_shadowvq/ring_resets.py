@@ -3,78 +3,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Sequence
 
 from structlog.typing import FilteringBoundLogger
 
-from xen_shadowvq import legs
 from xen_shadowvq.engine import Device, QueueRings
-from xen_shadowvq.publish import publish
-from xen_shadowvq.xenstore import XenStore
-from xenstore_schema import nodes
+from xen_shadowvq.errors import DeviceBroken
+from xen_shadowvq.legs import FrontLeg
+from xen_shadowvq.pace import Backoff, Rate, earliest
+
+_LONGEST_PAUSE_S = 0.1
+
+
+class _Queue:
+    """How far one queue is."""
+
+    def __init__(self, size: int, done: int) -> None:
+        self.size = size  # a ring may come back smaller, not larger
+        self.done = done  # the count that stands in `reset-done`
+        self.asked: int | None = None  # the count that is being carried out
+        self.since_s = 0.0
+        self.empty = False  # reset, and not enabled again yet
 
 
 class RingResets:
     """
-    What the frontend has asked for on its new `rings`, and how far it is. Resets of an earlier connection are done.
+    What the frontend has asked for on a new connection, and how far it is. Resets of an earlier one are done.
 
-    `look` and `advance` raise PeerProtocolError and DeviceBroken, after which the connection has to end.
+    `look` and `advance` raise PeerProtocolError and DeviceBroken, after which the connection has to end: DeviceBroken
+    also when the backend does not return a queue's requests for `timeout_s`. XenStoreError: call again.
     """
 
     def __init__(
         self,
-        store: XenStore,
-        paths: tuple[str, str],
+        front: FrontLeg,
         device: Device,
-        rings: Iterable[QueueRings],
+        rings: Sequence[QueueRings],
+        rate: Rate,
+        timeout_s: float,
         log: FilteringBoundLogger,
     ) -> None:
-        """`paths`: of our directory on leg 1, and of the frontend's."""
-        self._store = store
-        self._path, self._front_path = paths
+        self._front = front
         self._device = device
         self._log = log
-        self._sizes = {ring.index: ring.size for ring in rings}  # a ring may come back smaller, not larger
-        self._asked: dict[int, int] = {}  # queue -> count that is being carried out
-        self._done = {queue: self._count_asked(queue) for queue in self._sizes}
-        self._stopped: set[int] = set()  # reset, and not enabled again yet
-        done = nodes.VirtioBack.QUEUE_RESET_DONE
-        publish(store, self._path, [(done, count, queue) for queue, count in self._done.items()])
+        self._rate = rate
+        self._timeout_s = timeout_s
+        self._queues = {ring.index: _Queue(ring.size, front.reset_counts(ring.index)[1]) for ring in rings}
+        self._pause = Backoff(longest_s=_LONGEST_PAUSE_S)
+        front.write_resets({index: queue.done for index, queue in self._queues.items()})
 
     @property
-    def busy(self) -> bool:
-        """A queue's requests in flight have not ended yet: call `advance` soon."""
-        return bool(self._asked)
+    def due(self) -> float | None:
+        """When to call `advance`: a queue's requests in flight have not ended yet, or a reset came too early."""
+        return earliest((self._pause.due, self._rate.due))
 
     def look(self) -> None:
         """Takes up what the frontend has written."""
-        for queue, done in list(self._done.items()):
-            asked = self._count_asked(queue)
-            if asked != done and queue not in self._asked:
-                self._asked[queue] = asked
-                self._device.drain(queue)
-                self._advance(queue)
-            elif done and asked == done:
-                self._look_for_enable(queue, done)
+        self._rate.forget()
+        for index, queue in self._queues.items():
+            asked, enabled = self._front.reset_counts(index)
+            if queue.asked is None and asked != queue.done and self._rate.take():
+                queue.asked, queue.since_s = asked, time.monotonic()
+                self._device.drain(index)
+                self._pause.reset()
+            elif queue.empty and asked == enabled == queue.done:
+                self._device.restart_queue(self._front.read_ring(index, queue.size))
+                queue.empty = False
+        self._advance()
 
     def advance(self) -> None:
-        """Ends resets whose queue has nothing in flight any more."""
-        for queue in list(self._asked):
-            self._advance(queue)
+        """Ends resets whose queue has nothing in flight any more, and begins those that had to wait."""
+        if self._rate.due is not None:
+            self.look()
+        else:
+            self._advance()
 
-    def _count_asked(self, queue: int) -> int:
-        return nodes.VirtioFront.QUEUE_RESET.read(self._store.read, self._front_path, queue) or 0
+    def _advance(self) -> None:
+        under_way = [(index, queue) for index, queue in self._queues.items() if queue.asked is not None]
+        if under_way:
+            self._pause.fail()  # whatever goes wrong below
+        for index, queue in under_way:
+            if not queue.empty and not self._device.reset_queue(index):
+                self._check_time(index, queue)
+                continue
+            queue.empty = True
+            self._front.write_resets({index: queue.asked or 0})
+            queue.done, queue.asked = queue.asked or 0, None
+            self._log.info("queue_reset", queue=index)
+        if all(queue.asked is None for _, queue in under_way):
+            self._pause.reset()
 
-    def _advance(self, queue: int) -> None:
-        if not self._device.reset_queue(queue):
-            return
-        self._done[queue] = done = self._asked.pop(queue)
-        self._stopped.add(queue)
-        self._store.write(f"{self._path}/queue-{queue}/reset-done", str(done))
-        self._log.info("queue_reset", queue=queue)
-
-    def _look_for_enable(self, queue: int, done: int) -> None:
-        enabled = nodes.VirtioFront.QUEUE_ENABLE.read(self._store.read, self._front_path, queue)
-        if enabled == done and queue in self._stopped:
-            self._device.restart_queue(legs.read_ring(self._store, self._front_path, queue, self._sizes[queue]))
-            self._stopped.discard(queue)
+    def _check_time(self, index: int, queue: _Queue) -> None:
+        if time.monotonic() - queue.since_s > self._timeout_s:
+            raise DeviceBroken("RESET_TIMEOUT", queue=index, expected=f"its requests back within {self._timeout_s:g} s")

@@ -4,24 +4,37 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
-import socket
 import time
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol, TypeVar
 
-from xen_shadowvq.errors import PeerProtocolError, ShadowVQError, XenStoreError, XenStoreGone, XenStoreTimeout
-from xen_shadowvq.log import get_logger
+from xen_shadowvq.errors import (
+    XENSTORE_TROUBLE,
+    PeerProtocolError,
+    ShadowVQError,
+    XenStoreError,
+    XenStoreGone,
+    XenStoreTimeout,
+)
+from xen_shadowvq.log import RateLimited, get_logger
+from xen_shadowvq.pace import Backoff, earliest
+from xen_shadowvq.quotas import reason_of
+from xen_shadowvq.service_manager import notify_systemd
 from xen_shadowvq.xenstore import XenStore
 
-BUSY_INTERVAL_MS = 5
-"""How often devices are asked that wait for something which no watch tells."""
+T = TypeVar("T")
 
+_EVENTS_A_TURN = 256
 _ROOT_TOKEN = "devices"  # noqa: S105 - a watch token
 _KEY_PARTS = 2  # a device is <peer domid>/<id>
-_ERROR_CHARS_MAX = 1024
 _RECONNECT_DELAYS_S = (0.05, 0.2, 1.0, 5.0)
+_WIND_DOWN_POLL_S = 0.005
+_LONGEST_WAIT_S = 3600.0
+
+troubles = RateLimited(interval_s=10.0)
 
 
 class ServedDevice(Protocol):
@@ -30,43 +43,60 @@ class ServedDevice(Protocol):
 
     `watched_roots` are directories that devices of one peer domain share, so that the number of watches grows with the
     domains and not with the devices (a domain may have 128). `concerns` says whether a change below one of them, or
-    below the device's own directory, is worth a look; our own writes are not.
+    below the device's own directory, is worth a look; our own writes are not. `due` is when to call `tick` without any
+    news, on the monotonic clock. `wind_down` is called until it answers True, or the service's patience is over, and
+    `release` at the very end.
     """
 
     @property
     def watched_roots(self) -> tuple[str, ...]: ...
     @property
-    def busy(self) -> bool: ...
+    def due(self) -> float | None: ...
     @property
     def gone(self) -> bool: ...
     def concerns(self, path: str) -> bool: ...
     def begin(self) -> None: ...
-    def look(self) -> None: ...
+    def look(self, *, domain_died: bool = False) -> None: ...
     def tick(self) -> None: ...
     def check_fault(self) -> None: ...
+    def wind_down(self) -> bool: ...
     def release(self) -> None: ...
 
 
 Key = tuple[int, int]
 Make = Callable[[int, int], ServedDevice]
+MakeRefused = Callable[[int, int, str], ServedDevice]
 
 
 class Service:
     """
     Serves the devices below `root`, at `root`/<peer domid>/<id>.
 
-    A mistake of one peer ends in that device's own error state; the loop goes on. When xenstored is lost the loop
-    connects again and looks at everything anew, while requests go on flowing in the data plane.
+    A mistake of one peer ends in that device's own error state, and what XenStore refuses is tried again: the loop goes
+    on. When xenstored is lost the loop connects again and looks at everything anew, while requests go on flowing in the
+    data plane. A device that cannot be served gets one from `make_refused` in its place, which says why.
     """
 
-    def __init__(self, store: XenStore, root: str, make: Make, devices_max: int) -> None:
+    def __init__(
+        self,
+        store: XenStore,
+        root: str,
+        make: Make,
+        make_refused: MakeRefused,
+        devices_max: int,
+        patience_s: float = 0.0,
+    ) -> None:
+        """`patience_s`: how long devices may wind down at the end."""
         self._store = store
         self._root = root
         self._make = make
+        self._make_refused = make_refused
         self._devices_max = devices_max
+        self._patience_s = patience_s
         self._devices: dict[Key, ServedDevice] = {}
-        self._users: dict[str, set[Key]] = {}  # of each watched root
         self._refused: set[Key] = set()
+        self._watched: dict[str, str] = {}  # path -> token
+        self._again = Backoff()  # for what XenStore refuses beside the devices' own work
         self._alert_fds: set[int] = set()
         self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._stopping = False
@@ -87,8 +117,8 @@ class Service:
 
     def run(self) -> None:
         """Serves until `stop`. At the end every device is released."""
-        self._store.watch(self._root, _ROOT_TOKEN)
-        self._store.watch("@releaseDomain", _ROOT_TOKEN)
+        if not self._keep_watches():
+            self._again.fail()
         notify_systemd("READY=1")
         self._log.info("service_ready", root=self._root)
         try:
@@ -99,30 +129,55 @@ class Service:
                     self._reconnect(error)
         finally:
             notify_systemd("STOPPING=1")
-            for device in self._devices.values():
-                device.release()
+            self._let_go()
             self._log.info("service_stopped", devices=len(self._devices))
             os.close(self._stop_fd)
 
     # ---- one turn --------------------------------------------------------------------------------------------------
 
     def _turn(self) -> None:
-        busy = [key for key, device in self._devices.items() if device.busy]
-        self._wait(BUSY_INTERVAL_MS if busy else None)
-        for key in busy:
-            self._serve(key, lambda device: device.tick())
-        looked: set[Key] = set()
+        self._wait(earliest([self._again.due, *(device.due for device in self._devices.values())]))
+        now = time.monotonic()
+        for key, device in list(self._devices.items()):
+            if device.due is not None and device.due <= now:
+                self._serve(key, lambda device: device.tick())
+        scan = self._hear()
+        if scan or (self._again.due is not None and self._again.is_due):
+            self._scan()
+        if self._store.silent:
+            raise XenStoreTimeout("XenStore does not answer")
+
+    def _wait(self, until: float | None) -> None:
+        poller = select.poll()
+        poller.register(self._store.fileno(), select.POLLIN)
+        poller.register(self._stop_fd, select.POLLIN)
+        for fd in self._alert_fds:
+            poller.register(fd, select.POLLIN)
+        wait_s = _LONGEST_WAIT_S if until is None else min(_LONGEST_WAIT_S, max(0.0, until - time.monotonic()))
+        for fd, _ in poller.poll(wait_s * 1000):
+            if fd in self._alert_fds:
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(fd)
+                for key in list(self._devices):
+                    self._serve(key, lambda device: device.check_fault())
+
+    def _hear(self) -> bool:
+        """Has devices look at what changed. True: there may be new ones."""
+        looked: dict[Key, bool] = {}  # and whether a domain died
         scan = False
-        while (event := self._store.next_event(timeout_ms=0)) is not None:
+        for _ in range(_EVENTS_A_TURN):  # a peer can cause them faster than they are looked at
+            if (event := self._store.next_event(timeout_ms=0)) is None:
+                break
             if event.token == _ROOT_TOKEN:
                 scan = scan or event.rescan or self._may_be_new(event.path)
-            users = set(self._devices) if event.token == _ROOT_TOKEN else self._users.get(event.token, set())
-            everyone = event.rescan or event.path.startswith("@")  # a domain died
-            looked |= {key for key in users if everyone or self._devices[key].concerns(event.path)}
-        if scan:
-            self._scan()
-        for key in looked:
-            self._serve(key, lambda device: device.look())
+            died = event.path.startswith("@")
+            for key, device in self._devices.items():
+                meant = event.token == _ROOT_TOKEN or event.token in device.watched_roots
+                if meant and (died or event.rescan or device.concerns(event.path)):
+                    looked[key] = looked.get(key, False) or died
+        for key, died in looked.items():
+            self._serve(key, lambda device, died=died: device.look(domain_died=died))  # type: ignore[misc]
+        return scan
 
     def _may_be_new(self, path: str) -> bool:
         """Does an event below the root speak of a device that is not served, or of none in particular?"""
@@ -131,87 +186,137 @@ class Service:
             return True
         return (int(parts[0]), int(parts[1])) not in self._devices
 
-    def _wait(self, timeout_ms: int | None) -> None:
-        poller = select.poll()
-        poller.register(self._store.fileno(), select.POLLIN)
-        poller.register(self._stop_fd, select.POLLIN)
-        for fd in self._alert_fds:
-            poller.register(fd, select.POLLIN)
-        for fd, _ in poller.poll(timeout_ms):
-            if fd in self._alert_fds:
-                with contextlib.suppress(BlockingIOError):
-                    os.eventfd_read(fd)
-                for key in list(self._devices):
-                    self._serve(key, lambda device: device.check_fault())
-
     def _serve(self, key: Key, call: Callable[[ServedDevice], None]) -> None:
         device = self._devices.get(key)
-        if device is None:
-            return
+        if device is not None:
+            self._carefully(key, lambda: call(device))
+            if device.gone:
+                self._forget(key)
+
+    def _carefully(self, key: Key, call: Callable[[], T]) -> T | None:
+        """Whatever goes wrong with one device costs only that device. None: something did."""
         try:
-            call(device)
-        except (XenStoreGone, XenStoreTimeout):
+            return call()
+        except XenStoreGone:
             raise
         except ShadowVQError as error:
-            self._log.warning("device_trouble", peer=key[0], device=key[1], reason=str(error))
-        if device.gone:
-            self._forget(key)
+            troubles.warning(self._log, "device_trouble", key=key, peer=key[0], device=key[1], reason=str(error))
+        except Exception:  # a defect of ours must not take all others' disks away
+            left_out = troubles.admit(("device_defect", key))
+            if left_out is not None:
+                self._log.exception("device_defect", peer=key[0], device=key[1], left_out=left_out)
+        return None
+
+    # ---- which devices there are -----------------------------------------------------------------------------------
 
     def _scan(self) -> None:
-        """Finds new devices. One that cannot even be begun is refused until its directory is gone."""
-        found = {
-            (int(peer), int(number))
-            for peer in self._store.ls(self._root)
-            if peer.isdecimal()
-            for number in self._store.ls(f"{self._root}/{peer}")
-            if number.isdecimal()
-        }
-        self._refused &= found
-        for key in sorted(found - set(self._devices) - self._refused):
-            path = f"{self._root}/{key[0]}/{key[1]}"
-            if self._store.read(f"{path}/state") is None:
-                continue  # its nodes are not all there yet: another event comes
+        """Finds new devices, and sees to it that all are watched; again after a pause when XenStore refuses a part."""
+        refused = False
+        for key in self._find():
             try:
-                if len(self._devices) >= self._devices_max:
-                    raise ShadowVQError(f"{path}: {self._devices_max} devices are served already (limits.devices)")
-                self._devices[key] = self._make(*key)
-                self._watch(key, self._devices[key])
-                self._devices[key].begin()
-            except (XenStoreGone, XenStoreTimeout):
-                raise
-            except ShadowVQError as error:
-                reason = str(error)
-                if isinstance(error, PeerProtocolError):
-                    reason += f"; if these nodes are left over from a guest that is gone: xenstore-rm {path}"
-                self._log.warning("device_refused", peer=key[0], device=key[1], reason=reason)
-                self._refused.add(key)
-                self._say_refused(path, reason)
-                if key in self._devices:
-                    self._forget(key)
+                if key is None or not self._take_up(key):
+                    refused = True
+            except XENSTORE_TROUBLE as error:
+                refused = True
+                troubles.warning(self._log, "device_not_taken_up", key=key, reason=str(error))
+        if self._keep_watches() and not refused:
+            self._again.reset()
+        else:
+            self._again.fail()
 
-    def _say_refused(self, path: str, reason: str) -> None:
-        """So that the peer does not wait for a device that never comes, and the operator can read why."""
+    def _find(self) -> Iterable[Key | None]:
+        """The devices that there are; None for a directory that could not be read."""
+        for peer in self._ls(self._root):
+            if peer is None:
+                yield None
+            elif peer.isdecimal():
+                for number in sorted(self._ls(f"{self._root}/{peer}"), key=lambda name: (len(name or ""), name or "")):
+                    if number is None:
+                        yield None
+                    elif number.isdecimal():
+                        yield int(peer), int(number)
+
+    def _ls(self, path: str) -> list[str | None]:
         try:
-            self._store.write(f"{path}/error", reason[:_ERROR_CHARS_MAX])
-            self._store.write(f"{path}/state", "6")
-        except XenStoreError as error:
-            self._log.warning("refusal_not_written", path=path, reason=str(error))
+            return list(self._store.ls(path))
+        except XENSTORE_TROUBLE as error:
+            troubles.warning(self._log, "directory_not_read", key=path, reason=str(error))
+            return [None]
 
-    def _watch(self, key: Key, device: ServedDevice) -> None:
+    def _take_up(self, key: Key) -> bool:
+        path = f"{self._root}/{key[0]}/{key[1]}"
+        if key in self._devices or self._store.read(f"{path}/state") is None:
+            return True  # or its nodes are not all there yet: another event comes
+        try:
+            served = len(self._devices) - len(self._refused)
+            if served >= self._devices_max:
+                raise ShadowVQError(f"{path}: {self._devices_max} devices are served already (limits.devices)")
+            device = self._make(*key)
+            self._watch_for(device)
+        except (*XENSTORE_TROUBLE, XenStoreGone):
+            raise
+        except ShadowVQError as error:
+            reason = str(error)
+            if isinstance(error, PeerProtocolError):
+                reason += f"; if these nodes are left over from a guest that is gone: xenstore-rm {path}"
+            self._log.warning("device_refused", peer=key[0], device=key[1], reason=reason)
+            device = self._make_refused(*key, reason)
+            self._refused.add(key)
+        self._devices[key] = device
+        self._serve(key, lambda device: device.begin())
+        return True
+
+    def _watch_for(self, device: ServedDevice) -> None:
+        """Before it is taken up: it would not hear of its peers. ShadowVQError: XenStore allows no more watches."""
         for root in device.watched_roots:
-            users = self._users.setdefault(root, set())
-            users.add(key)
-            if len(users) == 1:
+            if root in self._watched:
+                continue
+            try:
                 self._store.watch(root, root)
+            except XenStoreError as error:
+                if error.errno != errno.E2BIG:
+                    raise
+                raise ShadowVQError(reason_of(error, self._root)) from error
+            self._watched[root] = root
+
+    def _keep_watches(self) -> bool:
+        """Makes the watches those that the devices want. False: XenStore refused one."""
+        roots = {root: root for device in self._devices.values() for root in device.watched_roots}
+        wanted = {self._root: _ROOT_TOKEN, "@releaseDomain": _ROOT_TOKEN, **roots}
+        complete = True
+        for path in [path for path in self._watched if path not in wanted]:
+            with contextlib.suppress(*XENSTORE_TROUBLE):
+                self._store.unwatch(path, self._watched[path])
+            del self._watched[path]
+        for path, token in wanted.items():
+            if path not in self._watched:
+                try:
+                    self._store.watch(path, token)
+                    self._watched[path] = token
+                except XENSTORE_TROUBLE as error:
+                    complete = False
+                    troubles.warning(self._log, "not_watched", key=path, reason=reason_of(error, self._root))
+        return complete
 
     def _forget(self, key: Key) -> None:
         device = self._devices.pop(key)
-        for root in device.watched_roots:
-            users = self._users.get(root, set())
-            users.discard(key)
-            if not users and self._users.pop(root, None) is not None:
-                self._store.unwatch(root, root)
-        device.release()
+        self._refused.discard(key)
+        self._carefully(key, device.release)
+        if not self._keep_watches():
+            self._again.fail()
+
+    # ---- the end, and the end of xenstored -------------------------------------------------------------------------
+
+    def _let_go(self) -> None:
+        deadline = time.monotonic() + self._patience_s
+        busy = dict(self._devices)
+        with contextlib.suppress(XenStoreGone):
+            while busy and time.monotonic() < deadline:
+                busy = {key: one for key, one in busy.items() if self._carefully(key, one.wind_down) is False}
+                time.sleep(_WIND_DOWN_POLL_S if busy else 0.0)
+        for key, device in self._devices.items():
+            with contextlib.suppress(XenStoreGone):
+                self._carefully(key, device.release)
 
     def _reconnect(self, error: ShadowVQError) -> None:
         self._log.warning("xenstore_lost", reason=str(error))
@@ -221,7 +326,7 @@ class Service:
             time.sleep(_RECONNECT_DELAYS_S[min(attempt, len(_RECONNECT_DELAYS_S) - 1)])
             try:
                 self._store.reconnect()
-            except (XenStoreGone, XenStoreTimeout):
+            except (XenStoreGone, XenStoreTimeout, XenStoreError):
                 continue
             self._log.info("xenstore_back")
             return
@@ -238,13 +343,3 @@ def touches(path: str, interests: Mapping[str, tuple[str, ...]]) -> bool:
         if path.startswith(f"{directory}/"):
             return path[len(directory) + 1 :].startswith(names)
     return False
-
-
-def notify_systemd(state: str) -> None:
-    """Tells the service manager (sd_notify), if there is one."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.connect("\0" + address[1:] if address.startswith("@") else address)
-        sock.send(state.encode())

@@ -1,41 +1,53 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
-One device in the mediator: both legs and the data plane between them.
+One device in the mediator: two legs, and one connection at a time between them.
 
-Leg 2's offer comes first (the backend says what it has), then leg 1's; the frontend's rings then make leg 2's shadow
-rings, and when the backend has taken those up, requests flow. Closing goes the other way round: drain, then leg 2, then
-the data plane, then leg 1, so that no side sees Closed while somebody still holds its pages.
+It begins with what mediators before this one have left in the frontend's grant table. The backend's offer comes first
+then, and is passed on to the frontend (offering.py); the frontend's rings then make the backend's shadow rings
+(connection.py), and when the backend has taken those up, requests flow. Closing goes the other way round: teardown.py.
 """
 
 from __future__ import annotations
 
-import enum
-import errno
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
-from xen_shadowvq import features, legs
 from xen_shadowvq.answer import Answer
 from xen_shadowvq.config import Config
-from xen_shadowvq.engine import GRANTS_PER_FRAME, Device, Guest, Policy, QueueRings, ShadowRefs, WindowPlan, Worker
-from xen_shadowvq.errors import ConfigError, DeviceBroken, HypervisorError, PeerProtocolError, ShadowVQError
+from xen_shadowvq.connection import Connection, Ends, Parts, Remains
+from xen_shadowvq.engine import Arena, Worker
+from xen_shadowvq.errors import (
+    XENSTORE_TROUBLE,
+    ConfigError,
+    DeviceBroken,
+    HypervisorError,
+    PeerProtocolError,
+    ShadowVQError,
+)
 from xen_shadowvq.guests import GuestTable
+from xen_shadowvq.held import Leftovers
 from xen_shadowvq.hypervisor import Hypervisor
-from xen_shadowvq.log import RateLimited, get_logger
-from xen_shadowvq.publish import publish, withdraw
-from xen_shadowvq.ring_resets import RingResets
+from xen_shadowvq.legs import leg2_features
+from xen_shadowvq.life import Life
+from xen_shadowvq.log import get_logger
+from xen_shadowvq.offering import Offering
+from xen_shadowvq.pace import Rate, Rounds, earliest
 from xen_shadowvq.service import touches
-from xen_shadowvq.side import Side, read_of_peer
-from xen_shadowvq.xenbus import Action, Event, Phase, Role
+from xen_shadowvq.trouble import Trouble
+from xen_shadowvq.xenbus import Action, Event, Phase
+from xen_shadowvq.xenbus_back import XenBusBack
+from xen_shadowvq.xenbus_front import Attachment, XenBusFront, read_own
 from xen_shadowvq.xenstore import XenStore
-from xenstore_schema import nodes
+from xenstore_schema import State, nodes
 
-_PEER_STATES = {str(number) for number in range(1, 9)}
-_PEER_DONE_STATES = {None, "6"}  # no such node, or Closed
-_NO_SUCH_PORT = {errno.EINVAL, errno.EPERM}  # Xen's answers when a peer's port cannot be bound
+_OF_A_PEER = PeerProtocolError, DeviceBroken, HypervisorError, ConfigError  # at fault: a peer, or who let it in
 
-complaints = RateLimited(interval_s=1.0)
+# What a peer can make us write, to XenStore, to the log or to the other peer: so many at once, then so many a second.
+ROUNDS = 10, 2.0
+PAUSES_S = 0.05, 10.0  # before the next round, where XenStore had no room for the one before
+RING_RESETS = 20, 10.0
 
 
 @dataclass(frozen=True)
@@ -50,371 +62,369 @@ class Context:
     domid: int
 
 
-class _Teardown(enum.Enum):
-    NONE = "none"
-    DRAINING = "draining"
-    CLOSING_LEG2 = "closing-leg2"
-
-
 class ShadowDevice:
-    """See the module. `look` takes up whatever changed in XenStore; `tick` moves what waits for time or completions."""
+    """
+    See the module. `look` takes up whatever changed in XenStore; `tick` moves what is due.
+
+    A peer's mistake ends in this device's own error, and what XenStore refuses is tried again: only XenStoreGone is
+    raised.
+    """
 
     def __init__(self, context: Context, frontend_domid: int, device_id: int) -> None:
         self._context = context
-        self._store = context.store
-        self.frontend_domid = frontend_domid
-        self.device_id = device_id
-        self.path = nodes.virtio_back_path(mediator=context.domid, frontend=frontend_domid, device=device_id)
-        self.front_path = nodes.virtio_front_path(frontend=frontend_domid, device=device_id)
-        self._policy = self._read_policy()
-        self._policy_window = context.config.policy_for(frontend_domid, device_id).window
-        self._window = WindowPlan(first_frame=0, frames=0, direct=False)  # planned with the first offer
-        handle = nodes.VirtioBack.SVQ_HANDLE.read(self._store.read, self.path)
-        if handle is None:
-            raise PeerProtocolError(f"{self.path}/svq-handle", None, nodes.VirtioBack.SVQ_HANDLE.expected)
-        self.leg2_path = nodes.svq_front_path(mediator=context.domid, handle=handle)
-        backend = nodes.SvqFront.BACKEND_ID.read(self._store.read, self.leg2_path)
-        if backend is None:
-            raise PeerProtocolError(f"{self.leg2_path}/backend-id", None, nodes.SvqFront.BACKEND_ID.expected)
-        self.backend_domid = backend
-        backend_path = nodes.svq_back_path(backend=backend, mediator=context.domid, handle=handle)
-        self.leg1 = Side(self._store, Role.BACK, self.path, self.front_path, self._on_leg1)
-        self.leg2 = Side(self._store, Role.FRONT, self.leg2_path, backend_path, self._on_leg2)
-        self._log = get_logger(domid=frontend_domid, device=device_id, backend=backend)
-        self._offer: legs.Offer | None = None
-        self._offer_wanted = False
-        self._guest: Guest | None = None
-        self._device: Device | None = None
-        self._resets: RingResets | None = None  # while the frontend may ask for any
-        self._teardown = _Teardown.NONE
-        self._deadline = 0.0
-        self._stats = Answer(self._store, self.path, nodes.VirtioBack.STATS_REQUEST, nodes.VirtioBack.STATS)
-        self._removing = False
-        self._backend_present = False
+        store = context.store
+        self._path = path = nodes.virtio_back_path(mediator=context.domid, frontend=frontend_domid, device=device_id)
+        attachment = Attachment.read(store, path)
+        leg2_path = nodes.svq_front_path(mediator=context.domid, handle=attachment.handle)
+        backend_domid = read_own(store, leg2_path, nodes.SvqFront.BACKEND_ID)
+        front_path = nodes.virtio_front_path(frontend=frontend_domid, device=device_id)
+        back_path = nodes.svq_back_path(backend=backend_domid, mediator=context.domid, handle=attachment.handle)
+        self._ends = self._read_ends(attachment, frontend_domid, device_id, backend_domid)
+        self._log = get_logger(domid=frontend_domid, device=device_id, backend=backend_domid)
+        self._trouble = Trouble(store, path, self._log, (frontend_domid, device_id))
+
+        frontend, backend, broken = Life(store, frontend_domid), Life(store, backend_domid), self._trouble.broken
+        one, two = self._rounds = Rounds(*ROUNDS, *PAUSES_S), Rate(*ROUNDS)
+        self.front = XenBusFront(
+            store, (path, front_path), frontend, self._on_front, self._front_in_vain, one, self._log
+        )
+        self.back = XenBusBack(store, (leg2_path, back_path), backend, self._on_back, broken, two)
+        self._offering = Offering(
+            self.front, self.back, context.guests, self._ends, context.config.limits, attachment.queues, self._trouble
+        )
+        self._stats = Answer(store, path, nodes.VirtioBack.STATS_REQUEST, nodes.VirtioBack.STATS)
+        self._reset_rate = Rate(*RING_RESETS)
+
+        leftovers = Leftovers(store, path, context.hypervisor, frontend_domid, attachment.mark, backend)
+        self._remains = Remains(self.front, self.back, leftovers)
+        self._begun = False
+        self._connection: Connection | Remains | None = None
+        self._arena: Arena | None = None  # from the first connection on
+        self._removing = self._removed = False
+
+    def _read_ends(self, attachment: Attachment, frontend_domid: int, device_id: int, backend_domid: int) -> Ends:
+        """The configuration's policy holds as far as the toolstack's nodes do not say otherwise."""
+        context, configured = self._context, self._context.config.policy_for(frontend_domid, device_id)
+        said = {"placement": attachment.placement, "copy_threshold": attachment.copy_threshold}
+        return Ends(
+            frontend_domid=frontend_domid,
+            device_id=device_id,
+            backend_domid=backend_domid,
+            mediator_domid=context.domid,
+            memory_kib=attachment.memory_kib,
+            memory_is_fixed=configured.memory_is_fixed(context.hypervisor.name),
+            may_balloon=attachment.may_balloon,
+            mark=attachment.mark,
+            policy=configured.model_copy(update={key: value for key, value in said.items() if value is not None}),
+            drain_timeout_s=context.config.limits.drain_timeout_ms / 1000,
+        )
 
     # ---- what the service calls ------------------------------------------------------------------------------------
 
     @property
     def watched_roots(self) -> tuple[str, ...]:
         """The frontend's devices, and those of this mediator at the backend."""
-        back = nodes.svq_back_root(backend=self.backend_domid)
-        return (nodes.virtio_front_root(frontend=self.frontend_domid), f"{back}/{self._context.domid}")
+        back = nodes.svq_back_root(backend=self._ends.backend_domid)
+        return (nodes.virtio_front_root(frontend=self._ends.frontend_domid), f"{back}/{self._context.domid}")
 
     def concerns(self, path: str) -> bool:
         """State changes, ring resets, a changed configuration space, and what the toolstack asks."""
         return touches(
             path,
             {
-                self.front_path: ("state", "queue-"),
-                self.leg2.peer_path: ("state", "config-generation"),
-                self.path: ("online", "stats-request"),
+                self.front.peer_path: ("state", "queue-"),
+                self.back.peer_path: ("state", "config-generation"),
+                self._path: ("online", "stats-request"),
             },
         )
 
     @property
     def gone(self) -> bool:
         """Nothing is left of it: forget it."""
-        return self.leg1.phase is Phase.GONE and self._teardown is _Teardown.NONE
+        return self._removed
 
     @property
-    def busy(self) -> bool:
-        """It waits for something that no watch tells: call `tick` soon."""
-        return self._teardown is not _Teardown.NONE or self._resetting or self._leg2_can_reopen
+    def due(self) -> float | None:
+        """When to call `tick`; None: only news can move it."""
+        connection_due = self._connection.due if self._connection else None
+        return earliest((self._look_due, connection_due, 0.0 if self._can_reopen else None))
+
+    @property
+    def _look_due(self) -> float | None:
+        rates = self._offering.rate.due, self._stats.rate.due
+        return earliest((self._trouble.due, self.front.due, self.back.due, *rates))
 
     def begin(self) -> None:
-        """Takes up both legs as they are found."""
-        self.leg2.begin()
-        self.leg1.begin()
+        """Takes back what mediators before this one have left, then takes up both legs as they are found."""
         self.look()
 
-    def look(self) -> None:
+    def look(self, *, domain_died: bool = False) -> None:
         """Takes up what changed in XenStore."""
-        if self._store.read(f"{self.path}/state") is None or self._store.read(f"{self.path}/online") == "0":
-            self._removing = True
-            self.leg1.feed(Event.DETACH)
-        self._backend_present = read_of_peer(self._store, self.leg2.peer_state_path) in _PEER_STATES
-        self.leg2.look()
-        self.leg1.look()
-        if self.leg1.phase is Phase.CLOSED and read_of_peer(self._store, f"{self.front_path}/state") is None:
-            self._removing = True  # the frontend domain is gone, and with it all that this device was for
-            self.leg1.feed(Event.DETACH)
-        self._relay_config()
-        if self.leg1.phase is Phase.CONNECTED:
-            self._move_resets(RingResets.look)
-        self._stats.look(self.status)
+        self._trouble.begin()
+        if self._begun or self._take_up():
+            self._offering.rate.forget()
+            self._guard(self._look_at_the_toolstack)
+            self._guard(self._look_at_the_peers)
+            if self.front.phase in {Phase.OFFERED, Phase.CONNECTED}:
+                self._guard(self._offering.relay_config)
+            if self._connection and self.front.phase is Phase.CONNECTED:
+                self._guard(self._connection.look)
+        else:
+            self._guard(self._leave_if_unwanted)
+        self._guard(partial(self._stats.look, self.status))
+        self._trouble.mention(self.front.trouble or self.back.trouble)
+        self._trouble.end()
+        self._move_closing(domain_died=domain_died)
 
     def check_fault(self) -> None:
         """Closes the device if a peer broke it."""
-        fault = self._device.fault() if self._device else None
-        if fault is not None and self._teardown is _Teardown.NONE:
-            self._complain(fault)
-            self.leg1.feed(Event.FAULT)
+        if self._connection and not self._connection.is_closing and (fault := self._connection.fault()):
+            self._fail(fault)
 
     def tick(self) -> None:
-        """Moves a teardown or ring reset on."""
-        if self._teardown is _Teardown.DRAINING:
-            alive = self._device.drain() if self._device and self._device.fault() is None else 0
-            if alive == 0 or time.monotonic() >= self._deadline:
-                self._close_leg2()
-        elif self._teardown is _Teardown.CLOSING_LEG2:
-            peer = read_of_peer(self._store, self.leg2.peer_state_path)
-            if peer in _PEER_DONE_STATES or time.monotonic() >= self._deadline:
-                self._finish_teardown()
-        self._move_resets(RingResets.advance)
-        if self._leg2_can_reopen:
-            self.leg2.feed(Event.REOPEN)
+        """Moves on what is due."""
+        if self._look_due is not None and time.monotonic() >= self._look_due:
+            self.look()
+        self._move_closing()
+        if self._connection:
+            self._guard(self._connection.move)
+        if self._can_reopen:
+            self.back.feed(Event.REOPEN)
+
+    def wind_down(self) -> bool:
+        """The service ends: requests in flight may still complete. True: there are none that could."""
+        return self._connection is None or self._connection.is_idle()
 
     def release(self) -> None:
-        """Lets go of everything at once, without the peers: the service ends."""
-        self._free_data_plane()
+        """
+        Lets go of everything at once, without the peers. Pages that the backend keeps are published, for whoever comes
+        after this process; leg 1 stays Closing then.
+        """
+        try:
+            if self._connection and (held := self._connection.end_at_once()):
+                self.front.stay_closing()
+                self._log.warning("pages_held_at_exit", pages=held)
+        finally:
+            self._let_go()
 
     def status(self) -> dict[str, object]:
         """What `ctl status` shows."""
+        held = self._connection.held_pages if self._connection else 0
+        rates = self._offering.rate, self._reset_rate, self._stats.rate
         report: dict[str, object] = {
-            "frontend": self.frontend_domid,
-            "device": self.device_id,
-            "backend": self.backend_domid,
-            "state": self.leg1.phase.value,
-            "backend_state": self.leg2.phase.value,
-            "placement": self._policy.placement,
+            "frontend": self._ends.frontend_domid,
+            "device": self._ends.device_id,
+            "backend": self._ends.backend_domid,
+            "state": self.front.phase.value,
+            "backend_state": self.back.phase.value,
+            "placement": self._ends.policy.placement,
+            "held_pages": held,
+            "held_by": self._ends.backend_domid if held else None,
+            "rate_limited": sum(rate.waits for rate in (*self._rounds, *rates)),
         }
-        if self._guest:
-            report["window"] = "direct" if self._guest.window.direct else "dynamic"
-            report["window_in_use"] = self._guest.window_in_use()
-        if self._device:
-            report |= self._device.stats()
-        held = self._context.hypervisor.counters()
-        return report | {f"mediator_{name}": count for name, count in held.items()}
+        if self._connection:
+            report |= self._connection.status()
+        live = self._context.hypervisor.counters()
+        return report | {f"mediator_{name}": count for name, count in live.items()}
 
-    # ---- leg 1: we offer to the frontend ---------------------------------------------------------------------------
+    # ---- the beginning ---------------------------------------------------------------------------------------------
 
-    def _on_leg1(self, action: Action) -> Event | None:
+    def _take_up(self) -> bool:
+        """No state is written before it is known what mediators before this one have left. False: it is not yet."""
+        try:
+            ended = self._remains.end_at_once() == 0
+        except HypervisorError as error:
+            if self.front.peer.goes_on():
+                self._trouble.not_begun(error)
+                return False
+            ended = True
+        except XENSTORE_TROUBLE as error:
+            self._trouble.waits(error)
+            return False
+        if self._remains.freed:
+            self._log.warning("stale_grants_revoked", revoked=self._remains.freed)
+        if not ended:
+            self._connection = self._remains
+        self._begun = True
+        self.back.begin()
+        self.front.begin(releasing=not ended)
+        return True
+
+    def _leave_if_unwanted(self) -> None:
+        """
+        Of a device that we cannot take up we cannot say that it is closed. But it may be taken away: it is dom0 then
+        that sees to it that nothing is granted any more, before it tells the guest.
+        """
+        if self._begun or not self.front.unwanted:
+            return
+        said = nodes.VirtioBack.HELD_PAGES.read(self._context.store.read, self._path)
+        if not said or not self.back.peer.goes_on():  # what was said no entry may account for: dom0 would not see it
+            self._remove()
+
+    # ---- news ------------------------------------------------------------------------------------------------------
+
+    def _look_at_the_toolstack(self) -> None:
+        if self.front.unwanted:
+            self._leave()
+
+    def _look_at_the_peers(self) -> None:
+        self.back.look()
+        self.front.look()
+        if self.front.phase is Phase.CLOSED and self.front.peer_has_left:
+            self._leave()
+
+    def _leave(self) -> None:
+        self._removing = True
+        self.front.feed(Event.DETACH)
+
+    # ---- the leg to the frontend: we offer -------------------------------------------------------------------------
+
+    def _on_front(self, action: Action) -> Event | None:
         match action:
             case Action.OFFER:
-                self._offer_wanted = True
-                return self._try_offer()
+                return Event.OFFER_READY if self._offering.want() else None
             case Action.CONNECT:
                 return self._attempt(self._connect)
             case Action.DISCONNECT:
-                self._complain_of_state()
-                self._begin_teardown()
+                if wrong := self.front.wrong_state():
+                    self._trouble.broken(wrong)
+                return self._disconnect()
             case Action.REMOVE:
-                self.leg2.feed(Event.DETACH)
-                withdraw(self._store, self.path)
-                self._store.rm(self.leg2_path)
-                self._log.info("device_removed")
+                self.back.feed(Event.DETACH)
+                self._remove()
         return None
-
-    def _try_offer(self) -> Event | None:
-        if self._offer is None or not self._offer_wanted:
-            return None
-        self._offer_wanted = False
-        legs.write_offer(self._store, self.path, self._offer)
-        self._store.rm(f"{self.path}/error")
-        return Event.OFFER_READY
 
     def _connect(self) -> None:
         """The frontend's rings become shadow rings; CONNECT_DONE comes when the backend has taken those up."""
-        offer = self._offer
-        if offer is None:
-            raise PeerProtocolError(self.front_path, "Initialised", "no connection while nothing is offered")
-        acceptance = legs.read_acceptance(self._store, self.front_path, offer)
-        self._guest = self._context.guests.acquire(self.frontend_domid, self._frontend_memory(), self._window)
-        queues = len(acceptance.queues)
-        self._device = Device(
-            self._guest,
-            self._context.hypervisor,
-            backend_domid=self.backend_domid,
-            num_queues=queues,
-            policy=self._policy,
-            window_grefs=self._window_grefs(offer.num_queues),
-            event_idx=bool(acceptance.features & features.EVENT_IDX),
-            indirect=bool(acceptance.features & features.INDIRECT_DESC),
-        )
-        workers = self._context.workers
-        first = self.frontend_domid + self.device_id
-        shadow = [
-            self._set_up_queue(self._device, workers[(first + rings.index) % len(workers)], rings)
-            for rings in acceptance.queues
-        ]
-        if acceptance.features & features.RING_RESET:
-            paths = self.path, self.front_path
-            self._resets = RingResets(self._store, paths, self._device, acceptance.queues, self._log)
-        legs.write_shadow(self._store, self.leg2_path, offer, acceptance.features, self._guest, shadow)
-        self.leg2.feed(Event.SETUP_DONE)
+        if self._connection is not None and self.back.phase is not Phase.SETTING_UP:
+            return  # an attempt before this one, which XenStore interrupted, had come so far
+        self._free_connection()  # it had not: nothing of it was started, so nothing is granted
+        offer, acceptance, window = self._offering.accepted()
+        self._connection = made = Connection(self._parts(), self._ends, self.front, self.back, acceptance, window)
+        in_force = leg2_features(offer, acceptance.features)
+        self.back.write_shadow(in_force, window, made.shadow)
+        self.back.feed(Event.SETUP_DONE)
 
-    def _set_up_queue(self, device: Device, worker: Worker, rings: QueueRings) -> ShadowRefs:
-        try:
-            return device.setup_queue(worker, rings)
-        except HypervisorError as error:
-            if error.errno not in _NO_SUCH_PORT:
-                raise
-            node = nodes.VirtioFront.QUEUE_EVENT_CHANNEL.path(self.front_path, rings.index)
-            expected = f"an unbound port of domain {self.frontend_domid} for domain {self._context.domid}"
-            raise PeerProtocolError(node, str(rings.port), expected) from error
+    def _parts(self) -> Parts:
+        context, ends = self._context, self._ends
+        if self._arena is None:
+            self._arena = Arena(context.hypervisor, ends.backend_domid)
+        first = (ends.frontend_domid + ends.device_id) % len(context.workers)
+        workers = (*context.workers[first:], *context.workers[:first])
+        return Parts(context.hypervisor, context.guests, workers, self._arena, self._reset_rate, self._log)
 
-    # ---- leg 2: we use what the backend offers ---------------------------------------------------------------------
+    def _disconnect(self) -> Event | None:
+        """STOPPED comes when the connection is over; at once if there is none."""
+        self._offering.unwant()
+        if self._connection is None:
+            return Event.STOPPED
+        if isinstance(self._connection, Connection) and not self._connection.is_closing:
+            self._connection.close(drain=self.front.peer_looks_alive and self.back.phase is Phase.CONNECTED)
+        return None
 
-    def _on_leg2(self, action: Action) -> Event | None:
+    # ---- the leg to the backend: we use what it offers -------------------------------------------------------------
+
+    def _on_back(self, action: Action) -> Event | None:
         match action:
             case Action.SETUP:
                 return self._attempt(self._take_offer)
             case Action.START:
-                if self._device:
-                    self._device.start()
-                    self._log.info("device_connected", queues=self._device.num_queues)
-                    self.leg1.feed(Event.CONNECT_DONE)
+                self._start()
             case Action.STOP:
-                self._offer = None
-                if self._teardown is _Teardown.NONE:  # the backend closed, or left: leg 1 follows
-                    self.leg1.feed(Event.FAULT)
-                    if self._teardown is _Teardown.NONE:  # leg 1 holds nothing
-                        return Event.STOPPED
+                self._pass_on_reason()
+                self._offering.drop()
+                self.front.feed(Event.FAULT)  # the backend closed, or left: leg 1 follows
+                return None if self._connection and self._connection.waits_for_back else Event.STOPPED
             case Action.REMOVE:
                 pass  # leg 1 removes both directories
         return None
 
     def _take_offer(self) -> None:
-        self._window = self._context.guests.plan(self.frontend_domid, self._frontend_memory(), self._policy_window)
-        self._offer = self._read_offer()
-        ready = self._try_offer()
-        if ready:
-            self.leg1.feed(ready)
+        if self._offering.take():
+            self.front.feed(Event.OFFER_READY)
 
-    def _read_offer(self) -> legs.Offer:
-        limits = self._context.config.limits
-        return legs.read_offer(self._store, self.leg2.peer_path, limits, self._chain_limits)
-
-    def _chain_limits(self, queues: int) -> legs.ChainLimits:
-        return legs.chain_limits(self._policy, None if self._window.direct else self._window_grefs(queues))
-
-    def _window_grefs(self, queues: int) -> int:
-        """Entries of a dynamic window for each of a device's queues: several devices share a frontend's window."""
-        count = self._window.frames * GRANTS_PER_FRAME
-        return max(256, min(4096, count // (4 * queues)))
-
-    def _frontend_memory(self) -> int:
-        node = nodes.VirtioBack.FRONTEND_MEMORY
-        memory = node.read(self._store.read, self.path)
-        if memory is None:
-            raise PeerProtocolError(f"{self.path}/frontend-memory", None, node.expected)
-        return memory
-
-    def _relay_config(self) -> None:
-        """The configuration space may change while the device runs (virtio 2.5.1): a grown image, say."""
-        if self._offer is None or self.leg1.phase not in {Phase.OFFERED, Phase.CONNECTED}:
+    def _start(self) -> None:
+        connection = self._connection
+        if not isinstance(connection, Connection) or connection.is_closing:
             return
-        try:
-            generation = nodes.SvqBack.CONFIG_GENERATION.read(self._store.read, self.leg2.peer_path)
-            if generation is None or generation == self._offer.generation:
-                return
-            offer = self._read_offer()
-        except PeerProtocolError as error:
-            self._complain(error)
-            return
-        self._offer = offer
-        back = nodes.VirtioBack
-        publish(self._store, self.path, [(back.CONFIG, offer.config), (back.CONFIG_GENERATION, offer.generation)])
+        if connection.start():
+            self._log.info("device_connected", queues=len(connection.rings))
+        self._rounds[0].pause.reset()
+        self.front.feed(Event.CONNECT_DONE)
+
+    def _pass_on_reason(self) -> None:
+        """
+        Why the backend closes, if it says so: the frontend sees nothing of leg 2, and the next offer there clears it.
+        Where leg 1 closes already there is a reason that came first.
+        """
+        if self.front.phase.state not in {State.Closing, State.Closed} and (reason := self.back.reason()):
+            self._trouble.broken(ConfigError(f"the backend in domain {self._ends.backend_domid} says: {reason}"))
+
+    @property
+    def _can_reopen(self) -> bool:
+        closing = self._connection is not None and self._connection.is_closing
+        return self.back.can_reopen and not closing and not self._removing
 
     # ---- closing ---------------------------------------------------------------------------------------------------
 
-    @property
-    def _drain_timeout_s(self) -> float:
-        return self._context.config.limits.drain_timeout_ms / 1000
-
-    def _begin_teardown(self) -> None:
-        self._offer_wanted = False
-        if self._teardown is not _Teardown.NONE:
+    def _move_closing(self, *, domain_died: bool = False) -> None:
+        if self._connection is None or not self._connection.is_closing:
             return
-        if self._device is None:
-            self._free_data_plane()
-            self.leg1.feed(Event.STOPPED)
+        try:
+            if not self._connection.advance(domain_died=domain_died):
+                return
+        except XENSTORE_TROUBLE as error:
+            self._trouble.mention(error)  # the teardown knows when to try again
             return
-        self._teardown = _Teardown.DRAINING
-        frontend_lives = read_of_peer(self._store, f"{self.front_path}/state") is not None
-        worth_waiting = frontend_lives and self.leg2.phase is Phase.CONNECTED
-        self._deadline = time.monotonic() + (self._drain_timeout_s if worth_waiting else 0.0)
-        self._resets = None
-        self.tick()
-
-    def _close_leg2(self) -> None:
-        self._teardown = _Teardown.CLOSING_LEG2
-        self._deadline = time.monotonic() + self._drain_timeout_s
-        self.leg2.feed(Event.FAULT)
-
-    def _finish_teardown(self) -> None:
-        left = self._free_data_plane()
-        if left:
-            self._log.warning("grants_in_quarantine", pages=left)
-        self._teardown = _Teardown.NONE
+        self._free_connection()
         self._log.info("device_closed")
-        self.leg2.feed(Event.STOPPED)
-        self.leg1.feed(Event.STOPPED)
+        self.front.feed(Event.STOPPED)
         self.look()
 
-    def _free_data_plane(self) -> int:
-        self._resets = None
-        left = 0
-        if self._device:
-            left = self._device.close()
-            self._device = None
-        if self._guest:
-            self._context.guests.release(self._guest)
-            self._guest = None
-        return left
+    def _remove(self) -> None:
+        self._let_go()  # before anybody sees that the device is gone
+        self.back.remove()
+        self.front.remove()
+        self._removed = True
+        self._log.info("device_removed")
 
-    @property
-    def _leg2_can_reopen(self) -> bool:
-        """Only for a backend that is there: its directory's watch tells when one comes."""
-        idle = self.leg2.phase is Phase.CLOSED and self._teardown is _Teardown.NONE
-        return idle and self._backend_present and not self._removing
+    def _let_go(self) -> None:
+        """Of all that belongs to the device, and not to one connection alone."""
+        self._free_connection()
+        if self._arena:
+            self._arena.close()
+            self._arena = None
 
-    # ---- the rest --------------------------------------------------------------------------------------------------
+    def _free_connection(self) -> None:
+        if self._connection:
+            self._connection.free()
+            self._connection = None
 
-    @property
-    def _resetting(self) -> bool:
-        return self._resets is not None and self._resets.busy
+    # ---- what goes wrong -------------------------------------------------------------------------------------------
 
-    def _move_resets(self, step: Callable[[RingResets], None]) -> None:
+    def _guard(self, part: Callable[[], None]) -> None:
+        """Does a part of the work: what a peer spoils closes the device, what XenStore refuses is done again later."""
         try:
-            if self._resets is not None:
-                step(self._resets)
-        except (PeerProtocolError, DeviceBroken) as error:
+            part()
+        except XENSTORE_TROUBLE as error:
+            self._trouble.waits(error)
+        except _OF_A_PEER as error:
             self._fail(error)
-
-    def _read_policy(self) -> Policy:
-        """The configuration's policy, as far as the toolstack's nodes do not say otherwise."""
-        base = self._context.config.policy_for(self.frontend_domid, self.device_id)
-        placement = nodes.VirtioBack.PLACEMENT.read(self._store.read, self.path)
-        threshold = nodes.VirtioBack.COPY_THRESHOLD.read(self._store.read, self.path)
-        return Policy(
-            placement=placement or base.placement,
-            copy_threshold=base.copy_threshold if threshold is None else threshold,
-            bounce_pages=base.bounce_pages,
-            large_chains=base.large_chains,
-        )
-
-    def _complain_of_state(self) -> None:
-        """The machine closes a device whose frontend's state is none; this says why."""
-        untrusted, node = self.leg1.untrusted_peer_state, nodes.VirtioFront.STATE
-        if untrusted is not None and node.value_of(untrusted) is None:
-            self._complain(PeerProtocolError(self.leg1.peer_state_path, untrusted, node.expected))
 
     def _attempt(self, work: Callable[[], None]) -> Event | None:
         """Carries out a step that a peer's words can spoil; if they do, the device closes and says why."""
         try:
             work()
-        except (PeerProtocolError, DeviceBroken, HypervisorError, ConfigError) as error:
-            self._complain(error)
+        except _OF_A_PEER as error:
+            self._trouble.broken(error)
             return Event.FAULT
         return None
 
-    def _fail(self, error: ShadowVQError) -> None:
-        self._complain(error)
-        self.leg1.feed(Event.FAULT)
+    def _front_in_vain(self, error: ShadowVQError) -> None:
+        """XenStore refused a step again and again: a frontend that wants another round of that waits for it."""
+        self._rounds[0].pause.fail()
+        self._trouble.broken(error)
 
-    def _complain(self, error: ShadowVQError) -> None:
-        complaints.warning(self._log, "device_broken", key=(self.frontend_domid, self.device_id), reason=str(error))
-        if self._store.read(f"{self.path}/state") is not None:
-            self._store.write(f"{self.path}/error", str(error)[:1024])
-            self._store.write(f"{self.path}/needs-reset", "1")
+    def _fail(self, error: ShadowVQError) -> None:
+        self._trouble.broken(error)
+        self.front.feed(Event.FAULT)

@@ -6,12 +6,26 @@ from __future__ import annotations
 import errno
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
-from xen_shadowvq.errors import XenStoreError
-from xen_shadowvq.xenbus import Action, Event, Phase, Role, peer_event, start, step
+from xen_shadowvq.errors import XENSTORE_TROUBLE, PeerProtocolError, ShadowVQError, XenStoreError
+from xen_shadowvq.pace import Backoff, Rate, earliest
+from xen_shadowvq.publish import rewrite
+from xen_shadowvq.xenbus import Action, Event, Phase, Role, Step, peer_event, start, step
 from xen_shadowvq.xenstore import XenStore
+from xenstore_schema import State
 
 Perform = Callable[[Action], Event | None]
+Complain = Callable[[ShadowVQError], None]
+
+TRIES_MAX = 8
+"""How often a step towards a connection is tried: some 0.6 s in all. Steps of closing are tried without end."""
+
+UNREADABLE = 3, 0.2
+"""A peer that makes its state unreadable, over and over, has this written in our directory so often, then a second."""
+
+_TOWARDS_CONNECTION = {Action.OFFER, Action.SETUP, Action.CONNECT}
+_ROUND_BEGINS = {Phase.PREPARING, Phase.WAITING}
 
 
 def read_of_peer(store: XenStore, path: str) -> str | None:
@@ -24,23 +38,64 @@ def read_of_peer(store: XenStore, path: str) -> str | None:
         raise
 
 
+def reader_of_peer(read: Callable[[str], str | None]) -> Callable[[str], str | None]:
+    """Reads a living peer's nodes. PeerProtocolError: it has made one unreadable, which is its own affair."""
+
+    def checked(path: str) -> str | None:
+        try:
+            return read(path)
+        except XenStoreError as error:
+            if error.errno == errno.EACCES:
+                raise PeerProtocolError(path, None, "a node that this domain may read") from error
+            raise
+
+    return checked
+
+
 class Side:
     """
     Keeps our `state` node true and the machine fed.
 
     `perform` carries out an action and answers the event that finishes it, or None when that comes later through
     `feed`. It may call `feed` of this side: events queue up and are taken in order.
+
+    What XenStore refuses is tried again, from there on, with growing pauses: call `look` when `due` has come. So
+    `perform` may be called several times for an action. One on the way to a connection that fails again and again is a
+    fault of this connection; `complain` is told then. Only XenStoreGone is raised; what was owed then is owed still.
+
+    `rounds` limits how often a new round begins after Closed; one that comes too early waits until `due`. `peer_lives`
+    tells, where anybody can, whether the peer's domain is there: of one that is not, nothing can be read.
     """
 
-    def __init__(self, store: XenStore, role: Role, own_path: str, peer_path: str, perform: Perform) -> None:
+    def __init__(
+        self,
+        store: XenStore,
+        role: Role,
+        own_path: str,
+        peer_path: str,
+        perform: Perform,
+        complain: Complain,
+        rounds: Rate | None = None,
+        peer_lives: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.own_path = own_path
         self.peer_path = peer_path
         self.phase = Phase.PREPARING if role is Role.BACK else Phase.WAITING
         self.untrusted_peer_state: str | None = None  # as it was last fed
+        self.peer_is_unreadable = False  # not ours to read then: so it is taken to be none
+        self.trouble: ShadowVQError | None = None  # why something is tried again
         self._store = store
         self._role = role
         self._perform = perform
-        self._events: deque[Event] = deque()
+        self._complain = complain
+        self._rounds = rounds
+        self._peer_lives = peer_lives
+        self._unreadable_rate = Rate(*UNREADABLE)
+        self._events: deque[Event | None] = deque()  # None: look at the peer
+        self._owed: deque[Callable[[], None]] = deque()  # what is left of the step under way, in order
+        self._acting: Action | None = None
+        self._pause = Backoff()
+        self._look_pause = Backoff()
         self._running = False
 
     @property
@@ -48,42 +103,125 @@ class Side:
         """The node to watch."""
         return f"{self.peer_path}/state"
 
-    def begin(self) -> None:
-        """Takes up the pair as a new process finds it, and looks at the peer."""
-        first = start(self._role, self._store.read(f"{self.own_path}/state"))
-        self._enter(first.next, first.actions, changed=True)
+    @property
+    def due(self) -> float | None:
+        """When to call `look` without any news; None: nothing waits for that."""
+        return earliest((self._pause.due, self._look_pause.due, self._rounds.due if self._rounds else None))
+
+    def begin(self, *, releasing: bool = False) -> None:
+        """
+        Takes up the pair as a new process finds it, and looks at the peer. With `releasing` resources of the process
+        before it are not released yet: STOPPED is fed later.
+        """
+        self._owed.append(partial(self._start, releasing))
         self.look()
 
     def look(self) -> None:
-        """Feeds the state in which the peer is now."""
-        self.feed(self._read_peer())
+        """Feeds the state in which the peer is now, and goes on with what had to wait if it is time for that."""
+        if self._rounds:
+            self._rounds.forget()
+        self._take_in(None)
 
     def feed(self, event: Event) -> None:
         """Takes an event, and all that follow from it."""
-        self._events.append(event)
+        self._take_in(event)
+
+    # ---- steps -----------------------------------------------------------------------------------------------------
+
+    def _take_in(self, event: Event | None) -> None:
+        if not self._events or self._events[-1] is not event:
+            self._events.append(event)
         if self._running:
             return
         self._running = True
         try:
-            while self._events:
-                following = step(self._role, self.phase, self._events.popleft())
-                changed = following.next is not self.phase
-                self._enter(following.next, following.actions, changed)
-                if changed and self.phase is not Phase.GONE:
-                    self._events.append(self._read_peer())
+            while self._go_on():
+                pass
         finally:
             self._running = False
-            self._events.clear()
 
-    def _read_peer(self) -> Event:
-        self.untrusted_peer_state = read_of_peer(self._store, self.peer_state_path)
+    def _go_on(self) -> bool:
+        """What is owed goes before what has happened since. False: there is nothing, or it has to wait."""
+        if self._owed:
+            return self._pause.is_due and self._carry_out(self._owed[0])
+        if not self._events:
+            return False
+        event = self._events.popleft()
+        if event is None:
+            event = self._read_peer()
+        if event is not None:
+            self._take(event)
+        return True
+
+    def _carry_out(self, step_owed: Callable[[], None]) -> bool:
+        try:
+            step_owed()
+        except XENSTORE_TROUBLE as error:
+            self.trouble = error
+            self._pause.fail()
+            if self._acting not in _TOWARDS_CONNECTION or self._pause.failures < TRIES_MAX:
+                return False
+            self._events.append(Event.FAULT)
+            self._complain(error)
+        finally:
+            self._acting = None
+        self._owed.popleft()
+        self._pause.reset()
+        self.trouble = None
+        return True
+
+    def _start(self, releasing: bool) -> None:
+        own = self._store.read(f"{self.own_path}/state")
+        self._enter(Step(Phase.STOPPING) if releasing else start(self._role, own), changed=True)
+
+    def _take(self, event: Event) -> None:
+        following = step(self._role, self.phase, event)
+        changed = following.next is not self.phase
+        if changed and following.next in _ROUND_BEGINS and self._rounds and not self._rounds.take():
+            return
+        self._enter(following, changed)
+
+    def _enter(self, following: Step, changed: bool) -> None:
+        self.phase = following.next
+        if changed:
+            self._owed.append(self._write_state)
+        self._owed.extend(partial(self._act, action) for action in following.actions)
+        if changed and self.phase is not Phase.GONE:
+            self._owed.append(lambda: self._events.append(None))
+
+    def _read_peer(self) -> Event | None:
+        try:
+            self.untrusted_peer_state = self._store.read(self.peer_state_path)
+            self.peer_is_unreadable = False
+        except XENSTORE_TROUBLE as error:
+            if isinstance(error, XenStoreError) and error.errno == errno.EACCES:
+                self._note_unreadable()
+                return peer_event(None)
+            self.trouble = error
+            self._look_pause.fail()
+            return None
+        self._look_pause.reset()
         return peer_event(self.untrusted_peer_state)
 
-    def _enter(self, phase: Phase, actions: tuple[Action, ...], changed: bool) -> None:
-        self.phase = phase
-        if changed and self._store.read(f"{self.own_path}/state") is not None:
-            self._store.write(f"{self.own_path}/state", str(int(phase.state)))
-        for action in actions:
-            finished = self._perform(action)
-            if finished is not None:
-                self._events.append(finished)
+    def _note_unreadable(self) -> None:
+        """
+        A state that is not ours to read is none. Of a peer that is there, that is a fault which has to be told; but not
+        at the end, when a directory that is gone looks just so. Nothing may tell us that it is readable again, or gone.
+        """
+        news = not self.peer_is_unreadable and self.phase.state not in {State.Closing, State.Closed}
+        self.untrusted_peer_state, self.peer_is_unreadable = None, True
+        if not self._peer_lives():
+            self._look_pause.reset()
+            return
+        self._look_pause.fail()
+        if news and self._unreadable_rate.take():
+            self._complain(PeerProtocolError(self.peer_state_path, None, "a node that this domain may read"))
+
+    def _write_state(self) -> None:
+        rewrite(self._store, self.own_path, state=str(int(self.phase.state)))
+
+    def _act(self, action: Action) -> None:
+        self._acting = action
+        finished = self._perform(action)
+        if finished is not None:
+            self._events.append(finished)

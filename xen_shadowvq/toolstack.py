@@ -3,21 +3,27 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from xen_shadowvq.errors import ConfigError, PeerProtocolError
-from xen_shadowvq.publish import Entry
-from xen_shadowvq.xenstore import Transaction, XenStore
+from xen_shadowvq.devices import POLL_S, Attached, find, orphans, wait_until, who_holds
+from xen_shadowvq.dom0 import CONFLICTS_PATIENCE_S, MARKS, Declared, Dom0, Record, numbers, read_records, unfinished
+from xen_shadowvq.errors import ConfigError, XenStoreError
+from xen_shadowvq.publish import Entry, rewrite
+from xen_shadowvq.xenstore import Transaction
 from xenstore_schema import State, nodes
-from xenstore_schema.spec import Node
+from xenstore_schema.spec import Directory, Node
 
-POLL_S = 0.02
-BACKEND_ANSWER_S = 2.0
-SECTOR_BYTES = 512
+T = TypeVar("T")
+
+TAKE_AWAY_S = 4.0
+"""For a device that came to nothing, however little time it was given."""
+
+_OFFERED = {"InitWait", "Initialised", "Connected"}  # the mediator's states
 
 
 @dataclass(frozen=True)
@@ -31,67 +37,129 @@ class Disk:
     serial: str | None = None
     placement: str | None = None
     copy_threshold: int | None = None
-
-
-@dataclass(frozen=True)
-class Attached:
-    """One device: its domains, and where its two pairs stand."""
-
-    frontend: int
-    device: int
-    mediator: int
-    backend: int
-    handle: int
-    state: str
-    backend_state: str
-    error: str | None
-
-    @property
-    def path(self) -> str:
-        """The mediator's directory on leg 1."""
-        return nodes.virtio_back_path(mediator=self.mediator, frontend=self.frontend, device=self.device)
+    shareable: bool = False
+    """Others may write to the image meanwhile."""
 
 
 def attach(
-    store: XenStore, *, frontend: int, mediator: int, backend: int, disk: Disk, device: int | None = None
+    dom0: Dom0,
+    *,
+    frontend: int,
+    mediator: int,
+    backend: int,
+    disk: Disk,
+    device: int | None = None,
+    declared: Declared | None = None,
 ) -> int:
     """
-    Makes both pairs, all nodes in one transaction, and returns the device id.
+    Makes both pairs, all nodes in one transaction, and returns the device id. Before that it takes back whatever was
+    granted in the guest's table with marks that none of its devices has: one of them is the new device's. `declared` is
+    noted in dom0's record, for `apply`.
 
-    ConfigError: a domain does not exist, the frontend has another mediator, the device id is taken, or a value is not
-    allowed.
+    ConfigError: a domain does not exist, the device id is taken, or a value is not allowed.
     """
+    store = dom0.store
     for role, domid in (("frontend", frontend), ("mediator", mediator), ("backend", backend)):
         if store.read(f"/local/domain/{domid}/domid") is None and domid != 0:
             raise ConfigError(f"{role}: there is no domain {domid}")
 
-    def work(t: Transaction) -> int:
-        taken = {int(i) for i in t.ls(nodes.virtio_front_root(frontend=frontend)) if i.isdecimal()}
-        _check_alone(t, frontend, mediator, taken)
-        number = device if device is not None else next(i for i in range(1 << 16) if i not in taken)
-        if number in taken:
-            raise ConfigError(f"domain {frontend} has a device {number} already")
-        used = {int(i) for i in t.ls(nodes.svq_front_root(mediator=mediator)) if i.isdecimal()}
-        handle = next(i for i in range(1 << 31) if i not in used)
-        _write_pairs(t, frontend, mediator, backend, number, handle, _memory_kib(t, frontend), disk)
-        return number
+    def try_it() -> int:
+        tidy(dom0, frontend)
+        mark = _free_mark(dom0, frontend)
 
-    return store.in_transaction(work)
+        def work(t: Transaction) -> int:
+            number = _free_number(dom0, t, frontend, mediator, device)
+            handles = _taken_handles(t, mediator, backend)
+            handle = next(i for i in range(1 << 31) if i not in handles)
+            memory = _memory_kib(t, frontend)
+            _write_pairs(dom0, t, frontend, mediator, backend, number, handle, mark, memory, disk, declared)
+            return number
+
+        return store.in_transaction(work)
+
+    return _alone_by_turns(dom0, try_it)
 
 
-def _check_alone(t: Transaction, frontend: int, mediator: int, devices: Iterable[int]) -> None:
-    """Two mediators would write the same entries of the frontend's grant table."""
-    for device in sorted(devices):
-        other = t.read(f"{nodes.virtio_front_path(frontend=frontend, device=device)}/backend-id")
-        if other not in (None, str(mediator)):
-            raise ConfigError(
-                f"mediator: domain {frontend} has a device {device} of mediator {other}, and a guest can have one "
-                f"mediator only; use that one, or detach the device first"
-            )
+def _alone_by_turns(dom0: Dom0, work: Callable[[], T]) -> T:
+    """
+    Work within `dom0.alone`, some of it in a transaction which a peer can be in the way of as often as it likes: others
+    have their turn before it is tried again. XenStoreError EAGAIN: it was in the way all that time.
+    """
+    deadline = time.monotonic() + CONFLICTS_PATIENCE_S
+    while True:
+        try:
+            with dom0.alone():
+                return work()
+        except XenStoreError as error:
+            if error.errno != errno.EAGAIN or time.monotonic() >= deadline:
+                raise
+        time.sleep(random.uniform(POLL_S, 10 * POLL_S))  # noqa: S311
+
+
+def _free_number(dom0: Dom0, t: Transaction, frontend: int, mediator: int, wanted: int | None) -> int:
+    """
+    A device id of which nothing is left on either leg: neither of one whose guest took its own nodes away, nor of one
+    that the backend still closes. ConfigError: the one that is wanted is not free.
+    """
+    roots = (nodes.virtio_front_root(frontend=frontend), f"{nodes.virtio_back_root(mediator=mediator)}/{frontend}")
+    taken = {number for root in roots for number in numbers(t, root)}
+    taken |= {record.device for record in read_records(t, frontend)}
+    closing = unfinished(t, frontend)
+    if wanted is None:
+        return next(i for i in range(1 << 16) if i not in taken and i not in closing)
+    name = dom0.domain_name(frontend)
+    if wanted in taken:
+        raise ConfigError(f"domain {name} has a device {wanted} already")
+    if wanted in closing:
+        backend = dom0.domain_name(closing[wanted])
+        raise ConfigError(
+            f"an earlier device {wanted} of domain {name} is still closing in the backend domain {backend}"
+        )
+    return wanted
+
+
+def _taken_handles(t: Transaction, mediator: int, backend: int) -> set[int]:
+    """Handles of which a half is left: also of one that the backend has not let go of yet."""
+    roots = (nodes.svq_front_root(mediator=mediator), f"{nodes.svq_back_root(backend=backend)}/{mediator}")
+    return {number for root in roots for number in numbers(t, root)}
+
+
+def _free_mark(dom0: Dom0, frontend: int) -> int:
+    """A mark for grant entries that no device of the frontend has, and no page is held with."""
+    used = {record.mark for record in dom0.records(frontend)}
+    free = [mark for mark in MARKS if mark not in used]
+    if free and dom0.sweep(frontend, free).held:
+        free = [mark for mark in free if not dom0.sweep(frontend, [mark]).held]
+    if not free:
+        name = dom0.domain_name(frontend)
+        raise ConfigError(f"domain {name} has {len(MARKS)} devices already, which is as many as it can have")
+    return free[0]
+
+
+def tidy(dom0: Dom0, frontend: int | None = None) -> None:
+    """
+    Removes what is left of devices that their mediators have removed: those that were not closed in time when they were
+    detached. Grants of a device whose mediator's domain is gone are not touched: for those there is `ctl sweep`. Within
+    `dom0.alone`.
+    """
+    for record in list(orphans(dom0, frontend)):
+        if dom0.store.is_domain_introduced(record.mediator) and not dom0.sweep(record.frontend, [record.mark]).held:
+            dom0.count_swept(record)
+            _remove(dom0, find(dom0, record.frontend, record.device), record)
 
 
 def _write_pairs(
-    t: Transaction, frontend: int, mediator: int, backend: int, device: int, handle: int, memory: int, disk: Disk
+    dom0: Dom0,
+    t: Transaction,
+    frontend: int,
+    mediator: int,
+    backend: int,
+    device: int,
+    handle: int,
+    mark: int,
+    memory: int,
+    disk: Disk,
+    declared: Declared | None,
 ) -> None:
     virtio_back = nodes.virtio_back_path(mediator=mediator, frontend=frontend, device=device)
     virtio_front = nodes.virtio_front_path(frontend=frontend, device=device)
@@ -100,38 +168,53 @@ def _write_pairs(
     for path, owner, reader in ((svq_back, backend, mediator), (virtio_back, mediator, frontend)):
         peers_directory = path.rpartition("/")[0]  # its owner removes it with the peer's last device
         t.mkdir(peers_directory)
-        t.set_perms(peers_directory, [f"n{owner}", f"r{reader}"])
+        t.set_perms(peers_directory, _perms(owner, reader))
     for root, reader in (
         (nodes.svq_front_root(mediator=mediator), backend),
         (nodes.virtio_front_root(frontend=frontend), mediator),
+        # dom0's own: the mediator sees by these whether the two domains are still there
+        (nodes.virtio_record_root(frontend=frontend), mediator),
+        (nodes.virtio_record_root(frontend=backend), mediator),
     ):
-        _make_readable(t, root, reader)
+        _make_readable(dom0, t, root, reader)
+    record = nodes.virtio_record_path(frontend=frontend, device=device)
+    name, digest = (declared.name, declared.digest) if declared else (None, None)
+    vr = nodes.VirtioRecord
+    swept, attached = (node.read(t.read, record) or 0 for node in (vr.SWEPT, vr.ATTACHED))  # of earlier ones
+    _write_dir(t, nodes.VIRTIO_RECORD, record, 0, frontend, [
+        (vr.MEDIATOR_ID, mediator), (vr.BACKEND_ID, backend), (vr.SVQ_HANDLE, handle), (vr.GRANT_MARK, mark),
+        (vr.SWEPT, swept), (vr.ATTACHED, (attached + 1) % (vr.ATTACHED.high + 1)),
+        *_optional((vr.DECLARED_AS, name), (vr.DECLARED, digest)),
+    ])  # fmt: skip
     vb, vf, sb, sf = nodes.VirtioBack, nodes.VirtioFront, nodes.SvqBack, nodes.SvqFront
-    _write_dir(t, svq_back, backend, mediator, [
+    _write_dir(t, nodes.SVQ_BACK, svq_back, backend, mediator, [
         (sb.FRONTEND, svq_front), (sb.FRONTEND_ID, mediator), (sb.ONLINE, True), (sb.TYPE, "blk"),
         (sb.PARAMS, disk.image), (sb.MODE, "r" if disk.read_only else "w"), (sb.DIRECT_IO, disk.direct_io),
-        (sb.QUEUES, disk.queues), *_optional((sb.SERIAL, disk.serial)), (sb.STATE, State.Initialising),
+        (sb.QUEUES, disk.queues), *_optional((sb.SERIAL, disk.serial), (sb.SHAREABLE, disk.shareable or None)),
     ])  # fmt: skip
-    _write_dir(t, svq_front, mediator, backend, [
-        (sf.BACKEND, svq_back), (sf.BACKEND_ID, backend), (sf.STATE, State.Initialising),
-    ])  # fmt: skip
-    _write_dir(t, virtio_back, mediator, frontend, [
+    _write_dir(t, nodes.SVQ_FRONT, svq_front, mediator, backend, [
+        (sf.BACKEND, svq_back), (sf.BACKEND_ID, backend), (sf.WINDOW_OWNER, frontend),
+    ], disk.queues)  # fmt: skip
+    _write_dir(t, nodes.VIRTIO_BACK, virtio_back, mediator, frontend, [
         (vb.FRONTEND, virtio_front), (vb.FRONTEND_ID, frontend), (vb.ONLINE, True), (vb.SVQ_HANDLE, handle),
-        (vb.FRONTEND_MEMORY, memory),
-        *_optional((vb.PLACEMENT, disk.placement), (vb.COPY_THRESHOLD, disk.copy_threshold)),
-        (vb.STATE, State.Initialising),
-    ])  # fmt: skip
-    _write_dir(t, virtio_front, frontend, mediator, [
-        (vf.BACKEND, virtio_back), (vf.BACKEND_ID, mediator), (vf.STATE, State.Initialising),
-    ])  # fmt: skip
+        (vb.FRONTEND_MEMORY, memory), (vb.FRONTEND_BALLOONS, _may_balloon(t, frontend)), (vb.GRANT_MARK, mark),
+        (vb.QUEUES, disk.queues), *_optional((vb.PLACEMENT, disk.placement), (vb.COPY_THRESHOLD, disk.copy_threshold)),
+    ], disk.queues)  # fmt: skip
+    _write_dir(t, nodes.VIRTIO_FRONT, virtio_front, frontend, mediator, [
+        (vf.BACKEND, virtio_back), (vf.BACKEND_ID, mediator),
+    ], disk.queues)  # fmt: skip
 
 
-def _make_readable(t: Transaction, path: str, reader: int) -> None:
-    """Makes the directory if need be. Who may not read what it watches does not hear of its end (XSA-115)."""
+def _make_readable(dom0: Dom0, t: Transaction, path: str, reader: int) -> None:
+    """
+    Makes the directory if need be. Who may not read what it watches does not hear of its end (XSA-115). Readers that
+    are no more are left out: a list of all that there ever were would not fit in a message some day.
+    """
     t.mkdir(path)
-    perms = t.get_perms(path)
-    if perms[0] != f"n{reader}" and f"r{reader}" not in perms:
-        t.set_perms(path, [*perms, f"r{reader}"])
+    owner, *others = t.get_perms(path)
+    if owner != f"n{reader}" and f"r{reader}" not in others:
+        living = [perm for perm in others if dom0.store.is_domain_introduced(int(perm[1:]))]
+        t.set_perms(path, [owner, *living, f"r{reader}"])
 
 
 def _memory_kib(t: Transaction, domid: int) -> int:
@@ -142,13 +225,38 @@ def _memory_kib(t: Transaction, domid: int) -> int:
     return int(text)
 
 
+def _may_balloon(t: Transaction, domid: int) -> bool:
+    """Whether a guest's memory is below its maximum; libxl counts video memory in the one and not in the other."""
+    target, video = (t.read(f"/local/domain/{domid}/memory/{name}") for name in ("target", "videoram"))
+    if target is None or not target.isdecimal():
+        return False
+    return int(target) + (int(video) if video and video.isdecimal() else 0) < _memory_kib(t, domid)
+
+
 def _optional(*entries: tuple[Node[Any], Any]) -> Iterator[tuple[Node[Any], Any]]:
     return (entry for entry in entries if entry[1] is not None)
 
 
-def _write_dir(t: Transaction, path: str, owner: int, reader: int, entries: list[Entry]) -> None:
+def _perms(owner: int, reader: int) -> list[str]:
+    """
+    Of a directory that one side writes and the other reads. It is dom0's, and so is all that is made in it here: who
+    owns a node is whom XenStore counts it against, and it lets a domain that is not dom0 own so many and no more.
+    """
+    return ["n0", *([f"b{owner}"] if owner else []), f"r{reader}"]
+
+
+def _write_dir(
+    t: Transaction, directory: Directory, path: str, owner: int, reader: int, entries: list[Entry], queues: int = 0
+) -> None:
+    """With what its owner finds in it: the entries, each node's `initial`, and a directory for each queue."""
     t.mkdir(path)
-    t.set_perms(path, [f"n{owner}", f"r{reader}"])
+    t.set_perms(path, _perms(owner, reader))
+    for n in range(queues):
+        t.mkdir(f"{path}/queue-{n}")
+    for node in directory.nodes:
+        if node.initial is not None:
+            for indices in ((n,) for n in range(queues)) if node.indices else ((),):
+                t.write(node.path(path, *indices), node.initial)
     for node, value, *_ in entries:
         try:
             t.write(node.path(path), node.format(value))
@@ -156,150 +264,137 @@ def _write_dir(t: Transaction, path: str, owner: int, reader: int, entries: list
             raise ConfigError(str(error)) from error
 
 
-def detach(store: XenStore, found: Attached, timeout_s: float) -> None:
+def detach(dom0: Dom0, frontend: int, device: int, timeout_s: float) -> None:
     """
-    Has the mediator close the device, waits for it, and removes what is left of both pairs.
+    Has the mediator close the device, waits for it, and removes what is left of both pairs; where the mediator is gone,
+    what it had granted is taken back here.
 
-    ConfigError: it was not closed in time; the nodes are left so that one can look.
+    ConfigError: there is no such device; or it was not closed in time, because a backend keeps pages of it mapped (then
+    it is removed as soon as they are free), or the mediator does not answer. The nodes are left, so that one can look.
     """
-    store.write(f"{found.path}/online", "0")
-    svq_back = _svq_back(found)
-    if not wait_until(lambda: store.read(f"{found.path}/state") is None, timeout_s):
-        raise ConfigError(f"device {found.device} of domain {found.frontend} was not closed within {timeout_s:g} s")
-    store.rm(nodes.virtio_front_path(frontend=found.frontend, device=found.device))
-    if not wait_until(lambda: store.read(f"{svq_back}/state") is None, timeout_s):
-        raise ConfigError(f"backend domain {found.backend} did not let go of {svq_back} within {timeout_s:g} s")
-
-
-def remove_orphan(store: XenStore, frontend: int, device: int) -> bool:
-    """Removes a frontend's half of a pair whose mediator's half is gone, with its domain; False: it is no such pair."""
-    front = nodes.virtio_front_path(frontend=frontend, device=device)
-    mediator = store.read(f"{front}/backend-id")
-    if mediator is None or not mediator.isdecimal():
-        return False
-    back = nodes.virtio_back_path(mediator=int(mediator), frontend=frontend, device=device)
-    if store.read(f"{back}/state") is not None:
-        return False
-    store.rm(front)
-    return True
-
-
-def list_devices(store: XenStore) -> list[Attached]:
-    """Every device of every mediator."""
-    return [
-        attached
-        for domid in _numbers(store, "/local/domain")
-        for frontend in _numbers(store, nodes.virtio_back_root(mediator=domid))
-        for device in _numbers(store, f"{nodes.virtio_back_root(mediator=domid)}/{frontend}")
-        if (attached := find(store, frontend, device, domid)) is not None
-    ]
-
-
-def find(store: XenStore, frontend: int, device: int, mediator: int | None = None) -> Attached | None:
-    """One device, or None. Its mediator is looked up when it is not given."""
-    if mediator is None:
-        text = store.read(f"{nodes.virtio_front_path(frontend=frontend, device=device)}/backend-id")
-        if text is None or not text.isdecimal():
-            return None
-        mediator = int(text)
-    path = nodes.virtio_back_path(mediator=mediator, frontend=frontend, device=device)
-    handle = nodes.VirtioBack.SVQ_HANDLE.read(store.read, path)
-    if handle is None:
-        return None
-    svq_front = nodes.svq_front_path(mediator=mediator, handle=handle)
-    backend = nodes.SvqFront.BACKEND_ID.read(store.read, svq_front)
-    if backend is None:
-        return None
-    svq_back = nodes.svq_back_path(backend=backend, mediator=mediator, handle=handle)
-    states = (_state_name(store, path), _state_name(store, svq_back))
-    # Read after the states: services write the reason first, so a state that has one is not seen without it.
-    error = store.read(f"{path}/error") or store.read(f"{svq_back}/error")
-    return Attached(frontend, device, mediator, backend, handle, *states, error)
-
-
-def status(store: XenStore, found: Attached, timeout_s: float) -> dict[str, Any]:
-    """
-    The mediator's own account of a device, states and counters, and with it the backend's, as `backend_...`.
-
-    The backend's word is only that: a backend that answers nothing, or no numbers, is left out.
-    ConfigError: the mediator does not answer.
-    """
-    svq_back = _svq_back(found)
-    asked = _ask(store, svq_back, nodes.SvqBack.STATS_REQUEST) if store.read(f"{svq_back}/state") is not None else None
-    nonce = _ask(store, found.path, nodes.VirtioBack.STATS_REQUEST)
-    answer = _read_answer(store, found.path, nonce, nodes.VirtioBack.STATS, timeout_s)
-    if answer is None:
-        raise ConfigError(f"the mediator in domain {found.mediator} does not answer; is its service running?")
-    untrusted_backend = _read_answer(store, svq_back, asked, nodes.SvqBack.STATS, BACKEND_ANSWER_S) if asked else None
-    counters = {f"backend_{name}": n for name, n in (untrusted_backend or {}).items() if isinstance(n, int)}
-    return counters | answer
-
-
-def resize(store: XenStore, found: Attached, timeout_s: float) -> int:
-    """
-    Has the backend look how large the image is now, and waits until the mediator tells the frontend; returns the bytes.
-
-    ConfigError: the backend says why not, or one of them does not answer.
-    """
-    svq_back = _svq_back(found)
-    nonce = _ask(store, svq_back, nodes.SvqBack.RESIZE_REQUEST)
-    untrusted_answer = _read_answer(store, svq_back, nonce, nodes.SvqBack.RESIZE, timeout_s) or {}
-    error, size = untrusted_answer.get("error"), untrusted_answer.get("bytes")
-    if isinstance(error, str):
-        raise ConfigError(f"backend in domain {found.backend}: {error}")
-    if not isinstance(size, int) or not 0 < size < 1 << 63:
-        raise ConfigError(f"the backend in domain {found.backend} does not answer; is its service running?")
-
-    def told() -> bool:
-        told_config = nodes.VirtioBack.CONFIG.read(store.read, found.path)
-        return told_config is not None and told_config[:8] == (size // SECTOR_BYTES).to_bytes(8, "little")
-
-    if not wait_until(told, timeout_s):
-        raise ConfigError(f"the mediator in domain {found.mediator} did not pass on the new size of {size} bytes")
-    return size
-
-
-def _svq_back(found: Attached) -> str:
-    return nodes.svq_back_path(backend=found.backend, mediator=found.mediator, handle=found.handle)
-
-
-def _ask(store: XenStore, path: str, request: Node[int]) -> int:
-    nonce = random.getrandbits(31) + 1
-    store.write(request.path(path), str(nonce))
-    return nonce
-
-
-def _read_answer(
-    store: XenStore, path: str, nonce: int, node: Node[dict[str, Any]], timeout_s: float
-) -> dict[str, Any] | None:
-    """The answer to the request `nonce`, without it; None: there is none, or it is no such answer."""
-    found: dict[str, Any] = {}
-
-    def answered() -> bool:
-        try:
-            found.update(node.read(store.read, path) or {})
-        except PeerProtocolError:
-            return True
-        return found.get("nonce") == nonce
-
-    answered_in_time = wait_until(answered, timeout_s)
-    return found if answered_in_time and found.pop("nonce", None) == nonce else None
-
-
-def wait_until(condition: Any, timeout_s: float) -> bool:
-    """Asks until it is true or the time is over."""
     deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() >= deadline:
+    found = find(dom0, frontend, device)
+    record = dom0.record(frontend, device)
+    if not found.orphaned:
+        rewrite(dom0.store, found.path, online="0")
+        if not wait_until(lambda: _is_over(dom0, found), timeout_s):
+            raise ConfigError(_why_not_closed(dom0, find(dom0, frontend, device), timeout_s))
+    if record is not None:
+        _take_back(dom0, found, record, deadline)
+    else:
+        with dom0.alone(deadline):
+            if dom0.record(frontend, device) is None:  # else it has been attached again meanwhile
+                _remove(dom0, found, None)
+    if found.handle is not None:
+        back = found.backend_path
+        left_s = max(POLL_S, deadline - time.monotonic())
+        if not wait_until(lambda: dom0.store.read(f"{back}/state") is None, left_s):
+            name = dom0.domain_name(found.backend)
+            raise ConfigError(f"backend domain {name} did not let go of {back} within {timeout_s:g} s")
+
+
+def wait_offered(dom0: Dom0, frontend: int, device: int, timeout_s: float) -> None:
+    """
+    Waits until the device is offered to the frontend. ConfigError: it cannot be, and why; then it is taken away again.
+    """
+    latest = find(dom0, frontend, device)
+
+    def settled() -> bool:
+        nonlocal latest
+        latest = find(dom0, frontend, device)
+        return latest.error is not None or latest.state in _OFFERED
+
+    reason = None
+    if not wait_until(settled, timeout_s):
+        reason = (
+            f"device {device} of domain {dom0.domain_name(frontend)}: nobody took it up within {timeout_s:g} s "
+            f"(mediator {latest.state}, backend {latest.backend_state}); are both services running?"
+        )
+    if reason := latest.error or reason:
+        try:
+            abandon(dom0, frontend, device, max(timeout_s, TAKE_AWAY_S))
+        except ConfigError as error:
+            raise ConfigError(reason, *error.problems) from error
+        raise ConfigError(reason)
+
+
+def abandon(dom0: Dom0, frontend: int, device: int, timeout_s: float) -> None:
+    """
+    Takes away a device that came to nothing. What was never offered to the frontend was never granted anything of it,
+    so nobody has to close that, and it goes even where no service runs. ConfigError: as from `detach`.
+    """
+    record = dom0.record(frontend, device)
+    found = find(dom0, frontend, device)
+    if record is None or found.handle is None:
+        detach(dom0, frontend, device, timeout_s)
+        return
+    halves = (found.path, nodes.svq_front_path(mediator=found.mediator, handle=found.handle), found.backend_path)
+
+    def work(t: Transaction) -> bool:
+        """And is never offered then: a mediator that was about to do so finds nothing, and removes what it wrote."""
+        if t.read(f"{found.path}/state") != str(int(State.Initialising)):
             return False
+        for half in halves:
+            t.rm(half)
+        return True
+
+    with dom0.alone():
+        if dom0.record(frontend, device) == record and dom0.store.in_transaction(work):
+            timeout_s = 0.0
+    detach(dom0, frontend, device, timeout_s)
+
+
+def _is_over(dom0: Dom0, found: Attached) -> bool:
+    gone = dom0.store.read(f"{found.path}/state") is None
+    return gone or not dom0.store.is_domain_introduced(found.mediator)
+
+
+def _why_not_closed(dom0: Dom0, found: Attached, timeout_s: float) -> str:
+    frontend, mediator = dom0.domain_name(found.frontend), dom0.domain_name(found.mediator)
+    closing = f"device {found.device} of domain {frontend} is still closing after {timeout_s:g} s"
+    if found.held_pages:
+        return (
+            f"{closing}: {who_holds(dom0, found.held_pages, found.held_by)}. The device is removed as soon as they are "
+            "free; `shadowvq ctl list` then tidies up"
+        )
+    late = f"mediator's service in domain {mediator}"
+    if found.state in {"Closing", "Closed"}:  # it has answered
+        late = f"backend's service in domain {dom0.domain_name(found.backend)}"
+    why = found.error or f"is the {late} running?"
+    return f"{closing} (mediator {found.state}, backend {found.backend_state}): {why}"
+
+
+def _take_back(dom0: Dom0, found: Attached, record: Record, deadline: float) -> None:
+    """
+    Sees to it that nothing is granted for a device that nobody mediates, and removes it. ConfigError: a page of it was
+    held all that time.
+    """
+    frontend = dom0.domain_name(record.frontend)
+    while True:
+        with dom0.alone(deadline):
+            if dom0.record(record.frontend, record.device) != record:
+                return  # another command has removed it
+            if dom0.is_mediated(record):
+                raise ConfigError(f"device {record.device} of domain {frontend} is mediated again; try again")
+            swept = dom0.sweep(record.frontend, [record.mark])
+            if not swept.held:
+                dom0.count_swept(record)
+                _remove(dom0, found, record)
+                return
+        if time.monotonic() >= deadline:
+            raise ConfigError(
+                f"device {record.device} of domain {frontend} cannot be removed: "
+                f"{who_holds(dom0, swept.held, record.backend)}; then detach it again"
+            )
         time.sleep(POLL_S)
-    return True
 
 
-def _numbers(store: XenStore, path: str) -> list[int]:
-    return sorted(int(name) for name in store.ls(path) if name.isdecimal())
-
-
-def _state_name(store: XenStore, path: str) -> str:
-    text = store.read(f"{path}/state")
-    return State(int(text)).name if text is not None and text in "12345678" and len(text) == 1 else "absent"
+def _remove(dom0: Dom0, found: Attached, record: Record | None) -> None:
+    """What is left of a device that nobody mediates and of which nothing is granted. The record goes last."""
+    store = dom0.store
+    store.rm(found.path)
+    if found.handle is not None:
+        store.rm(nodes.svq_front_path(mediator=found.mediator, handle=found.handle))
+    store.rm(nodes.virtio_front_path(frontend=found.frontend, device=found.device))
+    if record is not None:
+        dom0.forget(record)

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from xen_shadowvq.errors import ConfigError
+from xen_shadowvq.errors import ConfigError, shown
 
 FILE_BYTES_MAX = 1 << 20
 
@@ -32,6 +32,22 @@ class YamlSource:
         return None
 
 
+class _Loader(yaml.SafeLoader):
+    """PyYAML takes scalars to Python's own conversions, and lets through whatever those raise: that is no YAML, too."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep=deep)
+        except (yaml.YAMLError, RecursionError):
+            raise
+        except Exception as failure:
+            kind = node.tag.removeprefix("tag:yaml.org,2002:")
+            what = shown(node.value) if isinstance(node, yaml.ScalarNode) else "this"
+            raise yaml.constructor.ConstructorError(
+                problem=f"{what} is taken for a value of type {kind}, and is none", problem_mark=node.start_mark
+            ) from failure
+
+
 def load(path: Path) -> YamlSource:
     """
     Reads a YAML file of one document; an empty one is an empty mapping. ConfigError names the file and the
@@ -44,8 +60,9 @@ def load(path: Path) -> YamlSource:
         raise ConfigError(f"{path}: {failure.strerror}") from failure
     if len(content) > FILE_BYTES_MAX:
         raise ConfigError(f"{path}: more than {FILE_BYTES_MAX} bytes, expected a configuration file")
+    loader = None
     try:
-        loader = yaml.SafeLoader(content.decode("utf-8"))
+        loader = _Loader(content.decode("utf-8"))
         root = loader.get_single_node()
         if root is None:
             return YamlSource({}, {})
@@ -62,9 +79,12 @@ def load(path: Path) -> YamlSource:
         place = f"{path}:{mark.line + 1}" if mark is not None else str(path)
         raise ConfigError(f"{place}: not YAML: {failure.problem or failure.context}") from failure
     except yaml.YAMLError as failure:
-        raise ConfigError(f"{path}: not YAML: {failure}") from failure
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(failure).split())}") from failure
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply") from None
+    except (ValueError, OverflowError) as failure:  # from the scanner: an escape that is no character, say
+        place = str(path) if loader is None else f"{path}:{loader.line + 1}"
+        raise ConfigError(f"{place}: not YAML: {failure}") from failure
 
 
 def _survey(node: yaml.Node, loc: Loc, lines: dict[Loc, int], seen: set[int]) -> Iterator[tuple[int, str]]:
@@ -85,6 +105,6 @@ def _survey(node: yaml.Node, loc: Loc, lines: dict[Loc, int], seen: set[int]) ->
                 continue
             here = (*loc, key.value)
             if here in lines:
-                yield line, f"key {key.value!r} is given twice, first in line {lines[here]}"
+                yield line, f"key {shown(key.value)} is given twice, first in line {lines[here]}"
             lines.setdefault(here, line)
             yield from _survey(value, here, lines, seen)

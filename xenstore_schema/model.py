@@ -11,16 +11,26 @@ from typing import Any, cast, get_args
 
 import yaml
 
-from xenstore_schema.spec import NUMBER_MAX, Directory, Kind, Node, RingPart, State, Writer
+from xenstore_schema.spec import NUMBER_MAX, Directory, Kind, Node, State, Writer
 
 SOURCE = Path(__file__).with_name("nodes.yaml")
 
 _NODE_KEYS = frozenset(Node.__dataclass_fields__)
 _DIRECTORY_KEYS = {"name", "path", "owner", "doc"}
-_SCALARS = {"default": str, "min": int, "max": int, "max_bytes": int, "unit": str, "doc": str}
+_SCALARS = {
+    "default": str,
+    "initial": str,
+    "min": int,
+    "max": int,
+    "max_bytes": int,
+    "count_max": int,
+    "may_be_empty": bool,
+    "unit": str,
+    "doc": str,
+}
 _REQUIRABLE = (State.Initialising, State.InitWait, State.Initialised, State.Connected)
-_NODE_NAME = re.compile(r"[a-z][a-z0-9-]*|queue-\{n\}/[a-z][a-z0-9-]*(-\{k\})?")
-_DIRECTORY_NAME = re.compile(r"[a-z]+\.(back|front)")
+_NODE_NAME = re.compile(r"[a-z][a-z0-9-]*|queue-\{n\}/[a-z][a-z0-9-]*")
+_DIRECTORY_NAME = re.compile(r"[a-z]+\.(back|front|record)")
 
 
 class SchemaError(Exception):
@@ -68,6 +78,11 @@ def build(source: object) -> Schema:
     return Schema(version, tuple(_directory(entry, nodes) for entry, nodes in tables.values()))
 
 
+def _is_record(name: str) -> bool:
+    """The toolstack's own notes about a device: no half of a pair, so nobody's state stands there."""
+    return name.endswith(".record")
+
+
 def _where(entry: object) -> str:
     return f"{entry.get('dir')} {entry.get('name')}" if isinstance(entry, dict) else repr(entry)
 
@@ -83,7 +98,8 @@ def _directory_problems(entry: object, tables: Mapping[str, object]) -> Iterator
     name, path = entry["name"], entry["path"]
     if not _DIRECTORY_NAME.fullmatch(name) or name in tables:
         yield f"directory {name!r}: not a fresh name like virtio.back"
-    if not re.fullmatch(rf"/local/domain/\{{{entry['owner']}\}}(/[a-z]+)+(/\{{[a-z]+\}})+", path):
+    whose = "[a-z]+" if _is_record(name) else entry["owner"]
+    if not re.fullmatch(rf"/local/domain/\{{{whose}\}}(/[a-z]+)+(/\{{[a-z]+\}})+", path):
         yield f"directory {name}: path {path!r} is not the owner's /local/domain/..., then ids"
     if entry["owner"] not in get_args(Writer):
         yield f"directory {name}: no such owner: {entry['owner']!r}"
@@ -105,7 +121,7 @@ def _node_problems(entry: object, tables: Mapping[str, tuple[object, list[Node[A
         yield "defined twice"
     if not _NODE_NAME.fullmatch(str(entry["name"])):
         yield "not a node name"
-    for key, allowed in (("type", Kind), ("writer", Writer), ("per_page_of", RingPart)):
+    for key, allowed in (("type", Kind), ("writer", Writer)):
         if key in entry and entry[key] not in get_args(allowed):
             yield f"{key} {entry[key]!r} is none of {', '.join(get_args(allowed))}"
     if "required_from" in entry and entry["required_from"] not in [state.name for state in _REQUIRABLE]:
@@ -132,8 +148,14 @@ def _value_problems(node: Node[Any]) -> Iterator[str]:
         yield "max_bytes belongs to text, hex and json, and they need it"
     if (node.type == "choice") != bool(node.choices):
         yield "choices belongs to choice, which needs it"
-    if ("k" in node.indices) != (node.per_page_of is not None):
-        yield "per_page_of belongs to names with {k}, which need it"
+    if (node.type == "u32s") != (node.count_max is not None):
+        yield "count_max belongs to u32s, which needs it"
+    if node.may_be_empty and node.type != "text":
+        yield "may_be_empty belongs to text"
+    if node.initial is not None and node.writer == "toolstack":
+        yield "initial belongs to nodes that others than the toolstack write"
+    if node.initial is not None and node.value_of(node.initial) is None:
+        yield f"initial {node.initial!r} is not {node.expected}"
     if node.default is not None and node.required_from is not None:
         yield "a required node has no default"
     if node.default is not None and node.value_of(node.default) is None:
@@ -145,12 +167,10 @@ def _value_problems(node: Node[Any]) -> Iterator[str]:
 def _table_problems(entry: Mapping[str, str], nodes: list[Node[Any]]) -> Iterator[str]:
     by_name = {node.name: node for node in nodes}
     state = by_name.get("state")
-    if state is None or state.type != "state" or state.writer != entry["owner"]:
+    if not _is_record(entry["name"]) and (state is None or state.type != "state" or state.writer != entry["owner"]):
         yield "needs a node `state` that its owner writes"
     if any(node.indices for node in nodes) and "num-queues" not in by_name:
         yield "queue nodes without num-queues"
-    if any(node.per_page_of for node in nodes) and "queue-{n}/size" not in by_name:
-        yield "per-page nodes without queue-{n}/size"
     for node in nodes:
         if node.writer not in ("toolstack", entry["owner"]):
             yield f"{node.name}: only the toolstack and the owner may write here, not the {node.writer}"

@@ -25,7 +25,9 @@ class VirtioBack:
     """Domain id of the frontend. The mediator trusts it because only the toolstack can write it."""
     ONLINE: Final[Node[bool]] = Node("virtio.back", "online", "bool", "toolstack", default="1")
     """0 asks the mediator to close the device and not to offer it again (detach)."""
-    STATE: Final[Node[State]] = Node("virtio.back", "state", "state", "mediator", required_from=State.Initialising)
+    STATE: Final[Node[State]] = Node(
+        "virtio.back", "state", "state", "mediator", required_from=State.Initialising, initial="1"
+    )
     """XenBus state of the mediator's side; created by the toolstack."""
     SVQ_HANDLE: Final[Node[int]] = Node(
         "virtio.back", "svq-handle", "u32", "toolstack", required_from=State.Initialising
@@ -36,6 +38,16 @@ class VirtioBack:
     )
     """The most memory that the frontend can have (its memory/static-max, which only dom0 and the frontend may
     read)."""
+    FRONTEND_BALLOONS: Final[Node[bool]] = Node("virtio.back", "frontend-balloons", "bool", "toolstack", default="0")
+    """1: the frontend's memory/target was below its maximum when the device was attached, so its frames may get
+    other pages."""
+    GRANT_MARK: Final[Node[int]] = Node(
+        "virtio.back", "grant-mark", "u8", "toolstack", required_from=State.Initialising, min=1, max=127
+    )
+    """Mark (flag bits 9 to 15) of the grant entries that are made for this device. No other device of the frontend
+    has it, whoever mediates it."""
+    QUEUES: Final[Node[int]] = Node("virtio.back", "queues", "u16", "toolstack", default="64", min=1, max=64)
+    """Queues that the device was attached with: no more are offered, whatever the backend says."""
     PLACEMENT: Final[Node[str]] = Node(
         "virtio.back", "placement", "choice", "toolstack", choices=("exact", "page", "copy")
     )
@@ -57,7 +69,7 @@ class VirtioBack:
     )
     """The device configuration space (virtio 2.5)."""
     CONFIG_GENERATION: Final[Node[int]] = Node(
-        "virtio.back", "config-generation", "u32", "mediator", required_from=State.InitWait
+        "virtio.back", "config-generation", "u32", "mediator", required_from=State.InitWait, initial="0"
     )
     """Grows by one with each change of `config` (virtio 2.5.1); written after it."""
     NUM_QUEUES: Final[Node[int]] = Node(
@@ -65,21 +77,52 @@ class VirtioBack:
     )
     """Queues that the device has."""
     QUEUE_SIZE_MAX: Final[Node[int]] = Node(
-        "virtio.back", "queue-size-max", "u16", "mediator", required_from=State.InitWait, min=1, max=1024
+        "virtio.back", "queue-size-max", "u16", "mediator", required_from=State.InitWait, min=4, max=1024
     )
     """Largest ring size, a power of two."""
-    NEEDS_RESET: Final[Node[bool]] = Node("virtio.back", "needs-reset", "bool", "mediator", default="0")
+    GRANT_REFS_WANTED: Final[Node[int]] = Node(
+        "virtio.back", "grant-refs-wanted", "u32", "mediator", default="0", initial="0"
+    )
+    """Grant references that the frontend is asked to reserve for the mediator in its own allocator (`grant-refs-
+    first`). Fewer will do."""
+    CLOSE_TIMEOUT_MS: Final[Node[int]] = Node(
+        "virtio.back",
+        "close-timeout-ms",
+        "u32",
+        "mediator",
+        default="10000",
+        min=10,
+        max=3600000,
+        initial="10000",
+        unit="ms",
+    )
+    """How long closing the device, or resetting a queue, may take before its frontend should say in its log that
+    the mediator is late. It is no leave to use anything again."""
+    QUEUE_HELD: Final[Node[bytes]] = Node("virtio.back", "queue-{n}/held", "hex", "mediator", max_bytes=128)
+    """While the device is Closing: the requests that have pages which the backend still has mapped, bit h % 8 of
+    byte h / 8 for the one with head h. All other requests of this queue have ended, and the mediator no longer
+    touches its ring. Written before `held-pages`, as zeros where there are none; absent while `held-pages` is not
+    0: all of them."""
+    HELD_PAGES: Final[Node[int]] = Node("virtio.back", "held-pages", "u32", "mediator", default="0", initial="0")
+    """Pages of ended requests that the backend still has mapped. Until it is 0 the device stays Closing, whatever
+    else happens: only the backend's unmapping, or the end of its domain, takes them back."""
+    NEEDS_RESET: Final[Node[bool]] = Node("virtio.back", "needs-reset", "bool", "mediator", default="0", initial="0")
     """1: the device is broken, as DEVICE_NEEDS_RESET (virtio 2.1); close and connect again."""
-    ERROR: Final[Node[str]] = Node("virtio.back", "error", "text", "mediator", max_bytes=1024)
+    ERROR: Final[Node[str]] = Node(
+        "virtio.back", "error", "text", "mediator", max_bytes=1024, may_be_empty=True, initial=""
+    )
     """Why the device is broken or was refused: one sentence that names the node, field or descriptor, and what was
-    expected."""
-    QUEUE_RESET_DONE: Final[Node[int]] = Node("virtio.back", "queue-{n}/reset-done", "u32", "mediator", default="0")
+    expected. Empty: it is not."""
+    QUEUE_RESET_DONE: Final[Node[int]] = Node(
+        "virtio.back", "queue-{n}/reset-done", "u32", "mediator", default="0", initial="0"
+    )
     """The `reset` count that has been carried out: no request of that queue is alive and all its grants have ended
     (VIRTIO_F_RING_RESET, virtio 2.6.1)."""
-    STATS: Final[Node[dict[str, Any]]] = Node("virtio.back", "stats", "json", "mediator", max_bytes=3072)
-    """Answer to `stats-request`: counters of the device as JSON, with the `nonce` of the request."""
-    STATS_REQUEST: Final[Node[int]] = Node("virtio.back", "stats-request", "u32", "toolstack")
-    """A number that differs from the one before asks the mediator to write `stats`."""
+    STATS: Final[Node[dict[str, Any]]] = Node("virtio.back", "stats", "json", "mediator", max_bytes=3072, initial="{}")
+    """Answer to `stats-request`: counters of the device as JSON, with the `nonce` of the request: it answers every
+    request up to that one."""
+    STATS_REQUEST: Final[Node[int]] = Node("virtio.back", "stats-request", "u32", "toolstack", default="0")
+    """One more than before (after 4294967295 comes 1) asks the mediator to write `stats`. 0: nobody has asked."""
 
 
 VIRTIO_BACK: Final = Directory(
@@ -93,6 +136,9 @@ VIRTIO_BACK: Final = Directory(
         VirtioBack.STATE,
         VirtioBack.SVQ_HANDLE,
         VirtioBack.FRONTEND_MEMORY,
+        VirtioBack.FRONTEND_BALLOONS,
+        VirtioBack.GRANT_MARK,
+        VirtioBack.QUEUES,
         VirtioBack.PLACEMENT,
         VirtioBack.COPY_THRESHOLD,
         VirtioBack.VERSION,
@@ -102,6 +148,10 @@ VIRTIO_BACK: Final = Directory(
         VirtioBack.CONFIG_GENERATION,
         VirtioBack.NUM_QUEUES,
         VirtioBack.QUEUE_SIZE_MAX,
+        VirtioBack.GRANT_REFS_WANTED,
+        VirtioBack.CLOSE_TIMEOUT_MS,
+        VirtioBack.QUEUE_HELD,
+        VirtioBack.HELD_PAGES,
         VirtioBack.NEEDS_RESET,
         VirtioBack.ERROR,
         VirtioBack.QUEUE_RESET_DONE,
@@ -131,7 +181,9 @@ class VirtioFront:
         "virtio.front", "backend-id", "domid", "toolstack", required_from=State.Initialising
     )
     """Domain id of the mediator."""
-    STATE: Final[Node[State]] = Node("virtio.front", "state", "state", "frontend", required_from=State.Initialising)
+    STATE: Final[Node[State]] = Node(
+        "virtio.front", "state", "state", "frontend", required_from=State.Initialising, initial="1"
+    )
     """XenBus state of the frontend's side; created by the toolstack."""
     FEATURES_ACCEPTED: Final[Node[int]] = Node(
         "virtio.front", "features-accepted", "u64", "frontend", required_from=State.Initialised
@@ -166,6 +218,11 @@ class VirtioFront:
     """Count of ring resets asked for. One more than `reset-done`: reset this queue."""
     QUEUE_ENABLE: Final[Node[int]] = Node("virtio.front", "queue-{n}/enable", "u32", "frontend", default="0")
     """Set to the `reset` count after new ring addresses were written: the queue runs again."""
+    GRANT_REFS_FIRST: Final[Node[int]] = Node("virtio.front", "grant-refs-first", "u32", "frontend", min=8)
+    """First of a run of grant references that the frontend has reserved in its own allocator: the mediator writes
+    there and nowhere else in its grant table. Absent: the mediator takes the upper part of the table."""
+    GRANT_REFS_COUNT: Final[Node[int]] = Node("virtio.front", "grant-refs-count", "u32", "frontend", min=64)
+    """How many there are in that run."""
     STATUS: Final[Node[int]] = Node("virtio.front", "status", "u8", "frontend", default="0")
     """The driver's device status byte (virtio 2.1), for the operator's eyes."""
 
@@ -187,6 +244,8 @@ VIRTIO_FRONT: Final = Directory(
         VirtioFront.QUEUE_EVENT_CHANNEL,
         VirtioFront.QUEUE_RESET,
         VirtioFront.QUEUE_ENABLE,
+        VirtioFront.GRANT_REFS_FIRST,
+        VirtioFront.GRANT_REFS_COUNT,
         VirtioFront.STATUS,
     ),
     doc="Leg 1, the frontend's side.",
@@ -203,6 +262,61 @@ def virtio_front_root(*, frontend: int) -> str:
     return f"/local/domain/{frontend}/device/virtio"
 
 
+class VirtioRecord:
+    """dom0's own record of a device: the frontend can read it. /local/domain/{frontend}/shadowvq/{device}"""
+
+    MEDIATOR_ID: Final[Node[int]] = Node("virtio.record", "mediator-id", "domid", "toolstack")
+    """Domain id of the mediator."""
+    BACKEND_ID: Final[Node[int]] = Node("virtio.record", "backend-id", "domid", "toolstack")
+    """Domain id of the backend: who has pages mapped that are held."""
+    SVQ_HANDLE: Final[Node[int]] = Node("virtio.record", "svq-handle", "u32", "toolstack")
+    """As in the mediator's directory. As long as the backend's half of that pair is there, the device's number is
+    not given to another."""
+    GRANT_MARK: Final[Node[int]] = Node("virtio.record", "grant-mark", "u8", "toolstack", min=1, max=127)
+    """As in the mediator's directory. It goes when nothing is granted for the device any more, and so ends the
+    record."""
+    DECLARED_AS: Final[Node[str]] = Node("virtio.record", "declared-as", "text", "toolstack", max_bytes=64)
+    """Name of the declaration (`shadowvq ctl apply`) that the device was attached for. Absent: somebody attached it
+    by hand, and no declaration takes it away."""
+    DECLARED: Final[Node[bytes]] = Node("virtio.record", "declared", "hex", "toolstack", max_bytes=32)
+    """Digest of what that declaration said of the disk: another one, and the device is attached anew."""
+    ATTACHED: Final[Node[int]] = Node("virtio.record", "attached", "u32", "toolstack", default="0")
+    """Grows by one with each attach of this device number, so that one device is not taken for the next. Never
+    taken back."""
+    SWEPT: Final[Node[int]] = Node("virtio.record", "swept", "u32", "toolstack", default="0")
+    """Grows by one when the device is detached, and when dom0 has taken back what a mediator that is gone had
+    granted for it; each time once no page of it is held. The frontend has its buffers back then, though nobody says
+    Closed to it any more. Never taken back: it stays when the rest of the record goes."""
+
+
+VIRTIO_RECORD: Final = Directory(
+    name="virtio.record",
+    path="/local/domain/{frontend}/shadowvq/{device}",
+    owner="toolstack",
+    nodes=(
+        VirtioRecord.MEDIATOR_ID,
+        VirtioRecord.BACKEND_ID,
+        VirtioRecord.SVQ_HANDLE,
+        VirtioRecord.GRANT_MARK,
+        VirtioRecord.DECLARED_AS,
+        VirtioRecord.DECLARED,
+        VirtioRecord.ATTACHED,
+        VirtioRecord.SWEPT,
+    ),
+    doc="dom0's own record of a device: the frontend can read it.",
+)
+
+
+def virtio_record_path(*, frontend: int, device: int) -> str:
+    """The path of that directory, /local/domain/{frontend}/shadowvq/{device}."""
+    return f"/local/domain/{frontend}/shadowvq/{device}"
+
+
+def virtio_record_root(*, frontend: int) -> str:
+    """The path below which a frontend domain has all its directories of that kind."""
+    return f"/local/domain/{frontend}/shadowvq"
+
+
 class SvqBack:
     """Leg 2, the backend's side. /local/domain/{backend}/backend/svq/{mediator}/{handle}"""
 
@@ -214,7 +328,9 @@ class SvqBack:
     """Domain id of the mediator."""
     ONLINE: Final[Node[bool]] = Node("svq.back", "online", "bool", "toolstack", default="1")
     """0 asks the backend to close the device (detach)."""
-    STATE: Final[Node[State]] = Node("svq.back", "state", "state", "backend", required_from=State.Initialising)
+    STATE: Final[Node[State]] = Node(
+        "svq.back", "state", "state", "backend", required_from=State.Initialising, initial="1"
+    )
     """XenBus state of the backend's side; created by the toolstack."""
     TYPE: Final[Node[str]] = Node(
         "svq.back", "type", "choice", "toolstack", required_from=State.Initialising, choices=("blk",)
@@ -226,6 +342,9 @@ class SvqBack:
     """r: read-only."""
     DIRECT_IO: Final[Node[bool]] = Node("svq.back", "direct-io", "bool", "toolstack", default="0")
     """1: bypass the page cache of the backend's domain."""
+    SHAREABLE: Final[Node[bool]] = Node("svq.back", "shareable", "bool", "toolstack", default="0")
+    """1: others may write to the image meanwhile, devices of other guests or other programs: writers beside each
+    other all say so, and a reader beside a writer. 0: that is refused."""
     SERIAL: Final[Node[str]] = Node("svq.back", "serial", "text", "toolstack", max_bytes=20)
     """Answer to GET_ID (virtio 5.2.6); absent: made from the handle."""
     QUEUES: Final[Node[int]] = Node("svq.back", "queues", "u16", "toolstack", default="1", min=1, max=64)
@@ -243,7 +362,7 @@ class SvqBack:
     )
     """The device configuration space."""
     CONFIG_GENERATION: Final[Node[int]] = Node(
-        "svq.back", "config-generation", "u32", "backend", required_from=State.InitWait
+        "svq.back", "config-generation", "u32", "backend", required_from=State.InitWait, initial="0"
     )
     """Grows by one with each change of `config`; written after it."""
     NUM_QUEUES: Final[Node[int]] = Node(
@@ -251,20 +370,26 @@ class SvqBack:
     )
     """Queues that the device has."""
     QUEUE_SIZE_MAX: Final[Node[int]] = Node(
-        "svq.back", "queue-size-max", "u16", "backend", required_from=State.InitWait, min=1, max=1024
+        "svq.back", "queue-size-max", "u16", "backend", required_from=State.InitWait, min=4, max=1024
     )
     """Largest ring size, a power of two."""
-    ERROR: Final[Node[str]] = Node("svq.back", "error", "text", "backend", max_bytes=1024)
-    """Why the device cannot be served, in one sentence."""
-    STATS: Final[Node[dict[str, Any]]] = Node("svq.back", "stats", "json", "backend", max_bytes=3072)
-    """Answer to `stats-request`: counters of the backend as JSON, with the `nonce` of the request."""
-    STATS_REQUEST: Final[Node[int]] = Node("svq.back", "stats-request", "u32", "toolstack")
-    """A number that differs from the one before asks the backend to write `stats`."""
-    RESIZE: Final[Node[dict[str, Any]]] = Node("svq.back", "resize", "json", "backend", max_bytes=2048)
-    """Answer to `resize-request`: its `nonce`, and `bytes`, what `config` says of the image now, or `error`, why it
-    stays as it was."""
-    RESIZE_REQUEST: Final[Node[int]] = Node("svq.back", "resize-request", "u32", "toolstack")
-    """A number that differs from the one before asks the backend to look how large the image is now."""
+    ERROR: Final[Node[str]] = Node(
+        "svq.back", "error", "text", "backend", max_bytes=1024, may_be_empty=True, initial=""
+    )
+    """Why the device cannot be served, in one sentence. Empty: it can."""
+    FLUSH_FAILED: Final[Node[bool]] = Node("svq.back", "flush-failed", "bool", "backend", default="0", initial="0")
+    """1: a flush of the image has failed. The system reports a lost write once, so every further FLUSH fails,
+    whoever connects, until the image is attached anew."""
+    STATS: Final[Node[dict[str, Any]]] = Node("svq.back", "stats", "json", "backend", max_bytes=3072, initial="{}")
+    """Answer to `stats-request`: counters of the backend as JSON, with the `nonce` of the request: it answers every
+    request up to that one."""
+    STATS_REQUEST: Final[Node[int]] = Node("svq.back", "stats-request", "u32", "toolstack", default="0")
+    """One more than before (after 4294967295 comes 1) asks the backend to write `stats`. 0: nobody has asked."""
+    RESIZE: Final[Node[dict[str, Any]]] = Node("svq.back", "resize", "json", "backend", max_bytes=2048, initial="{}")
+    """Answer to `resize-request`: its `nonce`, which answers every request up to that one, and `bytes`, what
+    `config` says of the image now, or `error`, why it stays as it was."""
+    RESIZE_REQUEST: Final[Node[int]] = Node("svq.back", "resize-request", "u32", "toolstack", default="0")
+    """One more than before, as `stats-request`, asks the backend to look how large the image is now."""
 
 
 SVQ_BACK: Final = Directory(
@@ -280,6 +405,7 @@ SVQ_BACK: Final = Directory(
         SvqBack.PARAMS,
         SvqBack.MODE,
         SvqBack.DIRECT_IO,
+        SvqBack.SHAREABLE,
         SvqBack.SERIAL,
         SvqBack.QUEUES,
         SvqBack.VERSION,
@@ -290,6 +416,7 @@ SVQ_BACK: Final = Directory(
         SvqBack.NUM_QUEUES,
         SvqBack.QUEUE_SIZE_MAX,
         SvqBack.ERROR,
+        SvqBack.FLUSH_FAILED,
         SvqBack.STATS,
         SvqBack.STATS_REQUEST,
         SvqBack.RESIZE,
@@ -318,7 +445,9 @@ class SvqFront:
         "svq.front", "backend-id", "domid", "toolstack", required_from=State.Initialising
     )
     """Domain id of the backend. The mediator grants to it and to no other."""
-    STATE: Final[Node[State]] = Node("svq.front", "state", "state", "mediator", required_from=State.Initialising)
+    STATE: Final[Node[State]] = Node(
+        "svq.front", "state", "state", "mediator", required_from=State.Initialising, initial="1"
+    )
     """XenBus state of the mediator's side; created by the toolstack."""
     FEATURES_ACCEPTED: Final[Node[int]] = Node(
         "svq.front", "features-accepted", "u64", "mediator", required_from=State.Initialised
@@ -332,24 +461,17 @@ class SvqFront:
         "svq.front", "queue-{n}/size", "u16", "mediator", required_from=State.Initialised, min=1, max=1024
     )
     """Shadow ring size; the frontend's ring size."""
-    QUEUE_DESC_REF: Final[Node[int]] = Node(
-        "svq.front", "queue-{n}/desc-ref-{k}", "u32", "mediator", required_from=State.Initialised, per_page_of="desc"
+    QUEUE_RING_REFS: Final[Node[tuple[int, ...]]] = Node(
+        "svq.front", "queue-{n}/ring-refs", "u32s", "mediator", required_from=State.Initialised, count_max=8
     )
-    """Grant of page {k} of the shadow descriptor table, read-only."""
-    QUEUE_AVAIL_REF: Final[Node[int]] = Node(
-        "svq.front", "queue-{n}/avail-ref-{k}", "u32", "mediator", required_from=State.Initialised, per_page_of="avail"
-    )
-    """Grant of page {k} of the shadow available ring, read-only."""
-    QUEUE_USED_REF: Final[Node[int]] = Node(
-        "svq.front", "queue-{n}/used-ref-{k}", "u32", "mediator", required_from=State.Initialised, per_page_of="used"
-    )
-    """Grant of page {k} of the shadow used ring, writable."""
+    """Grants of the pages of the shadow ring, in this order: of the descriptor table and of the available ring,
+    read-only; of the used ring, writable."""
     QUEUE_EVENT_CHANNEL: Final[Node[int]] = Node(
         "svq.front", "queue-{n}/event-channel", "u32", "mediator", required_from=State.Initialised, min=1
     )
     """Unbound event channel port for the backend."""
     WINDOW_OWNER: Final[Node[int]] = Node(
-        "svq.front", "window-owner", "domid", "mediator", required_from=State.Initialised
+        "svq.front", "window-owner", "domid", "toolstack", required_from=State.Initialising
     )
     """Domain to which references belong whose address has bit 62 set: the frontend. All others belong to the
     mediator."""
@@ -358,11 +480,17 @@ class SvqFront:
     )
     """First grant reference of the window."""
     WINDOW_COUNT: Final[Node[int]] = Node(
-        "svq.front", "window-count", "u32", "mediator", required_from=State.Initialised, min=1
+        "svq.front", "window-count", "u32", "mediator", required_from=State.Initialised
     )
-    """Grant references in the window."""
+    """Grant references in the window; 0: everything is copied."""
     LIFETIME: Final[Node[str]] = Node(
-        "svq.front", "lifetime", "choice", "mediator", required_from=State.Initialised, choices=("strict",)
+        "svq.front",
+        "lifetime",
+        "choice",
+        "mediator",
+        required_from=State.Initialised,
+        choices=("strict",),
+        initial="strict",
     )
     """strict: the backend unmaps every page of the window before it returns the request; a page that is still
     mapped then breaks the device."""
@@ -379,9 +507,7 @@ SVQ_FRONT: Final = Directory(
         SvqFront.FEATURES_ACCEPTED,
         SvqFront.NUM_QUEUES,
         SvqFront.QUEUE_SIZE,
-        SvqFront.QUEUE_DESC_REF,
-        SvqFront.QUEUE_AVAIL_REF,
-        SvqFront.QUEUE_USED_REF,
+        SvqFront.QUEUE_RING_REFS,
         SvqFront.QUEUE_EVENT_CHANNEL,
         SvqFront.WINDOW_OWNER,
         SvqFront.WINDOW_FIRST,
@@ -402,4 +528,4 @@ def svq_front_root(*, mediator: int) -> str:
     return f"/local/domain/{mediator}/device/svq"
 
 
-DIRECTORIES: Final = (VIRTIO_BACK, VIRTIO_FRONT, SVQ_BACK, SVQ_FRONT)
+DIRECTORIES: Final = (VIRTIO_BACK, VIRTIO_FRONT, VIRTIO_RECORD, SVQ_BACK, SVQ_FRONT)

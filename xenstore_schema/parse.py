@@ -30,6 +30,15 @@ def decimal(untrusted: str, low: int, high: int) -> int | None:
     return value if low <= value <= high else None
 
 
+def u32s(untrusted: str, count_max: int) -> tuple[int, ...] | None:
+    """1 to `count_max` numbers of 32 bits in decimal, with one blank between them."""
+    if len(untrusted) > 11 * count_max:
+        return None
+    numbers = [decimal(word, 0, 2**32 - 1) for word in untrusted.split(" ")]
+    known = tuple(number for number in numbers if number is not None)
+    return known if len(known) == len(numbers) <= count_max else None
+
+
 def boolean(untrusted: str) -> bool | None:
     """`0` or `1`."""
     return {"0": False, "1": True}.get(untrusted)

@@ -20,6 +20,7 @@ _PYTHON_TYPE = {
     "choice": "str",
     "hex": "bytes",
     "json": "dict[str, Any]",
+    "u32s": "tuple[int, ...]",
 }
 _NODE_FIELDS = (
     "required_from",
@@ -27,8 +28,10 @@ _NODE_FIELDS = (
     "min",
     "max",
     "max_bytes",
+    "count_max",
     "choices",
-    "per_page_of",
+    "may_be_empty",
+    "initial",
     "unit",
 )
 _LINE_MAX = 120
@@ -104,9 +107,15 @@ def _python_directory(directory: Directory) -> Iterator[str]:
     yield f'    return f"{directory.path}"'
     yield ""
     yield ""
-    yield f"def {function}_root(*, {directory.owner}: int) -> str:"
-    yield f'    """The path below which a {directory.owner} domain has all its directories of that kind."""'
+    home = _home(directory)
+    yield f"def {function}_root(*, {home}: int) -> str:"
+    yield f'    """The path below which a {home} domain has all its directories of that kind."""'
     yield f'    return f"{_root(directory)}"'
+
+
+def _home(directory: Directory) -> str:
+    """Whose domain the directory lies in: its owner's, but for the toolstack's records."""
+    return str(re.findall(r"\{(\w+)\}", directory.path)[0])
 
 
 def _root(directory: Directory) -> str:
@@ -119,7 +128,7 @@ def _python_node(node: Node[Any]) -> Iterator[str]:
     arguments = [_quoted(text) for text in (node.dir, node.name, node.type, node.writer)]
     for field in _NODE_FIELDS:
         value = getattr(node, field)
-        if value is not None and value != ():
+        if value is not None and value is not False and value != ():
             arguments.append(f"{field}={_python_value(value)}")
     head = f"    {constant(node.name)}: Final[Node[{_PYTHON_TYPE.get(node.type, 'int')}]] = Node("
     inner = ", ".join(arguments)
@@ -156,9 +165,9 @@ def c_header(schema: Schema) -> str:
         " * Names of XenStore nodes, the numbers that they may hold, and the states of XenBus.",
         f" * {_ORIGIN}",
         " *",
-        " * SVQ_NODE_<directory>_<node>  name below its directory; %u stands for the queue, then the page",
+        " * SVQ_NODE_<directory>_<node>  name below its directory; %u stands for the queue",
         " * SVQ_PATH_<directory>         path of the directory; %u stands for each id named beside it",
-        " * SVQ_MIN_, SVQ_MAX_, SVQ_BYTES_MAX_, SVQ_DEFAULT_, SVQ_CHOICE_...: what it may hold",
+        " * SVQ_MIN_, SVQ_MAX_, SVQ_BYTES_MAX_, SVQ_COUNT_MAX_, SVQ_DEFAULT_, SVQ_CHOICE_...: what it may hold",
         " */",
         "#ifndef SVQ_NODES_H",
         "#define SVQ_NODES_H",
@@ -191,6 +200,8 @@ def _c_node(name: str, node: Node[Any]) -> Iterator[str]:
         yield f"#define SVQ_MAX_{name} {node.high}{suffix}"
     if node.max_bytes is not None:
         yield f"#define SVQ_BYTES_MAX_{name} {node.max_bytes}"
+    if node.count_max is not None:
+        yield f"#define SVQ_COUNT_MAX_{name} {node.count_max}"
     if node.default is not None:
         number = node.type in (*NUMBER_MAX, "bool")
         yield f"#define SVQ_DEFAULT_{name} " + (node.default + suffix if number else _quoted(node.default))
@@ -238,8 +249,8 @@ def _markdown_directory(directory: Directory) -> Iterator[str]:
         elif node.required_from is None:
             yield "- Default: none, the node is optional"
         yield f"- Writer: {node.writer}"
+        if node.initial is not None:
+            yield f"- Initially: {node.initial or 'empty'}"
         if node.required_from is not None:
             yield f"- Required from: {node.required_from.name}"
         yield f"- Notes: {node.doc}"
-        if node.per_page_of is not None:
-            yield f"  One node for each page of the queue's {node.per_page_of} part, from 0 on."

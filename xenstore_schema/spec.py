@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic, Literal, TypeVar, cast
 
-from xen_shadowvq.errors import PeerProtocolError
 from xenstore_schema import parse
+from xenstore_schema.errors import PeerProtocolError
 
 T = TypeVar("T")
 U = TypeVar("U")
 
 Writer = Literal["toolstack", "frontend", "mediator", "backend"]
-Kind = Literal["state", "domid", "bool", "u8", "u16", "u32", "u64", "path", "text", "hex", "json", "choice"]
+Kind = Literal["state", "domid", "bool", "u8", "u16", "u32", "u64", "u32s", "path", "text", "hex", "json", "choice"]
 RingPart = Literal["desc", "avail", "used"]
 Reader = Callable[[str], str | None]  # the text of the node at a path, None when there is no such node
 
@@ -66,6 +66,20 @@ def ring_pages(part: RingPart, size: int) -> int:
     return -(-ring_bytes // PAGE_SIZE)
 
 
+RingRefs = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+
+
+def split_ring_refs(refs: tuple[int, ...], size: int) -> RingRefs | None:
+    """
+    A queue's `ring-refs`, by the part of the ring of `size` descriptors that they are pages of: desc, avail, used.
+    None: there are more or fewer than those parts have pages.
+    """
+    desc, avail, used = (ring_pages(part, size) for part in ("desc", "avail", "used"))
+    if len(refs) != desc + avail + used:
+        return None
+    return refs[:desc], refs[desc : desc + avail], refs[desc + avail :]
+
+
 @dataclass(frozen=True)
 class Node(Generic[T]):
     """One node of nodes.yaml; `T` is what its text is read as."""
@@ -79,8 +93,10 @@ class Node(Generic[T]):
     min: int | None = None
     max: int | None = None
     max_bytes: int | None = None
+    count_max: int | None = None
     choices: tuple[str, ...] = ()
-    per_page_of: RingPart | None = None
+    may_be_empty: bool = False
+    initial: str | None = None
     unit: str | None = None
     doc: str = ""
 
@@ -101,24 +117,23 @@ class Node(Generic[T]):
 
     @property
     def indices(self) -> tuple[str, ...]:
-        """Which of the indices `n` (queue) and `k` (page) the name has."""
-        return tuple(index for index in ("n", "k") if f"{{{index}}}" in self.name)
+        """Which indices the name has: `n`, of a queue, or none."""
+        return ("n",) if "{n}" in self.name else ()
 
     @property
     def expected(self) -> str:
         """What the text must be, in words, for error messages and the protocol page."""
         return _FORMS[self.type][0](self)
 
-    def relative(self, n: int | None = None, k: int | None = None) -> str:
-        """The node's name below its directory, for queue `n` and page `k` where the name has them."""
-        given = {index: value for index, value in (("n", n), ("k", k)) if value is not None}
-        if tuple(given) != self.indices:
-            raise ValueError(f"{self.dir} {self.name} takes {self.indices or 'no index'}, not {given}")
-        return self.name.format(**given)
+    def relative(self, n: int | None = None) -> str:
+        """The node's name below its directory, for queue `n` where the name has that."""
+        if (n is not None) != bool(self.indices):
+            raise ValueError(f"{self.dir} {self.name} takes {self.indices or 'no index'}, not {n}")
+        return self.name.format(n=n)
 
-    def path(self, dir_path: str, n: int | None = None, k: int | None = None) -> str:
+    def path(self, dir_path: str, n: int | None = None) -> str:
         """The node's path below `dir_path`."""
-        return f"{dir_path}/{self.relative(n, k)}"
+        return f"{dir_path}/{self.relative(n)}"
 
     def parse(self, untrusted: str, path: str) -> T:
         """The value of the text found at `path`; PeerProtocolError when it is not what `expected` says."""
@@ -127,9 +142,9 @@ class Node(Generic[T]):
             raise PeerProtocolError(path, untrusted, self.expected)
         return cast(T, value)
 
-    def read(self, reader: Reader, dir_path: str, n: int | None = None, k: int | None = None) -> T | None:
+    def read(self, reader: Reader, dir_path: str, n: int | None = None) -> T | None:
         """Reads the node, once. An absent node is its default, or None. PeerProtocolError as from `parse`."""
-        path = self.path(dir_path, n, k)
+        path = self.path(dir_path, n)
         untrusted = reader(path)
         if untrusted is None:
             untrusted = self.default
@@ -142,6 +157,8 @@ class Node(Generic[T]):
                 text = str(int(value))
             case bytes():
                 text = value.hex()
+            case tuple():
+                text = " ".join(map(str, value))
             case dict():
                 text = json.dumps(value, separators=(",", ":"))
             case _:
@@ -176,8 +193,12 @@ _FORMS: Mapping[Kind, _Form] = {
     "bool": (lambda _: "0 or 1", lambda _, untrusted: parse.boolean(untrusted)),
     "path": (lambda _: "an absolute path", lambda _, untrusted: parse.path(untrusted)),
     "text": (
-        lambda node: f"1 to {node.bytes_max} printable ASCII characters",
-        lambda node, untrusted: parse.text(untrusted, node.bytes_max),
+        lambda node: f"{0 if node.may_be_empty else 1} to {node.bytes_max} printable ASCII characters",
+        lambda node, untrusted: "" if node.may_be_empty and not untrusted else parse.text(untrusted, node.bytes_max),
+    ),
+    "u32s": (
+        lambda node: f"1 to {node.count_max} numbers from 0 to {NUMBER_MAX['u32']} in decimal, a blank between them",
+        lambda node, untrusted: parse.u32s(untrusted, node.count_max or 0),
     ),
     "hex": (
         lambda node: f"1 to {node.bytes_max} bytes as lower-case hexadecimal pairs",
@@ -197,27 +218,20 @@ _FORMS: Mapping[Kind, _Form] = {
 class Values:
     """What a directory held: values by node, each of the node's own type."""
 
-    def __init__(self, found: Mapping[tuple[str, int | None, int | None], object]) -> None:
+    def __init__(self, found: Mapping[tuple[str, int | None], object]) -> None:
         self._found = found
 
     def __getitem__(self, node: Node[U]) -> U:
         """The value of a node without indices; KeyError when it was absent and has no default."""
         return self.at(node)
 
-    def at(self, node: Node[U], n: int | None = None, k: int | None = None) -> U:
-        """The value of a node of queue `n`, page `k`; KeyError as above."""
-        return cast(U, self._found[node.name, n, k])
+    def at(self, node: Node[U], n: int | None = None) -> U:
+        """The value of a node of queue `n`; KeyError as above."""
+        return cast(U, self._found[node.name, n])
 
-    def get(self, node: Node[U], n: int | None = None, k: int | None = None) -> U | None:
+    def get(self, node: Node[U], n: int | None = None) -> U | None:
         """The value of a node, or None when it was absent."""
-        return cast("U | None", self._found.get((node.name, n, k)))
-
-    def pages(self, node: Node[U], n: int) -> tuple[U, ...]:
-        """The values of a per-page node of queue `n`, in the order of the pages."""
-        found: list[U] = []
-        while (node.name, n, len(found)) in self._found:
-            found.append(self.at(node, n, len(found)))
-        return tuple(found)
+        return cast("U | None", self._found.get((node.name, n)))
 
 
 @dataclass(frozen=True)
@@ -258,34 +272,29 @@ def read_directory(
     Reads every node of a directory whose owner was seen in `state`, each once.
 
     Queue nodes are read for as many queues as the directory's own `num-queues` says (none while it is
-    absent), and per-page nodes for as many pages as the queue's size makes. Let `reader` read inside one
-    transaction where the nodes must agree. PeerProtocolError: a value is not what its node allows, a node
-    is missing that `state` requires, or there are more than `queues_max` queues.
+    absent). Let `reader` read inside one transaction where the nodes must agree. PeerProtocolError: a value
+    is not what its node allows, a node is missing that `state` requires, or there are more than `queues_max`
+    queues.
     """
-    found: dict[tuple[str, int | None, int | None], object] = {}
+    found: dict[tuple[str, int | None], object] = {}
     progress = _PROGRESS.get(state, 1)
 
-    def take(node: Node[Any], n: int | None = None, k: int | None = None) -> None:
-        value = state if node.type == "state" else node.read(reader, dir_path, n, k)
+    def take(node: Node[Any], n: int | None = None) -> None:
+        value = state if node.type == "state" else node.read(reader, dir_path, n)
         if value is not None:
-            found[node.name, n, k] = value
+            found[node.name, n] = value
         elif node.required_from is not None and _PROGRESS[node.required_from] <= progress:
             expected = f"{node.expected} (required in state {state.name})"
-            raise PeerProtocolError(node.path(dir_path, n, k), None, expected)
+            raise PeerProtocolError(node.path(dir_path, n), None, expected)
 
     for node in directory.nodes:
         if not node.indices:
             take(node)
-    queues = cast(int, found.get(("num-queues", None, None), 0))
+    queues = cast(int, found.get(("num-queues", None), 0))
     if queues_max is not None and queues > queues_max:
         raise PeerProtocolError(f"{dir_path}/num-queues", str(queues), f"at most {queues_max} queues")
     for n in range(queues):
         for node in directory.nodes:
-            if node.indices == ("n",):
+            if node.indices:
                 take(node, n)
-        size = cast(int, found.get(("queue-{n}/size", n, None), 0))
-        for node in directory.nodes:
-            if node.per_page_of is not None and size:
-                for k in range(ring_pages(node.per_page_of, size)):
-                    take(node, n, k)
     return Values(found)

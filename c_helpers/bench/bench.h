@@ -4,14 +4,8 @@
 #define SVQ_BENCH_H
 
 #include <stdint.h>
-#include <time.h>
 
-static inline uint64_t bench_now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
+#include "clock.h"
 
 /* {"case": name, "x": x, "value": value}; x is the position on a curve, or the number of the round. */
 void bench_sample(const char *name, double x, double value);

@@ -15,6 +15,7 @@ struct contender {
     struct rig *rig;
     struct floor_relay *relay; /* NULL: the engine */
     unsigned segments;         /* pages per chain; 0: a virtio-blk request */
+    bool only_clears;          /* no engine: zeros are written to the pages of the chains, and nothing else is done */
     double ns[SLICES_MAX];     /* per chain, of each slice of the last bench_interleave */
 };
 

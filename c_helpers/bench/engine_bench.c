@@ -5,7 +5,17 @@
 
 enum { SLICES = 61, CURVE_SLICES = 15, PAST_STEP = 400000 };
 
-enum { FLOOR, ONE, BLK, DYNAMIC, CONTENDERS };
+/* Two groups, with the floor in both: what clears pages leaves nothing of the others in the cache. */
+enum { ONE, BLK, DYNAMIC, FLOOR, CLEARED, ONLY_CLEARS, CONTENDERS };
+
+/* A chain of one page that is cleared first may cost six times the floor, and 1.4 times the clearing by itself. */
+static double cleared_over_budget(const struct contender *c)
+{
+    double ratios[SLICES];
+    for (unsigned s = 0; s < SLICES; s++)
+        ratios[s] = c[CLEARED].ns[s] / (6 * c[FLOOR].ns[s] + 1.4 * c[ONLY_CLEARS].ns[s]);
+    return bench_median(ratios, SLICES);
+}
 
 void bench_floor_and_chains(unsigned rounds)
 {
@@ -13,7 +23,10 @@ void bench_floor_and_chains(unsigned rounds)
     static struct contender c[CONTENDERS];
     static struct floor_relay relay;
     /* Three descriptors a request: a larger ring has as many virtio-blk chains in flight as the others have. */
-    const struct rig_config configs[] = { [BLK] = { .queue_size = 1024 }, [DYNAMIC] = { .dynamic_window = 1 } };
+    const struct rig_config configs[] = { [BLK] = { .queue_size = 1024 },
+                                          [DYNAMIC] = { .dynamic_window = 1 },
+                                          [CLEARED] = { .clear = 1 },
+                                          [ONLY_CLEARS] = { 0 } };
     for (int i = 0; i < CONTENDERS; i++) {
         rig_open(&rigs[i], &configs[i]);
         c[i].rig = &rigs[i];
@@ -21,15 +34,20 @@ void bench_floor_and_chains(unsigned rounds)
     }
     floor_open(&relay, &rigs[FLOOR]);
     c[FLOOR].relay = &relay;
+    c[ONLY_CLEARS].only_clears = true;
     bench_interleave(c, CONTENDERS, SLICES); /* warm-up */
     for (unsigned r = 0; r < rounds; r++) {
-        bench_interleave(c, CONTENDERS, SLICES);
+        bench_interleave(c + FLOOR, CONTENDERS - FLOOR, SLICES);
+        bench_sample("cleared_over_budget", r, cleared_over_budget(c));
+        bench_interleave(c, FLOOR + 1, SLICES);
         bench_sample("one_segment_over_floor", r, bench_median_ratio(&c[ONE], &c[FLOOR], SLICES));
         bench_sample("blk_chain_over_one_segment", r, bench_median_ratio(&c[BLK], &c[ONE], SLICES));
         bench_sample("floor_ns", r, bench_median(c[FLOOR].ns, SLICES));
         bench_sample("one_segment_ns", r, bench_median(c[ONE].ns, SLICES));
         bench_sample("blk_chain_ns", r, bench_median(c[BLK].ns, SLICES));
         bench_sample("one_segment_dynamic_ns", r, bench_median(c[DYNAMIC].ns, SLICES));
+        bench_sample("one_segment_cleared_ns", r, bench_median(c[CLEARED].ns, SLICES));
+        bench_sample("memset_page_ns", r, bench_median(c[ONLY_CLEARS].ns, SLICES));
         bench_round_done(r);
     }
     floor_close(&relay, &rigs[FLOOR]);

@@ -21,9 +21,9 @@ static void map_guest_side(struct floor_relay *r, struct rig *rig)
     struct svq_queue_config config = rig_queue_config(rig, 0);
     uint64_t first = config.desc_gpa >> SVQ_PAGE_SHIFT, gfns[RIG_TABLE_GFN];
     size_t pages = (config.used_gpa >> SVQ_PAGE_SHIFT) + USED_PAGES - first;
-    int errs[RIG_TABLE_GFN];
     for (size_t i = 0; i < pages; i++)
         gfns[i] = first + i;
+    int errs[RIG_TABLE_GFN];
     int rc = svq_hv_map_foreign(rig->mediator, RIG_FRONTEND, gfns, pages, 1, errs, &r->rings_map);
     must(rc, "the guest's rings");
     uint8_t *base = r->rings_map;
@@ -32,9 +32,10 @@ static void map_guest_side(struct floor_relay *r, struct rig *rig)
     r->used = (void *)(base + (config.used_gpa - config.desc_gpa));
     r->mapped_pages = pages;
     void *entries;
-    uint32_t first_gref = svq_guest_window_first(rig->guest), count = svq_guest_window_count(rig->guest);
+    uint32_t first_gref = rig_window(rig).first_gref, count = rig_window(rig).count;
     must(svq_hv_map_grant_table(rig->mediator, RIG_FRONTEND, first_gref / SVQ_GRANTS_PER_FRAME,
-                                count / SVQ_GRANTS_PER_FRAME, &entries, &r->grants_token), "the grant table");
+                                count / SVQ_GRANTS_PER_FRAME, &entries, &r->grants_token),
+         "the grant table");
     r->grants = entries;
     r->grant_count = count;
 }
@@ -52,13 +53,13 @@ static void *share(struct rig *rig, size_t pages, int writable, const void **bac
 void floor_open(struct floor_relay *r, struct rig *rig)
 {
     struct rig_queue *q = &rig->q[0];
-    const void *used;
     memset(r, 0, sizeof *r);
     r->kept = *q;
     r->mask = (uint16_t)(rig->config.queue_size - 1);
     map_guest_side(r, rig);
     r->shadow_desc = share(rig, DESC_PAGES, 0, (const void **)&q->shadow_desc);
     r->shadow_avail = share(rig, AVAIL_PAGES, 0, (const void **)&q->shadow_avail);
+    const void *used;
     r->shadow_used = share(rig, USED_PAGES, 1, &used);
     q->shadow_used = (void *)(uintptr_t)used;
 }

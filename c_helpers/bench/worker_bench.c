@@ -178,13 +178,12 @@ struct window {
  * Both threads spin, so each uses as much time of a processor as passes, unless somebody else had its processor:
  * such a window says nothing of the engine. One in which the worker went to sleep while we ran does: it counts.
  */
-static struct window run_window(struct rig *rig, const struct others *others, struct table_cache *cache,
-                                uint64_t *sum)
+static struct window run_window(struct rig *rig, const struct others *others, struct table_cache *cache, uint64_t *sum)
 {
     struct window w = { 0 };
     uint64_t sleeps = worker_sleeps(rig), worker = others_ns(others), me = cpu_ns(CLOCK_THREAD_CPUTIME_ID);
-    uint64_t start = bench_now_ns(), now = start;
-    for (unsigned turn = 1; turn % 64 || (now = bench_now_ns()) - start < WINDOW_NS; turn++) {
+    uint64_t start = svq_now_ns(), now = start;
+    for (unsigned turn = 1; turn % 64 || (now = svq_now_ns()) - start < WINDOW_NS; turn++) {
         serve_blk(rig, cache, sum);
         w.done += reoffer(rig);
     }
@@ -228,8 +227,11 @@ static struct flow throughput(unsigned idle_queues)
     static struct table_cache cache;
     uint64_t sum = 0;
     cache = (struct table_cache){ { 0 } };
-    rig_open(&rig, &(struct rig_config){ .queue_size = 512, .queues = (uint16_t)(1 + idle_queues),
-                                         .with_worker = 1, .bounce_pages = 64, .large_chains = 1,
+    rig_open(&rig, &(struct rig_config){ .queue_size = 512,
+                                         .queues = (uint16_t)(1 + idle_queues),
+                                         .with_worker = 1,
+                                         .bounce_pages = 64,
+                                         .large_chains = 1,
                                          .worker_config = { .poll_us_max = 10000, .cpu = allowed_cpu(0) } });
     cpu_set_t before = pin(allowed_cpu(1));
     bench_offer_blk(&rig, DEPTH);
@@ -314,16 +316,16 @@ void bench_sleeping(unsigned rounds)
 {
     static struct rig rig;
     for (unsigned r = 0; r < rounds; r++) {
-        pthread_t device;
-        struct svq_queue_stats stats;
-        struct svq_worker_stats worker;
         rig_open(&rig, &(struct rig_config){ .with_worker = 1, .worker_config = { .poll_us_max = 0, .cpu = -1 } });
-        uint64_t start = bench_now_ns();
+        uint64_t start = svq_now_ns();
+        pthread_t device;
         pthread_create(&device, NULL, sleeping_device, &rig);
         sleeping_driver(&rig);
         pthread_join(device, NULL);
-        uint64_t elapsed = bench_now_ns() - start;
+        uint64_t elapsed = svq_now_ns() - start;
+        struct svq_queue_stats stats;
         svq_queue_read_stats(rig.dev, 0, &stats);
+        struct svq_worker_stats worker;
         svq_worker_read_stats(rig.worker, &worker);
         bench_sample("depth1_kicks_per_request", r, (double)stats.kicks_sent / DEPTH_1_REQUESTS);
         bench_sample("depth1_interrupts_per_request", r, (double)stats.interrupts_sent / DEPTH_1_REQUESTS);

@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Chains, by what their descriptors describe: which pages and bytes the backend gets, what it finds there, and what
+ * comes back.
+ */
 #include "fuzz.h"
 
 #include <string.h>
 
-struct described {
-    unsigned count;
-    uint64_t bytes[2]; /* readable, writable */
-    struct vring_desc seg[FUZZ_SIZE];
-};
+#include "barrier.h"
 
 /* The driver's chain as it lies in memory; the engine has found it good, so following it is safe here. */
-static void describe(const struct fuzz *f, uint16_t head, struct described *out)
+static void describe(const struct fuzz *f, const struct fuzz_lane *lane, uint16_t head, struct fuzz_described *out)
 {
-    const struct vring_desc *table = f->rig->q[0].desc;
+    const struct vring_desc *table = lane->q->desc;
     struct vring_desc desc = table[head];
     memset(out, 0, sizeof *out);
     for (;;) {
@@ -31,12 +31,12 @@ static void describe(const struct fuzz *f, uint16_t head, struct described *out)
 }
 
 /* Is this whole page within a described buffer with that access? With page placement: does it touch one? */
-static bool is_described(const struct fuzz *f, const struct described *chain, uint64_t gfn, bool writable)
+static bool is_described(const struct fuzz_lane *lane, const struct fuzz_described *what, uint64_t gfn, bool writable)
 {
     uint64_t start = rig_gpa(gfn), end = rig_gpa(gfn + 1);
-    bool exact = f->config.placement == SVQ_PLACE_EXACT;
-    for (unsigned i = 0; i < chain->count; i++) {
-        const struct vring_desc *seg = &chain->seg[i];
+    bool exact = lane->device->config.placement == SVQ_PLACE_EXACT;
+    for (unsigned i = 0; i < what->count; i++) {
+        const struct vring_desc *seg = &what->seg[i];
         uint64_t seg_end = seg->addr + seg->len;
         bool same = !!(seg->flags & VRING_DESC_F_WRITE) == writable;
         if (same && (exact ? seg->addr <= start && end <= seg_end : seg->addr < end && start < seg_end))
@@ -45,73 +45,199 @@ static bool is_described(const struct fuzz *f, const struct described *chain, ui
     return false;
 }
 
-static void check_granted(const struct fuzz *f, const struct described *chain, const struct vring_desc *part)
+/* --- contents --------------------------------------------------------------------------------------------------- */
+
+static bool overlap(const struct vring_desc *a, const struct vring_desc *b)
 {
-    uint32_t first = svq_guest_window_first(f->rig->guest), gref = svq_grant_addr_gref(part->addr);
+    uint64_t page = SVQ_PAGE_SIZE - 1, a_end = (a->addr + a->len + page) & ~page,
+             b_end = (b->addr + b->len + page) & ~page;
+    return (a->addr & ~page) < b_end && (b->addr & ~page) < a_end;
+}
+
+static bool any_overlap(const struct fuzz_described *a, const struct fuzz_described *b)
+{
+    for (unsigned i = 0; i < a->count; i++)
+        for (unsigned k = 0; k < b->count; k++)
+            if ((a != b || i != k) && overlap(&a->seg[i], &b->seg[k]))
+                return true;
+    return false;
+}
+
+static bool within_data(const struct fuzz_described *what)
+{
+    for (unsigned i = 0; i < what->count; i++)
+        if (what->seg[i].addr < rig_gpa(FUZZ_DATA_GFN) ||
+            what->seg[i].addr + what->seg[i].len > rig_gpa(FUZZ_DATA_GFN + FUZZ_DATA_PAGES))
+            return false;
+    return true;
+}
+
+static void set_alone(struct fuzz *f, struct fuzz_chain *chain)
+{
+    chain->alone = within_data(&chain->what) && !any_overlap(&chain->what, &chain->what);
+    for (unsigned l = 0; l < FUZZ_LANES; l++)
+        for (unsigned head = 0; head < FUZZ_SIZE; head++) {
+            struct fuzz_chain *other = &f->lane[l].chain[head];
+            if (other != chain && other->alive && any_overlap(&chain->what, &other->what))
+                other->alone = chain->alone = false;
+        }
+}
+
+/* Byte `at` of what the chain's segments of that kind describe. */
+static const uint8_t *described_byte(const struct fuzz *f, const struct fuzz_described *what, bool writable,
+                                     uint64_t at)
+{
+    for (unsigned i = 0; i < what->count; i++) {
+        const struct vring_desc *seg = &what->seg[i];
+        if (!!(seg->flags & VRING_DESC_F_WRITE) != writable)
+            continue;
+        if (at < seg->len)
+            return f->rig->ram + seg->addr + at;
+        at -= seg->len;
+    }
+    __builtin_trap();
+}
+
+/* What the backend reads is what the driver has there; what it is to write shows nothing of what was there before. */
+static void check_content(struct fuzz *f, const struct fuzz_lane *lane, const struct fuzz_chain *chain,
+                          const struct vring_desc *part, uint64_t at)
+{
+    static uint8_t content[FUZZ_BOUNCE_PAGES * SVQ_PAGE_SIZE];
+    bool writable = part->flags & VRING_DESC_F_WRITE, granted = rig_in_window(part->addr);
+    if (writable && (granted ? !lane->device->config.clear : lane->scribbled))
+        return;
+    FUZZ_MUST(rig_part_read(f->rig, part, content) == 0);
+    for (uint32_t i = 0; i < part->len; i++)
+        FUZZ_MUST(content[i] == (writable ? 0 : *described_byte(f, &chain->what, false, at + i)));
+}
+
+/* What the driver had in the parts that are copied back. */
+static uint8_t before[FUZZ_LANES][FUZZ_SIZE][FUZZ_BOUNCE_PAGES * SVQ_PAGE_SIZE];
+
+static uint8_t *before_of(const struct fuzz *f, const struct fuzz_lane *lane, const struct fuzz_chain *chain)
+{
+    return before[lane - f->lane][chain - lane->chain];
+}
+
+static void remember_copied(const struct fuzz *f, const struct fuzz_lane *lane, struct fuzz_chain *chain, uint64_t at,
+                            uint32_t len)
+{
+    FUZZ_MUST(chain->copied < FUZZ_BOUNCE_PAGES);
+    chain->copy[chain->copied].at = at;
+    chain->copy[chain->copied++].len = len;
+    for (uint32_t i = 0; i < len; i++)
+        before_of(f, lane, chain)[at + i] = *described_byte(f, &chain->what, true, at + i);
+}
+
+/*
+ * What the driver finds: what the backend has written, nothing but zeros where it only claims to have, and beyond that,
+ * as far as it was for us to write there, what it had.
+ */
+static void check_written(const struct fuzz *f, const struct fuzz_lane *lane, const struct fuzz_chain *chain)
+{
+    for (unsigned k = 0; k < chain->copied; k++)
+        for (uint64_t i = chain->copy[k].at; i < chain->copy[k].at + chain->copy[k].len; i++)
+            FUZZ_MUST(i < chain->len || *described_byte(f, &chain->what, true, i) == before_of(f, lane, chain)[i]);
+    bool zeros = lane->device->config.clear && !lane->scribbled;
+    for (uint32_t i = 0; i < (zeros ? chain->len : chain->written); i++) {
+        uint8_t expected = i < chain->written ? (uint8_t)(chain->seed + 7 * i + 1) : 0;
+        FUZZ_MUST(*described_byte(f, &chain->what, true, i) == expected);
+    }
+}
+
+/* --- chains ----------------------------------------------------------------------------------------------------- */
+
+/* The pages of a granted part: frames that the chain describes so, one after another, by entries of this device. */
+static void check_granted(struct fuzz *f, const struct fuzz_lane *lane, struct fuzz_chain *chain,
+                          const struct vring_desc *part)
+{
+    uint32_t first = rig_window_first(), gref = svq_grant_addr_gref(part->addr);
     uint32_t pages = (uint32_t)svq_pages_for((size_t)svq_grant_addr_offset(part->addr) + part->len);
+    const struct svq_window_config *window = &lane->device->config.window;
+    bool writable = part->flags & VRING_DESC_F_WRITE;
+    FUZZ_MUST(gref >= window->first_gref && gref + pages <= window->first_gref + window->count);
     for (uint32_t i = 0; i < pages && !f->tampered; i++) {
-        uint64_t entry = svq_load_u64(&f->rig->guest->window.entries[gref + i - first]), gfn = entry >> 32;
-        bool writable = part->flags & VRING_DESC_F_WRITE;
-        FUZZ_MUST((entry & GTF_TYPE_MASK) == GTF_PERMIT_ACCESS && (uint16_t)(entry >> 16) == RIG_BACKEND);
-        FUZZ_MUST(!(entry & GTF_READONLY) == writable);
-        FUZZ_MUST(!f->rig->guest->window.direct || gref + i - first == gfn);
-        FUZZ_MUST(is_described(f, chain, gfn, writable));
+        uint64_t entry = svq_load_u64(&f->entries[gref + i - first]), gfn = entry >> 32;
+        FUZZ_MUST((entry & ~FUZZ_MAPPED) == fuzz_granted(gfn, writable, lane->device->config.mark));
+        FUZZ_MUST(!window->direct || gref + i - first == gfn);
+        FUZZ_MUST(i == 0 || gfn == (chain->grant[chain->granted - 1].entry >> 32) + 1);
+        FUZZ_MUST(is_described(lane, &chain->what, gfn, writable));
+        FUZZ_MUST(chain->granted < FUZZ_BOUNCE_PAGES);
+        chain->grant[chain->granted].gref = gref + i;
+        chain->grant[chain->granted++].entry = entry & ~FUZZ_MAPPED;
     }
 }
 
-void fuzz_check_new_chains(struct fuzz *f)
+static void take_in(struct fuzz *f, struct fuzz_lane *lane, uint16_t head)
 {
-    struct rig_queue *q = &f->rig->q[0];
-    for (uint16_t idx = svq_load_u16(&q->shadow_avail->idx); f->checked != idx; f->checked++) {
-        uint16_t head = svq_load_u16(&q->shadow_avail->ring[f->checked & (FUZZ_SIZE - 1)]);
-        struct described chain;
-        struct rig_shadow shadow;
-        uint64_t bytes[2] = { 0, 0 };
-        bool writable = false;
-        describe(f, head, &chain);
-        FUZZ_MUST(rig_shadow_chain(f->rig, head, &shadow));
-        for (unsigned i = 0; i < shadow.count; i++) {
-            const struct vring_desc *part = &shadow.part[i];
-            FUZZ_MUST(!writable || part->flags & VRING_DESC_F_WRITE);
-            writable = part->flags & VRING_DESC_F_WRITE;
-            bytes[writable] += part->len;
-            if (rig_in_window(part->addr))
-                check_granted(f, &chain, part);
+    struct fuzz_chain *chain = &lane->chain[head];
+    FUZZ_MUST(!chain->alive);
+    memset(chain, 0, sizeof *chain);
+    describe(f, lane, head, &chain->what);
+    set_alone(f, chain);
+    chain->alive = true;
+    lane->wild |= !within_data(&chain->what) && chain->what.bytes[1]; /* its rings may be among what comes back */
+}
+
+static void check_chain(struct fuzz *f, struct fuzz_lane *lane, uint16_t head)
+{
+    struct fuzz_chain *chain = &lane->chain[head];
+    struct rig_shadow shadow;
+    uint64_t bytes[2] = { 0, 0 };
+    bool writable = false;
+    FUZZ_MUST(rig_queue_shadow_chain(f->rig, lane->q, head, &shadow));
+    for (unsigned i = 0; i < shadow.count; i++) {
+        const struct vring_desc *part = &shadow.part[i];
+        FUZZ_MUST(!writable || part->flags & VRING_DESC_F_WRITE);
+        writable = part->flags & VRING_DESC_F_WRITE;
+        if (rig_in_window(part->addr))
+            check_granted(f, lane, chain, part);
+        if (chain->alone && !f->tampered)
+            check_content(f, lane, chain, part, bytes[writable]);
+        if (chain->alone && writable && !rig_in_window(part->addr))
+            remember_copied(f, lane, chain, bytes[1], part->len);
+        bytes[writable] += part->len;
+    }
+    FUZZ_MUST(bytes[0] == chain->what.bytes[0] && bytes[1] == chain->what.bytes[1]);
+}
+
+/*
+ * Chains of a pass that found a fault further on are the backend's too, though it is not told of them. All of a pass
+ * are taken in before any is checked: one may have what another one clears.
+ */
+void fuzz_check_new_chains(struct fuzz *f, struct fuzz_lane *lane)
+{
+    const struct rig_queue *q = lane->q;
+    const struct svq_queue *engine = fuzz_queue(lane);
+    uint32_t heads = 0;
+    for (uint16_t idx = svq_load_u16(&q->shadow_avail->idx); lane->checked != idx; lane->checked++) {
+        uint16_t head = svq_load_u16(&q->shadow_avail->ring[lane->checked & (FUZZ_SIZE - 1)]);
+        FUZZ_MUST(engine->in_flight[head].live && !lane->chain[head].alive);
+    }
+    for (uint16_t head = 0; head < FUZZ_SIZE; head++)
+        if (engine->in_flight[head].live && !lane->chain[head].alive) {
+            take_in(f, lane, head);
+            heads |= 1u << head;
         }
-        FUZZ_MUST(bytes[0] == chain.bytes[0] && bytes[1] == chain.bytes[1]);
-        FUZZ_MUST(!f->owed[head]);
-        f->owed[head] = 1 + bytes[1];
-    }
+    for (uint16_t head = 0; head < FUZZ_SIZE; head++)
+        if (heads >> head & 1)
+            check_chain(f, lane, head);
 }
 
-void fuzz_check_completions(struct fuzz *f)
+void fuzz_check_completions(struct fuzz *f, struct fuzz_lane *lane)
 {
-    uint32_t len = 0;
-    for (int id; (id = rig_reap(f->rig, &len)) >= 0;) {
-        FUZZ_MUST(id < FUZZ_SIZE && len < f->owed[id]);
-        f->owed[id] = 0;
+    struct rig_queue *q = lane->q;
+    while (q->used && svq_acquire_u16(&q->used->idx) != q->used_seen && fuzz_queue(lane)->used) {
+        const struct vring_used_elem *elem = &q->used->ring[q->used_seen++ & (lane->driver_size - 1)];
+        uint32_t id = svq_load_u32(&elem->id), len = svq_load_u32(&elem->len);
+        if (lane->wild && (id >= FUZZ_SIZE || !lane->chain[id].alive))
+            return; /* the driver has had its own used ring written over */
+        FUZZ_MUST(id < FUZZ_SIZE && lane->chain[id].alive);
+        struct fuzz_chain *chain = &lane->chain[id];
+        FUZZ_MUST(len <= chain->what.bytes[1]);
+        FUZZ_MUST(f->tampered || !fuzz_is_held(f, lane, chain));
+        if (chain->answered && chain->alone && !f->tampered && len == chain->len)
+            check_written(f, lane, chain);
+        chain->alive = false;
     }
-}
-
-void fuzz_check_books(struct fuzz *f)
-{
-    struct svq_queue *q = &f->rig->dev->queues[0];
-    struct svq_queue_stats stats = rig_stats(f->rig, 0);
-    uint32_t live = 0, granted = 0;
-    for (uint16_t head = 0; head < FUZZ_SIZE; head++) {
-        struct svq_in_flight *entry = &q->in_flight[head];
-        live += entry->live;
-        for (uint32_t i = 0; entry->live && i < entry->part_count; i++) {
-            const struct svq_part *part = &svq_in_flight_parts(q, entry)[i];
-            granted += part->where == SVQ_GRANTED ? part->pages : 0;
-        }
-    }
-    FUZZ_MUST(live == q->in_flight_count && live <= FUZZ_SIZE);
-    if (!f->tampered)
-        FUZZ_MUST(svq_guest_window_in_use(f->rig->guest) == granted);
-    if (svq_device_broken(f->rig->dev))
-        return; /* the last pass stopped in the middle and published nothing */
-    FUZZ_MUST(stats.chains - stats.completions == live);
-    FUZZ_MUST(stats.grants - stats.revokes == granted);
-    FUZZ_MUST(stats.quarantined == 0);
 }

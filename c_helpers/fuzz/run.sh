@@ -5,12 +5,25 @@
 set -eu
 
 clang=$1 folder=$2 seconds=$3
-here=$(cd "$(dirname "$0")/.." && pwd)
+mkdir -p "$folder/corpus" "$folder/objects"
+folder=$(cd "$folder" && pwd)
+cd "$(dirname "$0")/.."
 
-mkdir -p "$folder/corpus"
-"$clang" -std=gnu11 -D_GNU_SOURCE= -g -O1 -Wall -Wextra -Werror -fsanitize=fuzzer,address,undefined \
-    -fno-sanitize-recover=all -fno-omit-frame-pointer -I"$here/include" -I"$here/src" -I"$here/tests" -I"$here/fuzz" \
-    "$here"/src/*.c "$here/tests/rig.c" "$here/tests/rig_view.c" "$here"/fuzz/*.c -lpthread -ldl -o "$folder/fuzz_chain"
-python3 "$here/fuzz/make_seeds.py" "$folder/seeds"
+rooms='-Iinclude -Isrc/ring -Isrc/engine -Isrc/seam -Isrc/sim -Isrc/sim/broker -Isrc/xen'
+rm -f "$folder"/objects/*.o
+compile() { # SANITIZERS SOURCE
+    "$clang" -std=gnu11 -D_GNU_SOURCE= -g -O1 -Wall -Wextra -Werror -fsanitize="$1" -fno-sanitize-recover=all \
+        -fno-omit-frame-pointer $rooms -Itests -Ifuzz -c "$2" -o "$folder/objects/$(basename "$2" .c).o"
+}
+# What the inputs are to reach is the engine: no more is instrumented, which is twice as fast, too.
+for source in src/*/*.c src/sim/broker/*.c tests/rig.c tests/rig_view.c fuzz/*.c; do
+    case $source in
+    src/engine/worker.c) compile address,undefined "$source" ;;
+    src/engine/*) compile fuzzer-no-link,address,undefined "$source" ;;
+    *) compile address,undefined "$source" ;;
+    esac
+done
+"$clang" -fsanitize=fuzzer,address,undefined "$folder"/objects/*.o -lpthread -ldl -o "$folder/fuzz_chain"
+python3 fuzz/make_seeds.py "$folder/seeds"
 "$folder/fuzz_chain" -max_total_time="$seconds" -max_len=1024 -len_control=0 -print_final_stats=1 -verbosity=0 \
     -artifact_prefix="$folder/" "$folder/corpus" "$folder/seeds"

@@ -18,9 +18,13 @@
 
 #include "svq_hv.h"
 
+/* The libraries export what their headers declare, and nothing else. */
+#pragma GCC visibility push(default)
+
 enum {
     SVQ_QUEUE_SIZE_MAX = 1024, /* largest ring that we mediate; virtio allows 32768 */
     SVQ_PARTS_MAX = 256,       /* shadow descriptors of one chain: one page of them */
+    SVQ_MARKS_MAX = 127,       /* devices of one guest */
     SVQ_ERR_BASE = -1000,
 };
 
@@ -49,7 +53,6 @@ enum svq_err {
     SVQ_E_WRITABLE_BEFORE_READABLE = -1022,
     SVQ_E_ZERO_LENGTH = -1023,
     SVQ_E_ADDRESS_WRAP = -1024,
-    SVQ_E_TOTAL_LENGTH = -1025,
     SVQ_E_NOT_RAM = -1026,
     SVQ_E_CHAIN_LIMIT = -1027,
     /* the backend's answers */
@@ -82,27 +85,32 @@ struct svq_fault {
 /* --- a frontend domain ------------------------------------------------------------------------------------- */
 struct svq_guest;
 
-struct svq_guest_config {
-    uint16_t domid;
-    uint64_t gfn_limit;          /* no frame of the guest has this number or a higher one */
-    uint32_t window_first_frame; /* the part of its grant table that is ours, in frames of 512 entries */
-    uint32_t window_frames;
-    int window_direct;           /* 1: gref = 512 * window_first_frame + gfn; needs window_frames * 512 >= gfn_limit */
+/* How the guest's memory is reached for what we copy or clear ourselves. */
+enum svq_memory {
+    SVQ_MEMORY_FIXED = 0, /* a frame stays the page that it was: mapped once. The guest must not balloon */
+    SVQ_MEMORY_REMAP = 1, /* a frame may get another page between requests (ballooning): mapped anew in each pass */
 };
 
-/*
- * Also takes back the grants that a mediator of this guest left in the window when it died: svq_guest_stale_revoked of
- * them; svq_guest_stale_mapped are still mapped by their grantee, who cannot map them again. So no other mediator may
- * be serving the guest now.
- */
+struct svq_guest_config {
+    uint16_t domid;
+    uint64_t gfn_limit; /* no frame of the guest has this number or a higher one */
+    int memory;         /* enum svq_memory */
+};
+
 int svq_guest_open(struct svq_hv *hv, const struct svq_guest_config *config, struct svq_guest **out);
-uint32_t svq_guest_stale_revoked(const struct svq_guest *guest);
-uint32_t svq_guest_stale_mapped(const struct svq_guest *guest);
 void svq_guest_close(struct svq_guest *guest); /* its devices must be closed before */
-uint32_t svq_guest_window_first(const struct svq_guest *guest);
-uint32_t svq_guest_window_count(const struct svq_guest *guest);
-/* Entries of the window that are not 0 now: 0 when no request is alive and nobody else wrote there. */
-uint32_t svq_guest_window_in_use(const struct svq_guest *guest);
+
+/*
+ * Takes back what was granted to anybody, by whatever mediator, in entries of `domid`'s grant table that have one of
+ * the `count` marks. Before a mediator serves a device that it did not make itself, and for a mediator that is gone;
+ * never while one that serves those devices lives. 0 or -errno (svq_hv_map_grant_table); then nothing is known.
+ */
+struct svq_sweep_result {
+    uint32_t freed;  /* entries that are free now */
+    uint32_t held;   /* those that their grantee still has mapped: sweep again when it may have let go */
+    uint16_t holder; /* the grantee of one of those */
+};
+int svq_sweep(struct svq_hv *hv, uint16_t domid, const uint8_t *marks, size_t count, struct svq_sweep_result *out);
 
 /* --- a device ----------------------------------------------------------------------------------------------- */
 struct svq_device;
@@ -114,17 +122,43 @@ enum svq_placement {
     SVQ_PLACE_COPY = 2,  /* everything is copied */
 };
 
+/*
+ * The part of the guest's grant table where a device's grants are made. Devices may share it, and mediators too: an
+ * entry is taken only while it is 0.
+ */
+struct svq_window_config {
+    uint32_t first_gref, count; /* any, even count 0: then everything is copied */
+    int direct;                 /* 1: gref = first_gref + gfn; needs count >= gfn_limit */
+    int guarded; /* 1: nobody reserved it; when the guest's own use comes near from below, nothing more is granted */
+};
+
+/*
+ * Pages of ours that one backend sees, kept from one connection of a device to the next (arena.h). Close: no device
+ * uses it any more.
+ */
+struct svq_arena;
+int svq_arena_open(struct svq_hv *hv, uint16_t backend_domid, struct svq_arena **out);
+void svq_arena_close(struct svq_arena *arena);
+
 struct svq_device_config {
     uint16_t backend_domid;
     uint16_t num_queues;
-    int placement;             /* enum svq_placement */
-    uint32_t copy_threshold;   /* SVQ_PLACE_EXACT: whole-page parts of fewer bytes are copied as well */
-    uint32_t bounce_pages;     /* page slots of the bounce pool of each queue; half for each direction */
-    uint32_t large_chains;     /* chains of more than 32 parts that a queue can have alive */
-    uint32_t window_grefs;     /* dynamic window: entries reserved for each queue */
-    int frontend_event_idx;    /* features in force on leg 1 */
+    uint8_t mark; /* 1 to 127: of this device's grant entries, for svq_sweep */
+    struct svq_window_config window;
+    int clear;               /* 1: pages that the backend may write are cleared before they are granted */
+    int placement;           /* enum svq_placement */
+    uint32_t copy_threshold; /* SVQ_PLACE_EXACT: whole-page parts of fewer bytes are copied as well */
+    /*
+     * Page slots of the bounce pool of each queue; half for each direction. A chain may touch no more pages than one
+     * half has, nor more than SVQ_PARTS_MAX: so all of any chain can be copied, whatever else goes on in the guest.
+     */
+    uint32_t bounce_pages;
+    uint32_t large_chains;  /* chains of more than 32 parts that a queue can have alive */
+    int frontend_event_idx; /* features in force on leg 1 */
     int frontend_indirect;
-    int backend_event_idx;     /* features in force on leg 2 */
+    int backend_event_idx; /* features in force on leg 2 */
+    /* Where pages that the backend sees come from, and go back to: it outlives the device. NULL: one for this alone. */
+    struct svq_arena *arena;
 };
 
 struct svq_queue_config {
@@ -146,10 +180,10 @@ struct svq_queue_refs {
 };
 
 struct svq_queue_stats {
-    uint64_t chains;           /* forwarded to the backend */
-    uint64_t completions;      /* given back to the driver */
+    uint64_t chains;      /* forwarded to the backend */
+    uint64_t completions; /* given back to the driver */
     uint64_t segments;
-    uint64_t parts;            /* shadow descriptors made of them */
+    uint64_t parts; /* shadow descriptors made of them */
     uint64_t bytes_zero_copy;
     uint64_t bytes_bounced;
     uint64_t grants;           /* pages */
@@ -162,7 +196,7 @@ struct svq_queue_stats {
     uint64_t interrupts_sent;  /* to the driver */
     uint64_t spurious_events;  /* events of either peer that brought no work */
     uint64_t throttled;        /* times that a peer's events were held back (XSA-391) */
-    uint64_t quarantined;      /* grants that could not be ended */
+    uint64_t held;             /* pages that were held when they were ended, now or since */
 };
 
 int svq_device_create(struct svq_guest *guest, const struct svq_device_config *config, struct svq_device **out);
@@ -188,8 +222,28 @@ int svq_queue_in_flight(struct svq_device *dev, uint16_t index);
 int svq_queue_reset(struct svq_device *dev, uint16_t index);
 int svq_queue_restart(struct svq_device *dev, const struct svq_queue_config *config);
 
-/* Ends all grants, closes the event channels, unmaps everything, frees the device. Returns grants left in quarantine. */
+/*
+ * Takes the queues from their workers, lets go of the driver's rings for good, and ends every grant. What the backend
+ * still has mapped is held; its requests stay in flight, all others have ended. May be called again, and tries again
+ * then. Returns the pages held.
+ */
+int svq_device_stop(struct svq_device *dev);
+/*
+ * The backend's domain has ended, and with it each of its mappings. Only then can those pages be forgotten whose entry
+ * the frontend itself has overwritten, in a window that it did not reserve: nobody can tell any more whether the
+ * backend has them mapped.
+ */
+void svq_device_grantee_gone(struct svq_device *dev);
+/* After svq_device_stop: the requests with held pages, a bit for each head, in size / 8 bytes. Returns those bytes. */
+int svq_queue_held(const struct svq_device *dev, uint16_t index, uint8_t *bits, size_t bytes_max);
+/* Stops the device, and frees it. Returns the pages held: their entries keep the mark, for svq_sweep. */
 int svq_device_close(struct svq_device *dev);
+/* Entries of the window that have the device's mark: its grants alive and its held pages. */
+uint32_t svq_device_window_in_use(const struct svq_device *dev);
+/*
+ * 1: the guest's own use of its grant table has come near the window (svq_window_config.guarded): all is copied since.
+ */
+int svq_device_window_lost(const struct svq_device *dev);
 
 void svq_device_fault(const struct svq_device *dev, struct svq_fault *out);
 uint64_t svq_device_fault_count(const struct svq_device *dev, int code);
@@ -209,9 +263,9 @@ struct svq_worker_stats {
     uint64_t rounds;
     uint64_t sleeps;
     uint64_t wakeups;
-    uint64_t busy_ns;      /* spent in rounds that moved something */
-    uint64_t poll_ns;      /* spent polling in vain */
-    uint64_t notify_ns;    /* spent sending notifications */
+    uint64_t busy_ns;   /* spent in rounds that moved something */
+    uint64_t poll_ns;   /* spent polling in vain */
+    uint64_t notify_ns; /* spent sending notifications */
     uint64_t notifications;
 };
 
@@ -220,5 +274,7 @@ void svq_worker_stop(struct svq_worker *worker); /* its devices must be closed b
 void svq_worker_read_stats(const struct svq_worker *worker, struct svq_worker_stats *out);
 /* Readable (an eventfd) after a device of this worker broke. */
 int svq_worker_alert_fd(const struct svq_worker *worker);
+
+#pragma GCC visibility pop
 
 #endif

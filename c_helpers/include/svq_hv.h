@@ -9,13 +9,16 @@
  * declarations only (constants are enums, nothing is inline).
  *
  * Conventions: every int answer is 0 (or a count) or -errno. Handles may be shared between threads, except a
- * struct svq_evtchn, which belongs to one thread (as xenevtchn demands). Nothing here prints.
+ * struct svq_evtchn or svq_frames, which belongs to one thread (as xenevtchn demands). Nothing here prints.
  */
 #ifndef SVQ_HV_H
 #define SVQ_HV_H
 
 #include <stddef.h>
 #include <stdint.h>
+
+/* The libraries export what their headers declare, and nothing else. */
+#pragma GCC visibility push(default)
 
 enum {
     SVQ_PAGE_SHIFT = 12,
@@ -25,20 +28,21 @@ enum {
 
 struct svq_hv;     /* one domain's view of the hypervisor */
 struct svq_evtchn; /* one thread's set of event channel ports */
+struct svq_frames; /* one thread's watch on the frames of a guest */
 
 /* What one handle asked of the hypervisor so far, and what it still holds ("live"). */
 struct svq_hv_counters {
-    uint64_t hypercalls;          /* calls that cross into the hypervisor (sim: that would, on Xen) */
-    uint64_t foreign_maps;        /* calls of map_foreign */
-    uint64_t foreign_pages_live;  /* pages mapped now by foreign mapping, those with an error among them */
-    uint64_t grant_maps;          /* calls of map_grants */
-    uint64_t grant_unmaps;        /* calls of unmap_grants: each is a flushing unmap */
-    uint64_t grant_pages_mapped;  /* pages mapped by grant so far */
-    uint64_t grant_pages_live;    /* pages mapped by grant now */
-    uint64_t grant_tables_live;   /* grant tables of other domains mapped now */
-    uint64_t shared_pages_live;   /* own pages granted to others now */
-    uint64_t notifies;            /* event channel notifications sent */
-    uint64_t ports_live;          /* event channel ports open now */
+    uint64_t hypercalls;         /* calls that cross into the hypervisor (sim: that would, on Xen) */
+    uint64_t foreign_maps;       /* calls of map_foreign */
+    uint64_t foreign_pages_live; /* pages mapped now by foreign mapping, those with an error among them */
+    uint64_t grant_maps;         /* calls of map_grants */
+    uint64_t grant_unmaps;       /* calls of unmap_grants: each is a flushing unmap */
+    uint64_t grant_pages_mapped; /* pages mapped by grant so far */
+    uint64_t grant_pages_live;   /* pages mapped by grant now */
+    uint64_t grant_tables_live;  /* grant tables of other domains mapped now */
+    uint64_t shared_pages_live;  /* own pages granted to others now */
+    uint64_t notifies;           /* event channel notifications sent */
+    uint64_t ports_live;         /* event channel ports open now */
 };
 
 /*
@@ -67,12 +71,12 @@ void svq_hv_read_counters(const struct svq_hv *hv, struct svq_hv_counters *out);
 
 /*
  * Maps `count` guest frames of domain `domid`, in that order, one after another in our address space.
- * errs[i] becomes 0 or -errno for each frame (a frame that is no RAM: -EINVAL); touching such a page faults, so
+ * errs[i] becomes 0 or -errno for each frame (a frame that is not RAM: -EINVAL); touching such a page faults, so
  * the caller must heed errs. Returns 0 if the caller may map that domain at all, -EPERM if not (no page is
  * mapped then), -ESRCH if there is no such domain.
  */
-int svq_hv_map_foreign(struct svq_hv *hv, uint16_t domid, const uint64_t *gfns, size_t count, int writable,
-                       int *errs, void **va);
+int svq_hv_map_foreign(struct svq_hv *hv, uint16_t domid, const uint64_t *gfns, size_t count, int writable, int *errs,
+                       void **va);
 int svq_hv_unmap_foreign(struct svq_hv *hv, void *va, size_t count);
 
 /*
@@ -101,11 +105,13 @@ int svq_hv_unshare_pages(struct svq_hv *hv, void *va, size_t count);
 
 /*
  * Maps `count` grants of `domid`, one after another in our address space. All or nothing: -EACCES when an entry
- * is not granted to us or not with that access, -EINVAL when its frame is no RAM, -ENOENT when the gref is beyond
+ * is not granted to us or not with that access, -EINVAL when its frame is not RAM, -ENOENT when the gref is beyond
  * the table. While mapped, the entry's flags carry GTF_reading (and GTF_writing when mapped writable).
+ *
+ * While a domain has an entry mapped, that domain, and no other, may map the page of the first map again, whatever the
+ * entry says by then; only who has no writable mapping yet is refused one if GTF_readonly is set.
  */
-int svq_hv_map_grants(struct svq_hv *hv, uint16_t domid, const uint32_t *grefs, size_t count, int writable,
-                      void **va);
+int svq_hv_map_grants(struct svq_hv *hv, uint16_t domid, const uint32_t *grefs, size_t count, int writable, void **va);
 int svq_hv_unmap_grants(struct svq_hv *hv, void *va, size_t count);
 
 /*
@@ -119,6 +125,28 @@ int svq_hv_release_own_pages(struct svq_hv *hv, void *va, size_t count);
 /* Makes a guest frame of `domid` read-only to its owner (or writable again). -ENOSYS: there is no such thing. */
 int svq_hv_set_readonly(struct svq_hv *hv, uint16_t domid, uint64_t gfn, int readonly);
 
+/*
+ * --- frames that become other pages ---------------------------------------------------------------------------
+ * A mapping of a guest's frame goes on showing the old page after the guest has ballooned it out, and in again. With a
+ * watch the hypervisor tells of that, and the guest's processor that does it *waits* until it is acknowledged: so
+ *
+ *     watch; map as you like; whenever svq_frames_changed answers 1: drop every mapping of that guest, then
+ *     svq_frames_ack; drop every mapping; close
+ *
+ * Only frames that go are told (tried on Xen 4.17). One that comes back is not: what could not be mapped may be there
+ * now.
+ *
+ * Whoever watches may therefore not be slow, and not be absent: when its process dies the guest waits at its next
+ * balloon operation until another process of the same domain watches. That takes over what the dead one left, its
+ * unanswered changes among it. If the watching *domain* is destroyed nobody can, and the guest waits for ever, so this
+ * is for dom0 alone: -ENOSYS elsewhere. -EBUSY: another living process watches that guest.
+ */
+int svq_frames_watch(struct svq_hv *hv, uint16_t domid, struct svq_frames **out);
+int svq_frames_fd(struct svq_frames *frames);      /* readable when svq_frames_changed may have something to tell */
+int svq_frames_changed(struct svq_frames *frames); /* 1: frames have changed since they were last acknowledged; or 0 */
+int svq_frames_ack(struct svq_frames *frames);     /* of what svq_frames_changed has told, and nothing since */
+void svq_frames_close(struct svq_frames *frames);  /* acknowledges everything; the guest is not watched any more */
+
 /* --- event channels -------------------------------------------------------------------------------------- */
 int svq_evtchn_open(struct svq_hv *hv, struct svq_evtchn **out);
 void svq_evtchn_close(struct svq_evtchn *ec); /* closes its ports too */
@@ -130,5 +158,7 @@ int svq_evtchn_notify(struct svq_evtchn *ec, uint32_t port);
 int svq_evtchn_pending(struct svq_evtchn *ec); /* a pending port, which is masked from now on; -EAGAIN if none */
 int svq_evtchn_unmask(struct svq_evtchn *ec, uint32_t port);
 int svq_evtchn_unbind(struct svq_evtchn *ec, uint32_t port);
+
+#pragma GCC visibility pop
 
 #endif

@@ -21,13 +21,16 @@
 
 #include <stdint.h>
 
+/* The libraries export what their headers declare, and nothing else. */
+#pragma GCC visibility push(default)
+
 struct svq_sim_machine;
 
 enum {
-    SVQ_SIM_DOMAINS_MAX = 512,   /* living and zombie domains of one machine */
+    SVQ_SIM_DOMAINS_MAX = 512,        /* living and zombie domains of one machine */
     SVQ_SIM_RAM_PAGES_MAX = 16777216, /* 64 GiB; the memory is sparse */
     SVQ_SIM_GRANT_FRAMES_MAX = 8192,
-    SVQ_SIM_PORTS_MAX = 4096,    /* event channel ports of one domain; port 0 is never used */
+    SVQ_SIM_PORTS_MAX = 4096, /* event channel ports of one domain; port 0 is never used */
 };
 
 /* What a domain may do to others: none, all (dom0), or, as a value >= 0, the domid of the one domain it serves. */
@@ -40,8 +43,8 @@ enum {
 enum {
     SVQ_SIM_CREATED = 0, /* no handle was opened yet */
     SVQ_SIM_RUNNING = 1,
-    SVQ_SIM_DEAD = 2,    /* nobody holds anything of it */
-    SVQ_SIM_ZOMBIE = 3,  /* dead, but a living domain still holds pages, grants or tables of it */
+    SVQ_SIM_DEAD = 2,   /* nobody holds anything of it */
+    SVQ_SIM_ZOMBIE = 3, /* dead, but a living domain still holds pages, grants or tables of it */
 };
 
 enum {
@@ -64,7 +67,7 @@ int svq_sim_domain_create(struct svq_sim_machine *machine, uint16_t domid, uint6
 /* Changes the privilege (for instance to a target that was created later). */
 int svq_sim_domain_set_privilege(struct svq_sim_machine *machine, uint16_t domid, int privilege);
 
-/* Declares frames of the domain's address space to be no RAM. */
+/* Declares frames of the domain's address space not to be RAM. */
 int svq_sim_domain_hole(struct svq_sim_machine *machine, uint16_t domid, uint64_t first_gfn, uint64_t count);
 
 /* Ends a domain: its handles fail from now on. No event is reported, for the caller knows. */
@@ -72,6 +75,13 @@ int svq_sim_domain_destroy(struct svq_sim_machine *machine, uint16_t domid);
 
 /* SVQ_SIM_CREATED .. SVQ_SIM_ZOMBIE, or -ESRCH. */
 int svq_sim_domain_state(struct svq_sim_machine *machine, uint16_t domid);
+
+/*
+ * A living domain's memory (its RAM first) and its grant table (all frames that it may ever have), for whoever owns the
+ * machine to look at and not to write. The descriptors are the caller's; they hold nothing of the domain. -ESRCH: there
+ * is none.
+ */
+int svq_sim_domain_fds(struct svq_sim_machine *machine, uint16_t domid, int *memory_fd, int *table_fd);
 
 /* Writes the domids of at most `max` zombies; answers how many there are in all. */
 int svq_sim_zombies(struct svq_sim_machine *machine, uint16_t *domids, int max);
@@ -88,5 +98,14 @@ int svq_sim_next_event(struct svq_sim_machine *machine, int *kind, uint16_t *dom
  * only grant maps heed that.
  */
 int svq_sim_pretend_readonly(struct svq_sim_machine *machine, int enabled);
+
+/*
+ * What Xen does when a processor of the domain has taken frames out of its address space, for instance with
+ * svq_sim_domain_hole: tells whoever watches them (svq_frames_watch), and waits for that to be acknowledged. 0: it was,
+ * or nobody watches. -ETIMEDOUT: not within `timeout_ms`; it stays to be acknowledged.
+ */
+int svq_sim_frames_changed(struct svq_sim_machine *machine, uint16_t domid, uint32_t timeout_ms);
+
+#pragma GCC visibility pop
 
 #endif

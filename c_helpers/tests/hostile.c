@@ -8,8 +8,8 @@
 
 enum {
     RAM = 8192,
-    HOLE = RAM - 8,      /* the last 8 frames are no RAM */
-    RING_GFN = 512,      /* the ring that is set up by hand */
+    HOLE = RAM - 8, /* the last 8 frames are not RAM */
+    RING_GFN = 512, /* the ring that is set up by hand */
     TABLE = RIG_TABLE_GFN << SVQ_PAGE_SHIFT,
     SMALL = RIG_HEADER_GFN << SVQ_PAGE_SHIFT,
     DATA = RIG_DATA_GFN << SVQ_PAGE_SHIFT,
@@ -23,12 +23,13 @@ static const struct rig_config no_indirect = { SIZES, .no_indirect = 1 };
 static const struct rig_config copies = { SIZES, .placement = SVQ_PLACE_COPY };
 static const struct rig_config whole_pages = { SIZES, .placement = SVQ_PLACE_PAGE };
 static const struct rig_config two_slots = { SIZES, .bounce_pages = 2 };
-static const struct rig_config few_grefs = { SIZES, .dynamic_window = 1, .window_grefs = 64 };
 
 /* --- rings ---------------------------------------------------------------------------------------------------- */
 struct svq_queue_config hostile_ring(void)
 {
-    return (struct svq_queue_config){ .size = 256, .desc_gpa = rig_gpa(RING_GFN), .avail_gpa = rig_gpa(RING_GFN + 2),
+    return (struct svq_queue_config){ .size = 256,
+                                      .desc_gpa = rig_gpa(RING_GFN),
+                                      .avail_gpa = rig_gpa(RING_GFN + 2),
                                       .used_gpa = rig_gpa(RING_GFN + 4) };
 }
 
@@ -211,7 +212,6 @@ static void smalls(struct rig *rig, unsigned count, uint32_t len)
 }
 static void more_than_the_pool(struct rig *rig) { smalls(rig, 3, 3000); }
 static void more_parts(struct rig *rig) { smalls(rig, SVQ_PARTS_MAX + 1, 64); }
-static void more_than_the_range(struct rig *rig) { one_segment(rig, DATA, 65 * SVQ_PAGE_SIZE); }
 
 /* --- used entries --------------------------------------------------------------------------------------------- */
 static void used_jumps(struct rig *rig)
@@ -244,9 +244,9 @@ static void used_of_readable(struct rig *rig) { rig_give(rig, 0, 1); }
 /* --- grants --------------------------------------------------------------------------------------------------- */
 static void mapped_by_backend(struct rig *rig)
 {
+    one_in_flight(rig);
     struct rig_shadow shadow;
     uint8_t *va;
-    one_in_flight(rig);
     if (!rig_shadow_chain(rig, 0, &shadow) || rig_part_map(rig, &shadow.part[0], 1, &va) < 0)
         abort();
 }
@@ -255,7 +255,7 @@ static void give_back(struct rig *rig) { rig_give(rig, 0, SVQ_PAGE_SIZE); }
 static void tamper(struct rig *rig, uint64_t entry)
 {
     uint64_t *entries = rig_window_entries(rig);
-    for (uint32_t i = 0; i < svq_guest_window_count(rig->guest); i++)
+    for (uint32_t i = 0; i < rig_window(rig).count; i++)
         if (svq_load_u64(&entries[i]))
             svq_store_u64(&entries[i], entry);
     rig_give(rig, 0, SVQ_PAGE_SIZE);
@@ -268,72 +268,71 @@ static void entry_of_another_page(struct rig *rig)
 }
 
 /* --- the list: name of the code, input, set-up ------------------------------------------------------------------ */
-#define RINGS(X)                                                                                                   \
-    X(RING_SIZE, size_odd, plain)                                                                                  \
-    X(RING_ALIGN, align_desc, plain)                                                                               \
-    X(RING_WRAP, wrap_around, plain)                                                                               \
-    X(RING_OVERLAP, overlap_desc_avail, plain)                                                                     \
+#define RINGS(X)                                                                                                       \
+    X(RING_SIZE, size_odd, plain)                                                                                      \
+    X(RING_ALIGN, align_desc, plain)                                                                                   \
+    X(RING_WRAP, wrap_around, plain)                                                                                   \
+    X(RING_OVERLAP, overlap_desc_avail, plain)                                                                         \
     X(RING_NOT_RAM, ring_in_hole, plain)
-#define MORE_RINGS(X)                                                                                              \
-    X(RING_SIZE, size_zero, plain)                                                                                 \
-    X(RING_SIZE, size_huge, plain)                                                                                 \
-    X(RING_ALIGN, align_avail, plain)                                                                              \
-    X(RING_ALIGN, align_used, plain)                                                                               \
-    X(RING_WRAP, wrap_end, plain)                                                                                  \
-    X(RING_OVERLAP, overlap_used_desc, plain)                                                                      \
+#define MORE_RINGS(X)                                                                                                  \
+    X(RING_SIZE, size_zero, plain)                                                                                     \
+    X(RING_SIZE, size_huge, plain)                                                                                     \
+    X(RING_ALIGN, align_avail, plain)                                                                                  \
+    X(RING_ALIGN, align_used, plain)                                                                                   \
+    X(RING_WRAP, wrap_end, plain)                                                                                      \
+    X(RING_OVERLAP, overlap_used_desc, plain)                                                                          \
     X(RING_NOT_RAM, ring_into_hole, plain)
 
-#define TRAFFIC(X)                                                                                                 \
-    X(AVAIL_IDX_JUMP, idx_jumps, plain, NULL, 0)                                                                   \
-    X(IN_FLIGHT_LIMIT, too_many, four, three_in_flight, 0)                                                         \
-    X(HEAD_RANGE, head_at_size, plain, NULL, 0)                                                                    \
-    X(HEAD_BUSY, head_again, plain, one_in_flight, 0)                                                              \
-    X(NEXT_RANGE, next_at_size, plain, NULL, 0)                                                                    \
-    X(CHAIN_LOOP, loop, plain, NULL, 0)                                                                            \
-    X(INDIRECT_NOT_NEGOTIATED, indirect_plain, no_indirect, NULL, 0)                                               \
-    X(INDIRECT_NESTED, indirect_nested, plain, NULL, 0)                                                            \
-    X(INDIRECT_WITH_NEXT, indirect_with_next, plain, NULL, 0)                                                      \
-    X(INDIRECT_LENGTH, indirect_odd, plain, NULL, 0)                                                               \
-    X(INDIRECT_TOO_LONG, indirect_long, plain, NULL, 0)                                                            \
-    X(INDIRECT_NOT_RAM, indirect_in_hole, plain, NULL, 0)                                                          \
-    X(WRITABLE_BEFORE_READABLE, readable_last, plain, NULL, 0)                                                     \
-    X(ZERO_LENGTH, empty_segment, plain, NULL, 0)                                                                  \
-    X(ADDRESS_WRAP, address_wraps, plain, NULL, 0)                                                                 \
-    X(TOTAL_LENGTH, sum_over_4_gib, plain, NULL, 0)                                                                \
-    X(NOT_RAM, data_in_hole, plain, NULL, 0)                                                                       \
-    X(CHAIN_LIMIT, more_than_the_pool, two_slots, NULL, 0)                                                         \
-    X(USED_IDX_JUMP, used_jumps, plain, one_in_flight, 0)                                                          \
-    X(USED_ID_RANGE, used_id_at_size, plain, one_in_flight, 0)                                                     \
-    X(USED_ID_NOT_LIVE, used_id_again, copies, first_is_back, 0)                                                   \
-    X(USED_LENGTH, used_too_long, plain, one_in_flight, 0)                                                         \
-    X(GRANT_BUSY, give_back, plain, mapped_by_backend, 1)                                                          \
+#define TRAFFIC(X)                                                                                                     \
+    X(AVAIL_IDX_JUMP, idx_jumps, plain, NULL, 0)                                                                       \
+    X(IN_FLIGHT_LIMIT, too_many, four, three_in_flight, 0)                                                             \
+    X(HEAD_RANGE, head_at_size, plain, NULL, 0)                                                                        \
+    X(HEAD_BUSY, head_again, plain, one_in_flight, 0)                                                                  \
+    X(NEXT_RANGE, next_at_size, plain, NULL, 0)                                                                        \
+    X(CHAIN_LOOP, loop, plain, NULL, 0)                                                                                \
+    X(INDIRECT_NOT_NEGOTIATED, indirect_plain, no_indirect, NULL, 0)                                                   \
+    X(INDIRECT_NESTED, indirect_nested, plain, NULL, 0)                                                                \
+    X(INDIRECT_WITH_NEXT, indirect_with_next, plain, NULL, 0)                                                          \
+    X(INDIRECT_LENGTH, indirect_odd, plain, NULL, 0)                                                                   \
+    X(INDIRECT_TOO_LONG, indirect_long, plain, NULL, 0)                                                                \
+    X(INDIRECT_NOT_RAM, indirect_in_hole, plain, NULL, 0)                                                              \
+    X(WRITABLE_BEFORE_READABLE, readable_last, plain, NULL, 0)                                                         \
+    X(ZERO_LENGTH, empty_segment, plain, NULL, 0)                                                                      \
+    X(ADDRESS_WRAP, address_wraps, plain, NULL, 0)                                                                     \
+    X(NOT_RAM, data_in_hole, plain, NULL, 0)                                                                           \
+    X(CHAIN_LIMIT, more_than_the_pool, two_slots, NULL, 0)                                                             \
+    X(USED_IDX_JUMP, used_jumps, plain, one_in_flight, 0)                                                              \
+    X(USED_ID_RANGE, used_id_at_size, plain, one_in_flight, 0)                                                         \
+    X(USED_ID_NOT_LIVE, used_id_again, copies, first_is_back, 0)                                                       \
+    X(USED_LENGTH, used_too_long, plain, one_in_flight, 0)                                                             \
+    X(GRANT_BUSY, give_back, plain, mapped_by_backend, 1)                                                              \
     X(GRANT_TAMPERED, entry_for_another, plain, one_in_flight, 1)
-#define MORE_TRAFFIC(X)                                                                                            \
-    X(AVAIL_IDX_JUMP, idx_goes_back, plain, NULL, 0)                                                               \
-    X(HEAD_RANGE, head_max, plain, NULL, 0)                                                                        \
-    X(NEXT_RANGE, next_at_table_end, plain, NULL, 0)                                                               \
-    X(CHAIN_LOOP, loop_in_table, plain, NULL, 0)                                                                   \
-    X(CHAIN_LOOP, long_over_both_tables, four, NULL, 0)                                                            \
-    X(INDIRECT_LENGTH, indirect_empty, plain, NULL, 0)                                                             \
-    X(INDIRECT_NOT_RAM, indirect_into_hole, plain, NULL, 0)                                                        \
-    X(INDIRECT_NOT_RAM, indirect_beyond, plain, NULL, 0)                                                           \
-    X(INDIRECT_NOT_RAM, indirect_wraps, plain, NULL, 0)                                                            \
-    X(ZERO_LENGTH, only_empty, plain, NULL, 0)                                                                     \
-    X(ADDRESS_WRAP, address_beyond, plain, NULL, 0)                                                                \
-    X(ADDRESS_WRAP, address_end, plain, NULL, 0)                                                                   \
-    X(NOT_RAM, data_into_hole, plain, NULL, 0)                                                                     \
-    X(NOT_RAM, data_in_hole, whole_pages, NULL, 0)                                                                 \
-    X(CHAIN_LIMIT, more_parts, large, NULL, 0)                                                                     \
-    X(CHAIN_LIMIT, more_than_the_range, few_grefs, NULL, 0)                                                        \
-    X(USED_IDX_JUMP, used_goes_back, plain, one_in_flight, 0)                                                      \
-    X(USED_ID_RANGE, used_id_huge, plain, one_in_flight, 0)                                                        \
-    X(USED_ID_NOT_LIVE, used_id_unknown, plain, one_in_flight, 0)                                                  \
-    X(USED_LENGTH, used_of_readable, plain, readable_in_flight, 0)                                                 \
-    X(GRANT_TAMPERED, entry_cleared, plain, one_in_flight, 1)                                                      \
+#define MORE_TRAFFIC(X)                                                                                                \
+    X(AVAIL_IDX_JUMP, idx_goes_back, plain, NULL, 0)                                                                   \
+    X(HEAD_RANGE, head_max, plain, NULL, 0)                                                                            \
+    X(NEXT_RANGE, next_at_table_end, plain, NULL, 0)                                                                   \
+    X(CHAIN_LOOP, loop_in_table, plain, NULL, 0)                                                                       \
+    X(CHAIN_LOOP, long_over_both_tables, four, NULL, 0)                                                                \
+    X(INDIRECT_LENGTH, indirect_empty, plain, NULL, 0)                                                                 \
+    X(INDIRECT_NOT_RAM, indirect_into_hole, plain, NULL, 0)                                                            \
+    X(INDIRECT_NOT_RAM, indirect_beyond, plain, NULL, 0)                                                               \
+    X(INDIRECT_NOT_RAM, indirect_wraps, plain, NULL, 0)                                                                \
+    X(ZERO_LENGTH, only_empty, plain, NULL, 0)                                                                         \
+    X(ADDRESS_WRAP, address_beyond, plain, NULL, 0)                                                                    \
+    X(ADDRESS_WRAP, address_end, plain, NULL, 0)                                                                       \
+    X(NOT_RAM, data_into_hole, plain, NULL, 0)                                                                         \
+    X(NOT_RAM, data_in_hole, whole_pages, NULL, 0)                                                                     \
+    X(CHAIN_LIMIT, more_parts, large, NULL, 0)                                                                         \
+    X(CHAIN_LIMIT, sum_over_4_gib, plain, NULL, 0)                                                                     \
+    X(USED_IDX_JUMP, used_goes_back, plain, one_in_flight, 0)                                                          \
+    X(USED_ID_RANGE, used_id_huge, plain, one_in_flight, 0)                                                            \
+    X(USED_ID_NOT_LIVE, used_id_unknown, plain, one_in_flight, 0)                                                      \
+    X(USED_LENGTH, used_of_readable, plain, readable_in_flight, 0)                                                     \
+    X(GRANT_TAMPERED, entry_cleared, plain, one_in_flight, 1)                                                          \
     X(GRANT_TAMPERED, entry_of_another_page, plain, one_in_flight, 1)
 
 #define RING(name, input, on) { .code = SVQ_E_##name, .what = #input, .config = &on, .spoil = input },
-#define PASS(name, input, on, before, keeps)                                                                       \
+#define PASS(name, input, on, before, keeps)                                                                           \
     { .code = SVQ_E_##name, .what = #input, .config = &on, .prepare = before, .attack = input, .keeps_entries = keeps },
 const struct hostile hostile_inputs[] = { RINGS(RING) MORE_RINGS(RING) TRAFFIC(PASS) MORE_TRAFFIC(PASS) };
 const unsigned hostile_count = sizeof hostile_inputs / sizeof hostile_inputs[0];
@@ -346,7 +345,6 @@ __attribute__((unused)) static void all_codes_are_listed(enum svq_err code)
         RINGS(CASE)
         TRAFFIC(CASE)
     case SVQ_E_NONE:
-    case SVQ_E_LAST:
-        break;
+    case SVQ_E_LAST: break;
     }
 }

@@ -8,13 +8,13 @@
 
 #include "barrier.h"
 
-#define MUST(call)                                                                                                 \
-    do {                                                                                                           \
-        int rc_ = (call);                                                                                          \
-        if (rc_ < 0) {                                                                                             \
-            fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #call, strerror(-rc_));                          \
-            abort();                                                                                               \
-        }                                                                                                          \
+#define MUST(call)                                                                                                     \
+    do {                                                                                                               \
+        int rc_ = (call);                                                                                              \
+        if (rc_ < 0) {                                                                                                 \
+            fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #call, strerror(-rc_));                             \
+            abort();                                                                                                   \
+        }                                                                                                              \
     } while (0)
 
 static uint64_t ring_gfn(uint16_t index) { return RIG_RING_GFN + (uint64_t)index * 12; }
@@ -22,8 +22,11 @@ static uint64_t ring_gfn(uint16_t index) { return RIG_RING_GFN + (uint64_t)index
 struct svq_queue_config rig_queue_config(const struct rig *rig, uint16_t index)
 {
     uint64_t gfn = ring_gfn(index);
-    return (struct svq_queue_config){ .index = index, .size = rig->config.queue_size, .desc_gpa = rig_gpa(gfn),
-                                      .avail_gpa = rig_gpa(gfn + 5), .used_gpa = rig_gpa(gfn + 7),
+    return (struct svq_queue_config){ .index = index,
+                                      .size = rig->config.queue_size,
+                                      .desc_gpa = rig_gpa(gfn),
+                                      .avail_gpa = rig_gpa(gfn + 5),
+                                      .used_gpa = rig_gpa(gfn + 7),
                                       .frontend_port = (uint32_t)rig->q[index].frontend_port };
 }
 
@@ -40,8 +43,8 @@ static void set_defaults(struct rig_config *c)
 {
     c->ram_pages = c->ram_pages ? c->ram_pages : 16384;
     c->queue_size = c->queue_size ? c->queue_size : 256;
-    c->window_grefs = c->window_grefs ? c->window_grefs : 4096;
-    c->bounce_pages = c->bounce_pages ? c->bounce_pages : 256;
+    c->window_grefs = c->window_grefs ? c->window_grefs : 32 * SVQ_GRANTS_PER_FRAME;
+    c->bounce_pages = c->bounce_pages ? c->bounce_pages : 512;
     c->large_chains = c->large_chains ? c->large_chains : 16;
     c->queues = c->queues ? c->queues : 1;
 }
@@ -70,10 +73,28 @@ static uint64_t pages_below_hole(const struct rig_config *c) { return c->hole_pa
 
 struct svq_guest_config rig_guest_config(const struct rig *rig)
 {
+    return (struct svq_guest_config){ .domid = RIG_FRONTEND,
+                                      .gfn_limit = rig->config.ram_pages,
+                                      .memory = rig->config.memory };
+}
+
+struct svq_window_config rig_window(const struct rig *rig)
+{
     const struct rig_config *c = &rig->config;
-    return (struct svq_guest_config){ .domid = RIG_FRONTEND, .gfn_limit = c->ram_pages, .window_first_frame = 32,
-                                      .window_frames = c->dynamic_window ? 32 : (uint32_t)(c->ram_pages + 511) / 512,
-                                      .window_direct = !c->dynamic_window };
+    return (struct svq_window_config){ .first_gref = RIG_WINDOW_FRAME * SVQ_GRANTS_PER_FRAME,
+                                       .count = c->dynamic_window ? c->window_grefs : (uint32_t)c->ram_pages,
+                                       .direct = !c->dynamic_window,
+                                       .guarded = c->guarded_window };
+}
+
+struct svq_device_config rig_other_device(const struct rig *rig, uint8_t mark)
+{
+    return (struct svq_device_config){ .backend_domid = RIG_BACKEND,
+                                       .num_queues = 1,
+                                       .mark = mark,
+                                       .window = rig_window(rig),
+                                       .bounce_pages = 16,
+                                       .large_chains = 1 };
 }
 
 static void open_guest(struct rig *rig)
@@ -84,10 +105,17 @@ static void open_guest(struct rig *rig)
     free(gfns);
     struct svq_guest_config guest = rig_guest_config(rig);
     MUST(svq_guest_open(rig->mediator, &guest, &rig->guest));
-    struct svq_device_config dev = { .backend_domid = RIG_BACKEND, .num_queues = c->queues, .placement = c->placement,
-                                     .copy_threshold = c->copy_threshold, .bounce_pages = c->bounce_pages,
-                                     .large_chains = c->large_chains, .window_grefs = c->window_grefs,
-                                     .frontend_event_idx = !c->no_event_idx, .backend_event_idx = !c->no_event_idx,
+    struct svq_device_config dev = { .backend_domid = RIG_BACKEND,
+                                     .num_queues = c->queues,
+                                     .placement = c->placement,
+                                     .mark = RIG_MARK,
+                                     .window = rig_window(rig),
+                                     .clear = c->clear,
+                                     .copy_threshold = c->copy_threshold,
+                                     .bounce_pages = c->bounce_pages,
+                                     .large_chains = c->large_chains,
+                                     .frontend_event_idx = !c->no_event_idx,
+                                     .backend_event_idx = !c->no_event_idx,
                                      .frontend_indirect = !c->no_indirect };
     MUST(svq_device_create(rig->guest, &dev, &rig->dev));
 }
@@ -208,8 +236,23 @@ void rig_give(struct rig *rig, uint32_t id, uint32_t len)
     svq_release_u16(&q->shadow_used->idx, ++q->shadow_used_idx);
 }
 
-int rig_forward(struct rig *rig) { return svq_queue_forward(rig->dev, 0, rig->config.queue_size); }
-int rig_complete(struct rig *rig) { return svq_queue_complete(rig->dev, 0, rig->config.queue_size); }
+/* As many passes as move or map something: each has a budget. */
+static int passes(struct rig *rig, int (*pass)(struct svq_device *dev, uint16_t index, unsigned chains))
+{
+    struct svq_hv_counters before, after;
+    int sum = 0, n;
+    svq_hv_read_counters(rig->mediator, &after);
+    do {
+        before = after;
+        n = pass(rig->dev, 0, rig->config.queue_size);
+        sum += n;
+        svq_hv_read_counters(rig->mediator, &after);
+    } while (n > 0 || (n == 0 && after.foreign_maps != before.foreign_maps));
+    return n < 0 ? n : sum;
+}
+
+int rig_forward(struct rig *rig) { return passes(rig, svq_queue_forward); }
+int rig_complete(struct rig *rig) { return passes(rig, svq_queue_complete); }
 
 int rig_fault(struct rig *rig)
 {

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A test bench around one shadow queue: a frontend, the mediator and a backend as three domains of an embedded machine in
- * this process. The frontend's and the backend's sides are raw memory, so that tests can write anything there.
+ * A test bench around one shadow queue: a frontend, the mediator and a backend as three domains of an embedded machine
+ * in this process. The frontend's and the backend's sides are raw memory, so that tests can write anything there.
  */
 #ifndef SVQ_TEST_RIG_H
 #define SVQ_TEST_RIG_H
 
-#include "layout.h"
+#include "grant.h"
+#include "vring.h"
 #include "svq.h"
 #include "svq_sim.h"
 
@@ -18,18 +19,23 @@ enum {
     RIG_TABLE_GFN = 64,    /* free pages for indirect tables */
     RIG_HEADER_GFN = 1024, /* free pages for small things */
     RIG_DATA_GFN = 2048,   /* free pages for data, up to ram_pages */
+    RIG_WINDOW_FRAME = 32, /* where the window begins in the frontend's grant table */
+    RIG_MARK = 5,          /* of rig->dev */
 };
 
 struct rig_config {
-    uint64_t ram_pages;        /* default 16384 (64 MiB) */
-    uint16_t queue_size;       /* default 256 */
-    int dynamic_window;        /* default direct */
-    uint32_t window_grefs;     /* dynamic: entries of the queue; default 4096 */
+    uint64_t ram_pages;    /* default 16384 (64 MiB) */
+    uint16_t queue_size;   /* default 256 */
+    int dynamic_window;    /* default direct */
+    uint32_t window_grefs; /* dynamic: entries of the window; default 16384 */
+    int guarded_window;
+    int clear;  /* default: pages are not cleared */
+    int memory; /* enum svq_memory */
     int placement;
     uint32_t copy_threshold;
-    uint32_t bounce_pages;     /* default 256 */
-    uint32_t large_chains;     /* default 16 */
-    int no_indirect;           /* leg 1: not negotiated */
+    uint32_t bounce_pages; /* default 512 */
+    uint32_t large_chains; /* default 16 */
+    int no_indirect;       /* leg 1: not negotiated */
     int no_event_idx;
     uint64_t hole_gfn, hole_pages;
     uint16_t queues;           /* default 1 */
@@ -68,7 +74,7 @@ struct rig {
     uint8_t *ram; /* the frontend's memory, as far as the hole if there is one */
     struct rig_queue q[64];
     uint16_t driver_size; /* of queue 0's ring in the frontend: queue_size, until a test resets it to less */
-    int setup_rc; /* what svq_queue_setup said for queue 0 */
+    int setup_rc;         /* what svq_queue_setup said for queue 0 */
 };
 
 /* Aborts with a message when the machine itself fails; a refused queue is left in rig->setup_rc. */
@@ -80,6 +86,9 @@ int rig_close_device(struct rig *rig);        /* that, and svq_device_close; its
 int rig_connect(struct rig *rig, uint16_t index);
 /* What rig_open uses for the guest, and for queue `index`; tests open and set up themselves what they spoil. */
 struct svq_guest_config rig_guest_config(const struct rig *rig);
+struct svq_window_config rig_window(const struct rig *rig);
+/* Of a small device beside the rig's, with that mark, in the same window. */
+struct svq_device_config rig_other_device(const struct rig *rig, uint8_t mark);
 struct svq_queue_config rig_queue_config(const struct rig *rig, uint16_t index);
 
 /* The frontend's side. */

@@ -20,14 +20,15 @@ static void must(int rc, const char *what)
 
 struct svq_device *rig_add_device(struct rig *rig, struct svq_worker *worker, uint16_t first, uint16_t queues)
 {
+    struct svq_device_config config = rig_other_device(rig, (uint8_t)(RIG_MARK + first));
+    config.num_queues = queues;
+    config.bounce_pages = 64;
+    config.large_chains = 4;
+    config.frontend_event_idx = config.backend_event_idx = 1;
     struct svq_device *dev;
-    const struct svq_device_config config = { .backend_domid = RIG_BACKEND, .num_queues = queues, .bounce_pages = 64,
-                                              .large_chains = 4, .window_grefs = 512, .frontend_event_idx = 1,
-                                              .backend_event_idx = 1 };
     must(svq_device_create(rig->guest, &config, &dev), "device_create");
     for (uint16_t i = 0; i < queues; i++) {
         struct rig_queue *q = &rig->q[first + i];
-        void *va[3];
         q->frontend_port = svq_evtchn_alloc_unbound(rig->frontend_ec, RIG_MEDIATOR);
         must(q->frontend_port, "alloc_unbound");
         struct svq_queue_config queue = rig_queue_config(rig, (uint16_t)(first + i));
@@ -36,6 +37,7 @@ struct svq_device *rig_add_device(struct rig *rig, struct svq_worker *worker, ui
         q->avail = (void *)(rig->ram + queue.avail_gpa);
         q->used = (void *)(rig->ram + queue.used_gpa);
         must(svq_queue_setup(dev, worker, &queue, &q->refs), "queue_setup");
+        void *va[3];
         must(svq_hv_map_grants(rig->backend, RIG_MEDIATOR, q->refs.desc_refs, q->refs.desc_pages, 0, &va[0]), "desc");
         must(svq_hv_map_grants(rig->backend, RIG_MEDIATOR, q->refs.avail_refs, q->refs.avail_pages, 0, &va[1]),
              "avail");

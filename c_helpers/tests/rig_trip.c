@@ -5,12 +5,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define HOLDS(condition)                                                                                           \
-    do {                                                                                                           \
-        if (!(condition)) {                                                                                        \
-            printf("# %s:%d: not so: %s\n", __FILE__, __LINE__, #condition);                                       \
-            return false;                                                                                          \
-        }                                                                                                          \
+#define HOLDS(condition)                                                                                               \
+    do {                                                                                                               \
+        if (!(condition)) {                                                                                            \
+            printf("# %s:%d: not so: %s\n", __FILE__, __LINE__, #condition);                                           \
+            return false;                                                                                              \
+        }                                                                                                              \
     } while (0)
 
 static uint8_t pattern(uint64_t i) { return (uint8_t)(i * 7 + (i >> 8) + 1); }
@@ -61,9 +61,9 @@ static bool step(struct walk *walk, const struct vring_desc *part, uint64_t *gpa
 static bool part_matches(struct rig *rig, const struct vring_desc *part, uint64_t gpa)
 {
     bool granted = rig_in_window(part->addr), writable = part->flags & VRING_DESC_F_WRITE;
-    uint8_t *va;
     if (granted)
         HOLDS(svq_grant_addr_offset(part->addr) == (gpa & (SVQ_PAGE_SIZE - 1)));
+    uint8_t *va;
     HOLDS((rig_part_map(rig, part, 1, &va) == 0) == writable);
     if (writable)
         rig_part_unmap(rig, part, va);
@@ -122,24 +122,24 @@ static bool memory_is(const struct rig *rig, const uint8_t *expected)
 bool rig_trip(struct rig *rig, uint16_t head, const struct rig_seg *segs, unsigned count, uint32_t used_len,
               struct rig_trip *trip)
 {
-    struct rig_shadow shadow;
-    uint32_t len;
     rig_offer(rig, head);
     size_t bytes = rig_gpa(rig->config.ram_pages);
     uint8_t *expected = malloc(bytes);
     memcpy(expected, rig->ram, bytes);
     HOLDS(rig_forward(rig) == 1);
     HOLDS(rig_take(rig) == head && rig_take(rig) == -1);
+    struct rig_shadow shadow;
     HOLDS(rig_shadow_chain(rig, head, &shadow));
     HOLDS(rig_trip_sum(&shadow, trip));
-    HOLDS(svq_guest_window_in_use(rig->guest) == trip->granted_pages);
+    HOLDS(svq_device_window_in_use(rig->dev) == trip->granted_pages);
     HOLDS(rig_trip_matches(rig, &shadow, segs, count));
     HOLDS(write_parts(rig, &shadow, segs, count, used_len, expected));
     rig_give(rig, head, used_len);
     HOLDS(rig_complete(rig) == 1);
+    uint32_t len;
     HOLDS(rig_reap(rig, &len) == head && len == used_len && rig_reap(rig, NULL) == -1);
     HOLDS(memory_is(rig, expected));
-    HOLDS(svq_guest_window_in_use(rig->guest) == 0);
+    HOLDS(svq_device_window_in_use(rig->dev) == 0);
     free(expected);
     return true;
 }

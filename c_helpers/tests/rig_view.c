@@ -124,7 +124,12 @@ int rig_part_write(struct rig *rig, const struct vring_desc *part, const void *b
 
 bool rig_shadow_chain(struct rig *rig, uint16_t head, struct rig_shadow *out)
 {
-    struct vring_desc first = rig->q[0].shadow_desc[head];
+    return rig_queue_shadow_chain(rig, &rig->q[0], head, out);
+}
+
+bool rig_queue_shadow_chain(struct rig *rig, const struct rig_queue *q, uint16_t head, struct rig_shadow *out)
+{
+    struct vring_desc first = q->shadow_desc[head];
     out->indirect = first.flags & VRING_DESC_F_INDIRECT;
     out->count = 1;
     out->part[0] = first;
@@ -166,11 +171,23 @@ unsigned rig_scan_grants(struct rig *rig, int domid, uint32_t grefs, int writabl
 uint64_t *rig_window_entries(struct rig *rig)
 {
     void *va = NULL, *token;
-    uint32_t first = svq_guest_window_first(rig->guest), count = svq_guest_window_count(rig->guest);
-    if (svq_hv_map_grant_table(rig->mediator, RIG_FRONTEND, first / SVQ_GRANTS_PER_FRAME, count / SVQ_GRANTS_PER_FRAME,
-                               &va, &token) < 0)
+    uint32_t frames = (rig_window(rig).count + SVQ_GRANTS_PER_FRAME - 1) / SVQ_GRANTS_PER_FRAME;
+    if (svq_hv_map_grant_table(rig->mediator, RIG_FRONTEND, RIG_WINDOW_FRAME, frames, &va, &token) < 0)
         abort();
     return va; /* until the mediator's handle is closed */
+}
+
+uint32_t rig_window_in_use(struct rig *rig)
+{
+    uint32_t n = 0, count = rig_window(rig).count;
+    void *va, *token;
+    if (svq_hv_map_grant_table(rig->mediator, RIG_FRONTEND, RIG_WINDOW_FRAME,
+                               (count + SVQ_GRANTS_PER_FRAME - 1) / SVQ_GRANTS_PER_FRAME, &va, &token) < 0)
+        abort();
+    for (uint32_t i = 0; i < count; i++)
+        n += svq_load_u64((uint64_t *)va + i) != 0;
+    svq_hv_unmap_grant_table(rig->mediator, token);
+    return n;
 }
 
 struct svq_hv_counters rig_counters(const struct svq_hv *hv)

@@ -38,6 +38,7 @@ struct rig_shadow {
 
 /* The parts of the shadow chain `head`, its shadow indirect table resolved. False: it is not well-formed. */
 bool rig_shadow_chain(struct rig *rig, uint16_t head, struct rig_shadow *out);
+bool rig_queue_shadow_chain(struct rig *rig, const struct rig_queue *q, uint16_t head, struct rig_shadow *out);
 /* Does this address name a grant of the frontend's window (else: one of the mediator)? */
 bool rig_in_window(uint64_t addr);
 /* Copies between `bytes` and a shadow part, through grants. 0 or what svq_hv_map_grants said. */
@@ -53,6 +54,8 @@ unsigned rig_scan_grants(struct rig *rig, int domid, uint32_t grefs, int writabl
 /* --- the machine's side -------------------------------------------------------------------------------------- */
 /* The frontend's grant table from the window's first entry on, as the frontend itself could write it. */
 uint64_t *rig_window_entries(struct rig *rig);
+uint32_t rig_window_in_use(struct rig *rig); /* how many of them are not 0 */
+static inline uint32_t rig_window_first(void) { return RIG_WINDOW_FRAME * SVQ_GRANTS_PER_FRAME; }
 struct svq_hv_counters rig_counters(const struct svq_hv *hv);
 struct svq_queue_stats rig_stats(const struct rig *rig, uint16_t index);
 

@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include "barrier.h"
-#include "layout.h"
+#include "grant.h"
 #include "svq_hv.h"
 #include "svq_sim.h"
 #include "svq_test.h"
@@ -44,7 +44,6 @@ static inline struct svq_hv *fixture_open(const struct fixture *f, uint16_t domi
 {
     struct svq_hv *hv = NULL;
     char path[256];
-
     fixture_socket(f, domid, path);
     REQUIRE(svq_hv_open_sim(path, &hv) == 0);
     return hv;
@@ -53,9 +52,8 @@ static inline struct svq_hv *fixture_open(const struct fixture *f, uint16_t domi
 static inline void fixture_machine(struct fixture *f)
 {
     const char *tmp = getenv("TMPDIR");
-
-    memset(f, 0, sizeof(*f));
-    (void)snprintf(f->directory, sizeof(f->directory), "%s/svq-test-XXXXXX", tmp ? tmp : "/tmp");
+    memset(f, 0, sizeof *f);
+    (void)snprintf(f->directory, sizeof f->directory, "%s/svq-test-XXXXXX", tmp ? tmp : "/tmp");
     REQUIRE(mkdtemp(f->directory) != NULL);
     REQUIRE(svq_sim_machine_start(f->directory, &f->machine) == 0);
     REQUIRE(svq_sim_domain_create(f->machine, MEDIATOR, 16, GRANT_FRAMES, FRONTEND) == 0);
@@ -67,16 +65,14 @@ static inline void fixture_machine(struct fixture *f)
 
 static inline void fixture_start(struct fixture *f)
 {
-    uint64_t gfns[HOLE_GFN];
-    void *va;
-
     fixture_machine(f);
     f->mediator = fixture_open(f, MEDIATOR);
     f->frontend = fixture_open(f, FRONTEND);
     f->backend = fixture_open(f, BACKEND);
-    REQUIRE(svq_hv_map_grant_table(f->mediator, FRONTEND, WINDOW_FRAME, WINDOW_FRAMES, &va, &f->entries_token) ==
-            0);
+    void *va;
+    REQUIRE(svq_hv_map_grant_table(f->mediator, FRONTEND, WINDOW_FRAME, WINDOW_FRAMES, &va, &f->entries_token) == 0);
     f->entries = va;
+    uint64_t gfns[HOLE_GFN];
     REQUIRE(svq_hv_own_pages(f->frontend, 0, HOLE_GFN, gfns, &va) == 0);
     f->ram = va;
 }
@@ -109,7 +105,6 @@ static inline int fixture_next_death(const struct fixture *f)
     struct pollfd pfd = { .fd = svq_sim_event_fd(f->machine), .events = POLLIN };
     int kind = 0;
     uint16_t domid = 0;
-
     if (poll(&pfd, 1, 20000) != 1 || svq_sim_next_event(f->machine, &kind, &domid) != 1)
         return -1;
     return kind == SVQ_SIM_EVENT_DIED ? domid : -1;

@@ -29,13 +29,10 @@ static inline void svq_test_register(struct svq_test *test)
     svq_tests_last = &test->next;
 }
 
-#define TEST(test_name, what_it_proves)                                                                           \
-    static void test_name(void);                                                                                  \
-    static struct svq_test test_name##_record = { #test_name, what_it_proves, test_name, NULL };                  \
-    __attribute__((constructor)) static void test_name##_register(void)                                           \
-    {                                                                                                             \
-        svq_test_register(&test_name##_record);                                                                   \
-    }                                                                                                             \
+#define TEST(test_name, what_it_proves)                                                                                \
+    static void test_name(void);                                                                                       \
+    static struct svq_test test_name##_record = { #test_name, what_it_proves, test_name, NULL };                       \
+    __attribute__((constructor)) static void test_name##_register(void) { svq_test_register(&test_name##_record); }    \
     static void test_name(void)
 
 static inline int svq_test_check(int holds, const char *text, const char *file, int line)
@@ -59,21 +56,20 @@ static inline int svq_test_check_equal(long long a, long long b, const char *tex
 }
 
 /* Notes a failure and goes on. Answers whether it holds. */
-#define CHECK(condition)  svq_test_check(!!(condition), #condition, __FILE__, __LINE__)
+#define CHECK(condition) svq_test_check(!!(condition), #condition, __FILE__, __LINE__)
 #define CHECK_EQUAL(a, b) svq_test_check_equal((long long)(a), (long long)(b), #a " == " #b, __FILE__, __LINE__)
 /* For set-up: without it nothing that follows means anything. */
-#define REQUIRE(condition)                                                                                        \
-    do {                                                                                                          \
-        if (!CHECK(condition))                                                                                    \
-            exit(EXIT_FAILURE);                                                                                   \
+#define REQUIRE(condition)                                                                                             \
+    do {                                                                                                               \
+        if (!CHECK(condition))                                                                                         \
+            exit(EXIT_FAILURE);                                                                                        \
     } while (0)
 
 static inline int svq_test_run(int argc, char **argv)
 {
     int number = 0, failed = 0;
-
-    for (struct svq_test *test = svq_tests_first; test != NULL; test = test->next) {
-        if (argc > 1 && strstr(test->name, argv[1]) == NULL)
+    for (struct svq_test *test = svq_tests_first; test; test = test->next) {
+        if (argc > 1 && !strstr(test->name, argv[1]))
             continue;
         svq_test_failures = 0;
         test->run();
@@ -85,10 +81,7 @@ static inline int svq_test_run(int argc, char **argv)
     return failed != 0 || number == 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
-#define SVQ_TEST_MAIN()                                                                                           \
-    int main(int argc, char **argv)                                                                               \
-    {                                                                                                             \
-        return svq_test_run(argc, argv);                                                                          \
-    }
+#define SVQ_TEST_MAIN()                                                                                                \
+    int main(int argc, char **argv) { return svq_test_run(argc, argv); }
 
 #endif

@@ -21,12 +21,12 @@ enum { CHILD_SECONDS = 60 };
 struct outcome {
     char directory[64];
     int finished;
-    int code;        /* latched by the device */
-    int answer;      /* of the call that met the hostile input first */
+    int code;         /* latched by the device */
+    int answer;       /* of the call that met the hostile input first */
     uint64_t counted; /* faults with the expected code */
     uint64_t others;  /* faults with any other code */
-    int latched;     /* what comes after is refused as well */
-    int reached;     /* something reached the other side */
+    int latched;      /* what comes after is refused as well */
+    int reached;      /* something reached the other side */
 };
 
 #ifdef SVQ_MUTATION
@@ -48,15 +48,14 @@ static void read_faults(const struct svq_device *dev, int code, struct outcome *
 /* A second device, whose only queue is set up where the frontend wants. */
 static void run_setup(const struct hostile *h, struct rig *rig, struct outcome *out)
 {
-    const struct svq_device_config config = { .backend_domid = RIG_BACKEND, .num_queues = 1, .bounce_pages = 16,
-                                              .large_chains = 1 };
+    const struct svq_device_config config = rig_other_device(rig, RIG_MARK + 1);
     struct svq_device *dev;
-    struct svq_queue_refs refs;
     struct svq_queue_config queue = hostile_ring();
     struct svq_hv_counters before = rig_counters(rig->mediator);
     if (svq_device_create(rig->guest, &config, &dev) < 0)
         abort();
     h->spoil(&queue);
+    struct svq_queue_refs refs;
     out->answer = svq_queue_setup(dev, NULL, &queue, &refs);
     struct svq_hv_counters after = rig_counters(rig->mediator);
     out->reached = before.shared_pages_live != after.shared_pages_live ||
@@ -87,7 +86,7 @@ static void run_traffic(const struct hostile *h, struct rig *rig, struct outcome
 {
     if (h->prepare)
         h->prepare(rig);
-    uint32_t before = published(rig), entries = svq_guest_window_in_use(rig->guest);
+    uint32_t before = published(rig), entries = rig_window_in_use(rig);
     h->attack(rig);
     out->answer = run_passes(rig);
     read_faults(rig->dev, h->code, out);
@@ -95,8 +94,7 @@ static void run_traffic(const struct hostile *h, struct rig *rig, struct outcome
     rig_page(rig, spare, 900, SEG_READ);
     rig_offer(rig, spare);
     out->latched = rig_forward(rig) == out->code && rig_complete(rig) == out->code && rig_fault(rig) == out->code;
-    out->reached = published(rig) != before ||
-                   (!h->keeps_entries && svq_guest_window_in_use(rig->guest) != entries);
+    out->reached = published(rig) != before || (!h->keeps_entries && rig_window_in_use(rig) != entries);
 }
 
 static void child(const struct hostile *h, int omitted, struct outcome *out)

@@ -29,10 +29,12 @@ TEST(used_length, "Of the copied bytes exactly those below used.len come back, w
 {
     static struct rig rig;
     struct rig_trip trip;
-    const struct rig_seg segs[] = { { SMALL(0), 16, SEG_READ }, { DATA(1) - 70, 70 + PAGE + 300, SEG_WRITE },
+    const struct rig_seg segs[] = { { SMALL(0), 16, SEG_READ },
+                                    { DATA(1) - 70, 70 + PAGE + 300, SEG_WRITE },
                                     { SMALL(20), 3, SEG_WRITE } };
-    static const uint32_t lengths[] = { 0, 1, 69, 70, 71, 70 + PAGE, 70 + PAGE + 1, 70 + PAGE + 300, 71 + PAGE + 300,
-                                        73 + PAGE + 300 };
+    static const uint32_t lengths[] = {
+        0, 1, 69, 70, 71, 70 + PAGE, 70 + PAGE + 1, 70 + PAGE + 300, 71 + PAGE + 300, 73 + PAGE + 300
+    };
     for (int placement = SVQ_PLACE_EXACT; placement <= SVQ_PLACE_COPY; placement++) {
         rig_open(&rig, &(struct rig_config){ .ram_pages = RAM, .placement = placement });
         for (unsigned i = 0; i < sizeof lengths / sizeof lengths[0]; i++) {
@@ -47,11 +49,11 @@ TEST(used_length, "Of the copied bytes exactly those below used.len come back, w
 TEST(scrubbed_slots, "After the completion the backend finds zeros where the driver's copied bytes were")
 {
     static struct rig rig;
-    struct rig_shadow shadow;
     static uint8_t bytes[PAGE];
     const struct rig_seg segs[] = { { SMALL(0), 16, SEG_READ }, { SMALL(PAGE), 3000, SEG_READ } };
     rig_open(&rig, &(struct rig_config){ .ram_pages = RAM });
     rig_fill(&rig, SMALL(0), 0x5a, 2 * PAGE);
+    struct rig_shadow shadow;
     forward(&rig, 0, segs, 2, &shadow);
     for (unsigned i = 0; i < 2; i++) {
         CHECK_EQUAL(rig_part_read(&rig, &shadow.part[i], bytes), 0);
@@ -89,8 +91,10 @@ TEST(still_mapped,
 {
     static struct rig rig;
     struct rig_shadow shadow;
-    const struct rig_seg segs[] = { { SMALL(0), 16, SEG_READ }, { DATA(0), 5 * PAGE, SEG_WRITE },
-                                    { SMALL(32), 1, SEG_WRITE }, { DATA(9), PAGE, SEG_WRITE } };
+    const struct rig_seg segs[] = { { SMALL(0), 16, SEG_READ },
+                                    { DATA(0), 5 * PAGE, SEG_WRITE },
+                                    { SMALL(32), 1, SEG_WRITE },
+                                    { DATA(9), PAGE, SEG_WRITE } };
     uint8_t *va;
     for (int dynamic = 0; dynamic < 2; dynamic++) {
         rig_open(&rig, &(struct rig_config){ .ram_pages = RAM, .dynamic_window = dynamic });
@@ -102,25 +106,24 @@ TEST(still_mapped,
         CHECK_EQUAL(rig_complete(&rig), SVQ_E_GRANT_BUSY);
         CHECK_EQUAL(rig_reap(&rig, NULL), -1);
         CHECK(rig_is_filled(&rig, SMALL(32), 0x77, 1));
-        CHECK_EQUAL(svq_guest_window_in_use(rig.guest), 1);
+        CHECK_EQUAL(rig_window_in_use(&rig), 1);
         struct svq_queue_stats stats = rig_stats(&rig, 0);
-        CHECK(stats.quarantined == 1 && stats.grants == 6 && stats.revokes == 5 && stats.completions == 0);
+        CHECK(stats.held == 1 && stats.grants == 6 && stats.revokes == 5 && stats.completions == 0);
         CHECK_EQUAL(rig_complete(&rig), SVQ_E_GRANT_BUSY); /* latched */
         CHECK_EQUAL(rig_close_device(&rig), 1);
-        CHECK_EQUAL(svq_guest_window_in_use(rig.guest), 1); /* in quarantine: never granted to another */
+        CHECK_EQUAL(rig_window_in_use(&rig), 1); /* held: never granted to another */
         rig_part_unmap(&rig, &kept, va);
         rig_close(&rig);
     }
 }
 
-TEST(let_go_before_close,
-     "What the backend has unmapped by the time the device is closed is not left in quarantine")
+TEST(let_go_before_close, "What the backend has unmapped by the time the device is closed is not held")
 {
     static struct rig rig;
-    struct rig_shadow shadow;
     const struct rig_seg seg = { DATA(0), 4 * PAGE, SEG_READ };
     uint8_t *first, *last;
     rig_open(&rig, &(struct rig_config){ .ram_pages = RAM });
+    struct rig_shadow shadow;
     forward(&rig, 0, &seg, 1, &shadow);
     struct vring_desc a = page_of(&shadow.part[0], 0), b = page_of(&shadow.part[0], 2);
     REQUIRE(rig_part_map(&rig, &a, 0, &first) == 0 && rig_part_map(&rig, &b, 0, &last) == 0);
@@ -129,7 +132,7 @@ TEST(let_go_before_close,
     rig_part_unmap(&rig, &a, first);
     rig_part_unmap(&rig, &b, last);
     CHECK_EQUAL(rig_close_device(&rig), 0);
-    CHECK_EQUAL(svq_guest_window_in_use(rig.guest), 0);
+    CHECK_EQUAL(rig_window_in_use(&rig), 0);
     rig_close(&rig);
 }
 
@@ -137,20 +140,20 @@ TEST(no_second_end,
      "Closing a broken device ends no page that it had ended already: another device may have it granted now")
 {
     static struct rig rig;
-    struct rig_shadow shadow;
     const struct rig_seg segs[] = { { DATA(0), PAGE, SEG_READ }, { DATA(8), PAGE, SEG_READ } };
-    const struct svq_device_config config = { .backend_domid = RIG_BACKEND, .num_queues = 1, .bounce_pages = 16,
-                                              .large_chains = 1 };
     const uint64_t ring = 512;
-    const struct svq_queue_config queue = { .size = 4, .desc_gpa = rig_gpa(ring), .avail_gpa = rig_gpa(ring + 1),
-                                            .used_gpa = rig_gpa(ring + 2) };
-    struct svq_device *other;
-    struct svq_queue_refs refs;
-    uint8_t *va;
+    const struct svq_queue_config queue = {
+        .size = 4, .desc_gpa = rig_gpa(ring), .avail_gpa = rig_gpa(ring + 1), .used_gpa = rig_gpa(ring + 2)
+    };
     rig_open(&rig, &(struct rig_config){ .ram_pages = RAM });
+    struct svq_device_config config = rig_other_device(&rig, RIG_MARK + 1);
+    struct svq_device *other;
     REQUIRE(svq_device_create(rig.guest, &config, &other) == 0);
+    struct svq_queue_refs refs;
     REQUIRE(svq_queue_setup(other, NULL, &queue, &refs) == 0 && svq_device_start(other) == 0);
+    struct rig_shadow shadow;
     forward(&rig, 0, segs, 2, &shadow);
+    uint8_t *va;
     REQUIRE(rig_part_map(&rig, &shadow.part[1], 0, &va) == 0);
     rig_give(&rig, 0, 0);
     CHECK_EQUAL(rig_complete(&rig), SVQ_E_GRANT_BUSY);
@@ -169,8 +172,7 @@ TEST(no_second_end,
     rig_close(&rig);
 }
 
-TEST(good_ones_first,
-     "Chains completed before a lie belong to the driver; the lie and what follows are not published")
+TEST(good_ones_first, "Chains completed before a lie belong to the driver; the lie and what follows are not published")
 {
     static struct rig rig;
     uint32_t len = 0;
@@ -194,17 +196,17 @@ TEST(good_ones_first,
     CHECK(fault.queue == 0 && fault.head == 0 && fault.desc == 0xffff && !fault.in_indirect);
     CHECK_EQUAL(svq_queue_in_flight(rig.dev, 0), 2);
     CHECK_EQUAL(rig_close_device(&rig), 0);
-    CHECK_EQUAL(svq_guest_window_in_use(rig.guest), 0);
+    CHECK_EQUAL(rig_window_in_use(&rig), 0);
     rig_close(&rig);
 }
 
 TEST(statistics, "Bytes, parts, grants and chains in the statistics add up over a mix of chains")
 {
     static struct rig rig;
-    struct rig_trip trip;
     struct svq_queue_stats sum = { 0 };
     unsigned seed = 1;
     rig_open(&rig, &(struct rig_config){ .ram_pages = RAM });
+    struct rig_trip trip;
     for (int i = 0; i < 40; i++) {
         struct rig_seg segs[3];
         for (unsigned k = 0; k < 3; k++) {
@@ -228,7 +230,7 @@ TEST(statistics, "Bytes, parts, grants and chains in the statistics add up over 
     CHECK_EQUAL(stats.revokes, sum.grants);
     CHECK_EQUAL(stats.bytes_bounced, sum.bytes_bounced);
     CHECK_EQUAL(stats.bytes_zero_copy + stats.bytes_bounced, sum.bytes_zero_copy);
-    CHECK(stats.parked == 0 && stats.quarantined == 0 && stats.window_taken == 0);
+    CHECK(stats.parked == 0 && stats.held == 0 && stats.window_taken == 0);
     rig_close(&rig);
 }
 

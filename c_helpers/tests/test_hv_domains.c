@@ -14,7 +14,6 @@ static void child_maps_grants(struct svq_hv *hv)
 {
     uint32_t grefs[2] = { WINDOW_GREF, WINDOW_GREF + 1 };
     void *va;
-
     REQUIRE(svq_hv_map_grants(hv, FRONTEND, grefs, 2, 1, &va) == 0);
     REQUIRE(svq_hv_map_grants(hv, FRONTEND, grefs, 1, 0, &va) == 0);
 }
@@ -23,7 +22,6 @@ static void child_shares(struct svq_hv *hv)
 {
     uint32_t grefs[3];
     void *va;
-
     REQUIRE(svq_hv_share_pages(hv, MEDIATOR, 3, 1, grefs, &va) == 0);
     REQUIRE(grefs[0] == 8);
 }
@@ -33,7 +31,6 @@ static void child_hammers(struct svq_hv *hv)
 {
     uint32_t gref = WINDOW_GREF;
     void *va;
-
     for (;;) {
         if (svq_hv_map_grants(hv, FRONTEND, &gref, 1, 1, &va) == 0)
             (void)svq_hv_unmap_grants(hv, va, 1);
@@ -43,7 +40,6 @@ static void child_hammers(struct svq_hv *hv)
 static int child(const char *role, const char *socket)
 {
     struct svq_hv *hv;
-
     REQUIRE(svq_hv_open_sim(socket, &hv) == 0);
     if (strcmp(role, "maps-grants") == 0)
         child_maps_grants(hv);
@@ -60,12 +56,10 @@ static int child(const char *role, const char *socket)
 static pid_t start_child(const struct fixture *f, const char *role, uint16_t domid)
 {
     char socket[256], byte;
-    int pipes[2];
-    pid_t pid;
-
     fixture_socket(f, domid, socket);
+    int pipes[2];
     REQUIRE(pipe(pipes) == 0);
-    pid = fork();
+    pid_t pid = fork();
     REQUIRE(pid >= 0);
     if (pid == 0) {
         (void)dup2(pipes[1], STDOUT_FILENO);
@@ -82,16 +76,14 @@ static pid_t start_child(const struct fixture *f, const char *role, uint16_t dom
 
 static void kill_child(pid_t pid)
 {
-    int status;
-
     CHECK(kill(pid, SIGKILL) == 0);
+    int status;
     CHECK(waitpid(pid, &status, 0) == pid);
 }
 
 static int zombies(const struct fixture *f)
 {
     uint16_t domids[4];
-
     return svq_sim_zombies(f->machine, domids, 4);
 }
 
@@ -99,17 +91,13 @@ TEST(killed_grantee,
      "A grantee that is killed leaves nothing mapped, its death is reported, and its domid can come back")
 {
     struct fixture f;
-    struct svq_hv *hv;
-    char path[256];
-    pid_t pid;
-
     fixture_start(&f);
     svq_hv_close(f.backend);
     CHECK_EQUAL(fixture_next_death(&f), BACKEND);
     CHECK_EQUAL(svq_sim_domain_create(f.machine, BACKEND, 16, 1, SVQ_SIM_PRIVILEGE_NONE), 0);
     (void)fixture_grant(&f, 0, BACKEND, 20, 0);
     (void)fixture_grant(&f, 1, BACKEND, 400, 0);
-    pid = start_child(&f, "maps-grants", BACKEND);
+    pid_t pid = start_child(&f, "maps-grants", BACKEND);
     CHECK_EQUAL(svq_sim_domain_state(f.machine, BACKEND), SVQ_SIM_RUNNING);
     CHECK_EQUAL(fixture_flags(&f, 0), GTF_PERMIT_ACCESS | GTF_READING | GTF_WRITING);
     CHECK_EQUAL(fixture_flags(&f, 1), GTF_PERMIT_ACCESS | GTF_READING | GTF_WRITING);
@@ -118,7 +106,9 @@ TEST(killed_grantee,
     CHECK_EQUAL(fixture_flags(&f, 0), GTF_PERMIT_ACCESS);
     CHECK_EQUAL(fixture_flags(&f, 1), GTF_PERMIT_ACCESS);
     CHECK_EQUAL(svq_sim_domain_state(f.machine, BACKEND), SVQ_SIM_DEAD);
+    char path[256];
     fixture_socket(&f, BACKEND, path);
+    struct svq_hv *hv;
     CHECK_EQUAL(svq_hv_open_sim(path, &hv), -EACCES);
     CHECK(strstr(svq_hv_why(), "dead") != NULL);
     CHECK_EQUAL(svq_sim_domain_create(f.machine, BACKEND, 16, 1, SVQ_SIM_PRIVILEGE_NONE), 0);
@@ -129,15 +119,12 @@ TEST(killed_grantee,
 TEST(one_of_two, "A domain of two processes outlives one of them, and the other's mapping stays marked")
 {
     struct fixture f;
-    uint32_t gref;
-    void *va;
-    pid_t pid;
-
     fixture_start(&f);
-    gref = fixture_grant(&f, 0, BACKEND, 20, 0);
+    uint32_t gref = fixture_grant(&f, 0, BACKEND, 20, 0);
     (void)fixture_grant(&f, 1, BACKEND, 21, 0);
+    void *va;
     REQUIRE(svq_hv_map_grants(f.backend, FRONTEND, &gref, 1, 0, &va) == 0);
-    pid = start_child(&f, "maps-grants", BACKEND);
+    pid_t pid = start_child(&f, "maps-grants", BACKEND);
     kill_child(pid);
     for (int tries = 0; tries < 2000 && fixture_flags(&f, 1) != GTF_PERMIT_ACCESS; tries++)
         (void)poll(NULL, 0, 10); /* nothing reports the end of one handle of many */
@@ -153,15 +140,12 @@ TEST(killed_anywhere,
      "Wherever in mapping and unmapping a grantee is killed, the entry is free afterwards and can be mapped")
 {
     struct fixture f;
-    uint32_t gref;
-    void *va;
-
     fixture_start(&f);
-    gref = fixture_grant(&f, 0, STRANGER, 20, 0);
+    uint32_t gref = fixture_grant(&f, 0, STRANGER, 20, 0);
+    void *va;
     for (int i = 0; i < 30; i++) {
         pid_t pid = start_child(&f, "hammers", STRANGER);
         struct svq_hv *other = fixture_open(&f, STRANGER); /* while it hammers */
-
         for (int j = 0; j < 200; j++) {
             CHECK_EQUAL(svq_hv_map_grants(other, FRONTEND, &gref, 1, 1, &va), 0);
             CHECK_EQUAL(svq_hv_unmap_grants(other, va, 1), 0);
@@ -186,9 +170,8 @@ TEST(zombie_by_foreign_map,
     const uint64_t gfn = 3;
     uint16_t domid = 0;
     void *va, *again;
-    int err;
-
     fixture_start(&f);
+    int err;
     REQUIRE(svq_hv_map_foreign(f.mediator, FRONTEND, &gfn, 1, 1, &err, &va) == 0);
     f.ram[3 * SVQ_PAGE_SIZE] = 0x33;
     svq_hv_close(f.frontend);
@@ -214,18 +197,14 @@ TEST(zombie_by_foreign_map,
     fixture_stop(&f);
 }
 
-TEST(zombie_by_grant,
-     "A dead granter is a zombie while a grantee maps a page of it, also a grantee that is killed")
+TEST(zombie_by_grant, "A dead granter is a zombie while a grantee maps a page of it, also a grantee that is killed")
 {
     struct fixture f;
-    uint32_t gref;
-    void *va;
-    pid_t pid;
-
     fixture_start(&f);
-    gref = fixture_grant(&f, 0, STRANGER, 20, 0);
+    uint32_t gref = fixture_grant(&f, 0, STRANGER, 20, 0);
     (void)fixture_grant(&f, 1, STRANGER, 21, 0);
-    pid = start_child(&f, "maps-grants", STRANGER);
+    pid_t pid = start_child(&f, "maps-grants", STRANGER);
+    void *va;
     CHECK_EQUAL(svq_hv_map_grants(f.backend, FRONTEND, &gref, 1, 0, &va), -EACCES);
     CHECK_EQUAL(svq_hv_unmap_grant_table(f.mediator, f.entries_token), 0);
     CHECK_EQUAL(svq_sim_domain_destroy(f.machine, FRONTEND), 0);
@@ -240,14 +219,11 @@ TEST(zombie_by_grant,
 TEST(killed_sharer, "What a killed process shared is taken back, except pages that are still mapped")
 {
     struct fixture f;
-    struct svq_hv *second;
     uint32_t grefs[3] = { 8, 9, 10 }, again[3];
     void *va, *table, *token;
-    pid_t pid;
-
     fixture_start(&f);
-    second = fixture_open(&f, STRANGER); /* keeps the domain alive */
-    pid = start_child(&f, "shares", STRANGER);
+    struct svq_hv *second = fixture_open(&f, STRANGER); /* keeps the domain alive */
+    pid_t pid = start_child(&f, "shares", STRANGER);
     REQUIRE(svq_hv_map_grants(f.mediator, STRANGER, &grefs[1], 1, 1, &va) == 0);
     kill_child(pid);
     REQUIRE(svq_hv_map_grant_table(second, STRANGER, 0, 1, &table, &token) == 0);
@@ -263,22 +239,20 @@ TEST(killed_sharer, "What a killed process shared is taken back, except pages th
     fixture_stop(&f);
 }
 
-TEST(destroyed_while_running,
-     "The handles of a destroyed domain fail instead of hanging, and no event tells of it")
+TEST(destroyed_while_running, "The handles of a destroyed domain fail instead of hanging, and no event tells of it")
 {
     struct fixture f;
-    uint32_t gref, shared;
-    uint16_t domid;
     void *mapped, *va;
-    int kind;
-
     fixture_start(&f);
-    gref = fixture_grant(&f, 0, BACKEND, 20, 0);
+    uint32_t gref = fixture_grant(&f, 0, BACKEND, 20, 0);
     REQUIRE(svq_hv_map_grants(f.backend, FRONTEND, &gref, 1, 1, &mapped) == 0);
     CHECK_EQUAL(svq_sim_domain_destroy(f.machine, BACKEND), 0);
+    uint16_t domid;
+    int kind;
     CHECK_EQUAL(svq_sim_next_event(f.machine, &kind, &domid), 0);
     CHECK_EQUAL(fixture_flags(&f, 0), GTF_PERMIT_ACCESS);
     CHECK_EQUAL(svq_hv_map_grants(f.backend, FRONTEND, &gref, 1, 1, &va), -ENOTCONN);
+    uint32_t shared;
     CHECK_EQUAL(svq_hv_share_pages(f.backend, FRONTEND, 1, 1, &shared, &va), -ENOTCONN);
     CHECK_EQUAL(svq_hv_unmap_grants(f.backend, mapped, 1), 0);
     CHECK_EQUAL(fixture_flags(&f, 0), GTF_PERMIT_ACCESS);
@@ -289,10 +263,7 @@ TEST(destroyed_while_running,
 TEST(killed_machine, "A new machine takes over the sockets that a killed one left behind")
 {
     struct fixture f;
-    struct svq_sim_machine *second;
-    int status;
     pid_t pid;
-
     fixture_machine(&f);
     svq_sim_machine_stop(f.machine);
     pid = fork(); /* no threads and no handles now */
@@ -302,9 +273,11 @@ TEST(killed_machine, "A new machine takes over the sockets that a killed one lef
         REQUIRE(svq_sim_domain_create(f.machine, 5, 1, 1, SVQ_SIM_PRIVILEGE_NONE) == 0);
         (void)kill(getpid(), SIGKILL);
     }
+    int status;
     REQUIRE(waitpid(pid, &status, 0) == pid);
     REQUIRE(svq_sim_machine_start(f.directory, &f.machine) == 0);
     CHECK_EQUAL(svq_sim_domain_create(f.machine, 5, 1, 1, SVQ_SIM_PRIVILEGE_NONE), 0);
+    struct svq_sim_machine *second;
     REQUIRE(svq_sim_machine_start(f.directory, &second) == 0);
     CHECK_EQUAL(svq_sim_domain_create(second, 5, 1, 1, SVQ_SIM_PRIVILEGE_NONE), -EADDRINUSE); /* that one lives */
     svq_sim_machine_stop(second);
@@ -315,7 +288,6 @@ TEST(many_lives,
      "Slots of the dead are used again: more domains than a machine holds at once may live after one another")
 {
     struct fixture f;
-
     fixture_start(&f);
     for (uint16_t domid = 100; domid < 100 + 2 * SVQ_SIM_DOMAINS_MAX; domid++) {
         if (!CHECK_EQUAL(svq_sim_domain_create(f.machine, domid, 16, 1, SVQ_SIM_PRIVILEGE_NONE), 0))

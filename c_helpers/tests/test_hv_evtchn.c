@@ -12,7 +12,6 @@ struct channel {
 static int readable(struct svq_evtchn *ec, int timeout_ms)
 {
     struct pollfd pfd = { .fd = svq_evtchn_fd(ec), .events = POLLIN };
-
     return poll(&pfd, 1, timeout_ms) == 1;
 }
 
@@ -29,13 +28,11 @@ static void connect_channel(struct fixture *f, struct channel *channel)
     REQUIRE(svq_evtchn_unmask(channel->back, (uint32_t)channel->back_port) == 0);
 }
 
-TEST(fresh_binding,
-     "A port starts pending at the side that bound it, as on Xen, and quiet at the side that offered it")
+TEST(fresh_binding, "A port starts pending at the side that bound it, as on Xen, and quiet at the side that offered it")
 {
     struct fixture f;
-    struct channel channel;
-
     fixture_start(&f);
+    struct channel channel;
     connect_channel(&f, &channel);
     CHECK_EQUAL(svq_evtchn_pending(channel.front), -EAGAIN);
     CHECK_EQUAL(svq_evtchn_pending(channel.back), -EAGAIN);
@@ -46,9 +43,8 @@ TEST(fresh_binding,
 TEST(masking, "A pending port is masked until it is unmasked, and what came meanwhile is one event then")
 {
     struct fixture f;
-    struct channel channel;
-
     fixture_start(&f);
+    struct channel channel;
     connect_channel(&f, &channel);
     CHECK_EQUAL(svq_evtchn_notify(channel.back, (uint32_t)channel.back_port), 0);
     CHECK(readable(channel.front, 0));
@@ -69,16 +65,13 @@ TEST(masking, "A pending port is masked until it is unmasked, and what came mean
 TEST(refused_bindings, "A port is bound only by the domain it was offered to, only once, and only if it exists")
 {
     struct fixture f;
-    struct channel channel;
-    struct svq_hv *stranger;
-    struct svq_evtchn *ec;
-    int unbound;
-
     fixture_start(&f);
+    struct channel channel;
     connect_channel(&f, &channel);
-    stranger = fixture_open(&f, STRANGER);
+    struct svq_hv *stranger = fixture_open(&f, STRANGER);
+    struct svq_evtchn *ec;
     REQUIRE(svq_evtchn_open(stranger, &ec) == 0);
-    unbound = svq_evtchn_alloc_unbound(channel.front, BACKEND);
+    int unbound = svq_evtchn_alloc_unbound(channel.front, BACKEND);
     REQUIRE(unbound > 0);
     CHECK_EQUAL(svq_evtchn_bind(ec, FRONTEND, (uint32_t)unbound), -EPERM);
     CHECK_EQUAL(svq_evtchn_bind(ec, FRONTEND, (uint32_t)channel.front_port), -EINVAL);
@@ -97,13 +90,10 @@ TEST(refused_bindings, "A port is bound only by the domain it was offered to, on
 TEST(peer_gone, "Notifying a port without a peer says so and harms nothing, and the peer may bind again")
 {
     struct fixture f;
-    struct channel channel;
-    struct svq_hv_counters counters;
-    int again;
-
     fixture_start(&f);
+    struct channel channel;
     connect_channel(&f, &channel);
-    again = svq_evtchn_alloc_unbound(channel.front, BACKEND);
+    int again = svq_evtchn_alloc_unbound(channel.front, BACKEND);
     CHECK_EQUAL(svq_evtchn_notify(channel.front, (uint32_t)again), -ENOTCONN);
     CHECK_EQUAL(svq_evtchn_unbind(channel.back, (uint32_t)channel.back_port), 0);
     CHECK_EQUAL(svq_evtchn_notify(channel.front, (uint32_t)channel.front_port), -ENOTCONN);
@@ -114,6 +104,7 @@ TEST(peer_gone, "Notifying a port without a peer says so and harms nothing, and 
     CHECK_EQUAL(svq_evtchn_pending(channel.back), again);
     svq_evtchn_close(channel.back);
     CHECK_EQUAL(svq_evtchn_notify(channel.front, (uint32_t)channel.front_port), -ENOTCONN);
+    struct svq_hv_counters counters;
     svq_hv_read_counters(f.backend, &counters);
     CHECK_EQUAL(counters.ports_live, 0);
     svq_hv_read_counters(f.frontend, &counters);
@@ -128,9 +119,8 @@ TEST(peer_gone, "Notifying a port without a peer says so and harms nothing, and 
 TEST(ports_are_reused, "The number of a closed port is given out again")
 {
     struct fixture f;
-    struct svq_evtchn *ec;
-
     fixture_start(&f);
+    struct svq_evtchn *ec;
     REQUIRE(svq_evtchn_open(f.backend, &ec) == 0);
     for (int port = 1; port <= 50; port++)
         CHECK_EQUAL(svq_evtchn_alloc_unbound(ec, FRONTEND), port);
@@ -151,7 +141,6 @@ struct end {
 static void *play(void *argument)
 {
     const struct end *end = argument;
-
     for (int i = 0; i < ROUND_TRIPS; i++) {
         if (end->starts)
             CHECK_EQUAL(svq_evtchn_notify(end->ec, end->port), 0);
@@ -168,14 +157,13 @@ static void *play(void *argument)
 TEST(ping_pong, "Ten thousand events each way between two threads: none is lost and none is doubled")
 {
     struct fixture f;
-    struct channel channel;
-    struct end ends[2];
-    pthread_t threads[2];
-
     fixture_start(&f);
+    struct channel channel;
     connect_channel(&f, &channel);
+    struct end ends[2];
     ends[0] = (struct end){ channel.front, (uint32_t)channel.front_port, 1 };
     ends[1] = (struct end){ channel.back, (uint32_t)channel.back_port, 0 };
+    pthread_t threads[2];
     for (int i = 0; i < 2; i++)
         REQUIRE(pthread_create(&threads[i], NULL, play, &ends[i]) == 0);
     for (int i = 0; i < 2; i++)

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The embedded machine behind the hypervisor seam: memory and grants, within one process. */
+/*
+ * The embedded machine behind the hypervisor seam: memory and grants, within one process. More of grants:
+ * test_hv_grants.c.
+ */
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -11,7 +14,6 @@
 static struct svq_hv_counters counters_of(const struct svq_hv *hv)
 {
     struct svq_hv_counters counters;
-
     svq_hv_read_counters(hv, &counters);
     return counters;
 }
@@ -19,10 +21,7 @@ static struct svq_hv_counters counters_of(const struct svq_hv *hv)
 /* --- does touching an address fault? ------------------------------------------------------------------ */
 static sigjmp_buf fault_jump;
 
-static void on_fault(int signal)
-{
-    siglongjmp(fault_jump, signal);
-}
+static void on_fault(int signal) { siglongjmp(fault_jump, signal); }
 
 static int faults(volatile uint8_t *address, int by_writing)
 {
@@ -34,7 +33,6 @@ static int faults(volatile uint8_t *address, int by_writing)
     sigaction(SIGBUS, &action, &old_bus);
     if (sigsetjmp(fault_jump, 1) == 0) {
         uint8_t value = *address;
-
         if (by_writing)
             *address = value;
         faulted = 0;
@@ -47,12 +45,11 @@ static int faults(volatile uint8_t *address, int by_writing)
 TEST(identity, "A handle is the domain to whose socket it was opened, and a path without a machine says so")
 {
     struct fixture f;
-    struct svq_hv *hv;
-
     fixture_start(&f);
     CHECK_EQUAL(svq_hv_domid(f.backend), BACKEND);
     CHECK(strcmp(svq_hv_name(f.backend), "sim") == 0);
     CHECK_EQUAL(svq_hv_set_domid(f.backend, 3), -EPERM);
+    struct svq_hv *hv;
     CHECK_EQUAL(svq_hv_open_sim("/nonexistent/hv-dom1.sock", &hv), -ENOENT);
     CHECK(strstr(svq_hv_why(), "/nonexistent/hv-dom1.sock") != NULL);
     CHECK_EQUAL(svq_sim_domain_state(f.machine, STRANGER), SVQ_SIM_CREATED);
@@ -65,16 +62,15 @@ TEST(identity, "A handle is the domain to whose socket it was opened, and a path
 TEST(long_directories, "A machine's directory may have a name longer than a socket address")
 {
     char directory[256], path[320];
-    struct svq_sim_machine *machine;
     struct fixture f;
     struct svq_hv *hv = NULL;
-
     fixture_machine(&f);
-    (void)snprintf(directory, sizeof(directory), "%s/%0120d", f.directory, 0);
+    (void)snprintf(directory, sizeof directory, "%s/%0120d", f.directory, 0);
     REQUIRE(mkdir(directory, 0700) == 0);
+    struct svq_sim_machine *machine;
     REQUIRE(svq_sim_machine_start(directory, &machine) == 0);
     CHECK_EQUAL(svq_sim_domain_create(machine, 3, 4, 1, SVQ_SIM_PRIVILEGE_NONE), 0);
-    (void)snprintf(path, sizeof(path), "%s/hv-dom3.sock", directory);
+    (void)snprintf(path, sizeof path, "%s/hv-dom3.sock", directory);
     CHECK_EQUAL(svq_hv_open_sim(path, &hv), 0);
     svq_hv_close(hv);
     svq_sim_machine_stop(machine);
@@ -82,22 +78,19 @@ TEST(long_directories, "A machine's directory may have a name longer than a sock
     fixture_stop(&f);
 }
 
-TEST(foreign_memory,
-     "The mediator sees its target's memory in the order it asked for, and frames that are no RAM err")
+TEST(foreign_memory, "The mediator sees its target's memory in the order it asked for, and frames that are not RAM err")
 {
     const uint64_t gfns[] = { 10, 11, HOLE_GFN, 3, RAM_PAGES, UINT64_MAX, 12 };
     struct fixture f;
-    int errs[7];
-    void *va;
-
     fixture_start(&f);
     for (int gfn = 0; gfn < 16; gfn++)
         f.ram[gfn << SVQ_PAGE_SHIFT] = (uint8_t)gfn;
+    int errs[7];
+    void *va;
     REQUIRE(svq_hv_map_foreign(f.mediator, FRONTEND, gfns, 7, 1, errs, &va) == 0);
     for (int i = 0; i < 7; i++) {
         uint8_t *page = (uint8_t *)va + i * SVQ_PAGE_SIZE;
         int is_ram = i != 2 && i != 4 && i != 5;
-
         CHECK_EQUAL(errs[i], is_ram ? 0 : -EINVAL);
         CHECK_EQUAL(faults(page, 1), !is_ram);
         if (is_ram)
@@ -117,16 +110,14 @@ TEST(foreign_memory,
     fixture_stop(&f);
 }
 
-TEST(privilege,
-     "Nobody without privilege over a domain maps its memory, its grant table, or learns the table's size")
+TEST(privilege, "Nobody without privilege over a domain maps its memory, its grant table, or learns the table's size")
 {
     struct fixture f;
     const uint64_t gfn = 1;
     uint32_t frames = 0;
     void *va, *token;
-    int err;
-
     fixture_start(&f);
+    int err;
     CHECK_EQUAL(svq_hv_map_foreign(f.backend, FRONTEND, &gfn, 1, 0, &err, &va), -EPERM);
     CHECK_EQUAL(svq_hv_map_foreign(f.frontend, MEDIATOR, &gfn, 1, 0, &err, &va), -EPERM);
     CHECK_EQUAL(svq_hv_map_foreign(f.mediator, BACKEND, &gfn, 1, 0, &err, &va), -EPERM);
@@ -148,7 +139,6 @@ TEST(table_grows, "A grant table grows on demand, to its limit and no further")
     struct fixture f;
     uint32_t gref = (GRANT_FRAMES - 1) * SVQ_GRANTS_PER_FRAME;
     void *va, *token;
-
     fixture_start(&f);
     CHECK_EQUAL(svq_hv_map_grants(f.backend, FRONTEND, &gref, 1, 0, &va), -ENOENT);
     CHECK_EQUAL(svq_hv_map_grant_table(f.mediator, FRONTEND, GRANT_FRAMES, 1, &va, &token), -EINVAL);
@@ -167,16 +157,13 @@ TEST(table_grows, "A grant table grows on demand, to its limit and no further")
 TEST(grant_rules, "A grant opens one page to one domain, with the access that it names, for as long as it stands")
 {
     struct fixture f;
-    struct svq_hv *stranger;
-    uint32_t gref, readonly, hole, outside;
     void *va = NULL;
-
     fixture_start(&f);
-    stranger = fixture_open(&f, STRANGER);
-    gref = fixture_grant(&f, 0, BACKEND, 20, 0);
-    readonly = fixture_grant(&f, 1, BACKEND, 21, GTF_READONLY);
-    hole = fixture_grant(&f, 2, BACKEND, HOLE_GFN, 0);
-    outside = fixture_grant(&f, 3, BACKEND, UINT32_MAX, 0);
+    struct svq_hv *stranger = fixture_open(&f, STRANGER);
+    uint32_t gref = fixture_grant(&f, 0, BACKEND, 20, 0);
+    uint32_t readonly = fixture_grant(&f, 1, BACKEND, 21, GTF_READONLY);
+    uint32_t hole = fixture_grant(&f, 2, BACKEND, HOLE_GFN, 0);
+    uint32_t outside = fixture_grant(&f, 3, BACKEND, UINT32_MAX, 0);
     CHECK_EQUAL(svq_hv_map_grants(stranger, FRONTEND, &gref, 1, 0, &va), -EACCES);
     CHECK_EQUAL(svq_hv_map_grants(f.backend, FRONTEND, &readonly, 1, 1, &va), -EACCES);
     CHECK_EQUAL(svq_hv_map_grants(f.backend, FRONTEND, &hole, 1, 0, &va), -EINVAL);
@@ -203,53 +190,6 @@ TEST(grant_rules, "A grant opens one page to one domain, with the access that it
     CHECK_EQUAL(counters_of(f.backend).grant_pages_live, 0);
     CHECK_EQUAL(counters_of(f.backend).grant_unmaps, 2);
     svq_hv_close(stranger);
-    fixture_stop(&f);
-}
-
-TEST(grants_nest, "Several maps of one grant nest: reading and writing end with the last map of their kind")
-{
-    struct fixture f;
-    struct svq_hv *second;
-    uint32_t gref;
-    void *ro = NULL, *rw[2], *other;
-
-    fixture_start(&f);
-    second = fixture_open(&f, BACKEND); /* another handle of the same domain */
-    gref = fixture_grant(&f, 0, BACKEND, 20, 0);
-    REQUIRE(svq_hv_map_grants(f.backend, FRONTEND, &gref, 1, 1, &rw[0]) == 0);
-    REQUIRE(svq_hv_map_grants(f.backend, FRONTEND, &gref, 1, 1, &rw[1]) == 0);
-    REQUIRE(svq_hv_map_grants(f.backend, FRONTEND, &gref, 1, 0, &ro) == 0);
-    REQUIRE(svq_hv_map_grants(second, FRONTEND, &gref, 1, 0, &other) == 0);
-    CHECK_EQUAL(svq_hv_unmap_grants(f.backend, rw[0], 1), 0);
-    CHECK_EQUAL(fixture_flags(&f, 0), GTF_PERMIT_ACCESS | GTF_READING | GTF_WRITING);
-    CHECK_EQUAL(svq_hv_unmap_grants(f.backend, rw[1], 1), 0);
-    CHECK_EQUAL(fixture_flags(&f, 0), GTF_PERMIT_ACCESS | GTF_READING);
-    CHECK_EQUAL(svq_hv_unmap_grants(f.backend, ro, 1), 0);
-    CHECK_EQUAL(fixture_flags(&f, 0), GTF_PERMIT_ACCESS | GTF_READING);
-    svq_hv_close(second); /* it forgot to unmap */
-    CHECK_EQUAL(fixture_flags(&f, 0), GTF_PERMIT_ACCESS);
-    fixture_stop(&f);
-}
-
-TEST(two_grefs_of_one_page, "Two grants of the same page are told apart when they are unmapped")
-{
-    struct fixture f;
-    uint32_t first, second;
-    void *a, *b;
-
-    fixture_start(&f);
-    first = fixture_grant(&f, 0, BACKEND, 20, 0);
-    second = fixture_grant(&f, 1, BACKEND, 20, 0);
-    REQUIRE(svq_hv_map_grants(f.backend, FRONTEND, &first, 1, 1, &a) == 0);
-    REQUIRE(svq_hv_map_grants(f.backend, FRONTEND, &second, 1, 1, &b) == 0);
-    CHECK(a != b);
-    *(uint8_t *)a = 9;
-    CHECK_EQUAL(*(uint8_t *)b, 9);
-    CHECK_EQUAL(svq_hv_unmap_grants(f.backend, a, 1), 0);
-    CHECK_EQUAL(fixture_flags(&f, 0), GTF_PERMIT_ACCESS);
-    CHECK_EQUAL(fixture_flags(&f, 1), GTF_PERMIT_ACCESS | GTF_READING | GTF_WRITING);
-    CHECK_EQUAL(svq_hv_unmap_grants(f.backend, b, 1), 0);
-    CHECK_EQUAL(fixture_flags(&f, 1), GTF_PERMIT_ACCESS);
     fixture_stop(&f);
 }
 
@@ -286,13 +226,11 @@ TEST(batches, "Pages of one call lie one after another, scattered frames too, an
     fixture_stop(&f);
 }
 
-TEST(shared_pages,
-     "Shared pages are zeroed, the peer's for as long as shared, and a page still mapped is never reused")
+TEST(shared_pages, "Shared pages are zeroed, the peer's for as long as shared, and a page still mapped is never reused")
 {
     struct fixture f;
     uint32_t grefs[4], again[4];
     void *ours, *theirs;
-
     fixture_start(&f);
     REQUIRE(svq_hv_share_pages(f.mediator, BACKEND, 4, 0, grefs, &ours) == 0);
     CHECK_EQUAL(grefs[0], 8);
@@ -322,14 +260,12 @@ TEST(shared_pages,
     fixture_stop(&f);
 }
 
-TEST(table_full,
-     "Sharing ends with ENOSPC when the own grant table is full, and never takes an entry that is not zero")
+TEST(table_full, "Sharing ends with ENOSPC when the own grant table is full, and never takes an entry that is not zero")
 {
     struct fixture f;
     struct svq_hv *stranger;
     static uint32_t grefs[SVQ_GRANTS_PER_FRAME];
     void *va, *table, *token;
-
     fixture_start(&f);
     stranger = fixture_open(&f, STRANGER); /* a table of one frame */
     CHECK_EQUAL(svq_hv_share_pages(stranger, BACKEND, SVQ_GRANTS_PER_FRAME - 7, 1, grefs, &va), -ENOSPC);
@@ -344,10 +280,9 @@ TEST(table_full,
 TEST(own_pages, "A domain's own pages are its RAM, at the frame numbers it says, without holes")
 {
     struct fixture f;
+    fixture_start(&f);
     uint64_t gfns[8];
     void *va;
-
-    fixture_start(&f);
     CHECK_EQUAL(svq_hv_own_pages(f.frontend, RAM_PAGES - 7, 8, gfns, &va), -EINVAL);
     CHECK_EQUAL(svq_hv_own_pages(f.frontend, UINT64_MAX, 8, gfns, &va), -EINVAL);
     CHECK_EQUAL(svq_hv_own_pages(f.frontend, HOLE_GFN - 7, 8, gfns, &va), -EINVAL);
@@ -358,21 +293,18 @@ TEST(own_pages, "A domain's own pages are its RAM, at the frame numbers it says,
     fixture_stop(&f);
 }
 
-TEST(readonly_frames,
-     "Read-only frames are not claimed unless told to pretend; then they cannot be granted writable")
+TEST(readonly_frames, "Read-only frames are not claimed unless told to pretend; then they cannot be granted writable")
 {
     struct fixture f;
-    uint32_t gref;
-    void *va;
-
     fixture_start(&f);
-    gref = fixture_grant(&f, 0, BACKEND, 20, 0);
+    uint32_t gref = fixture_grant(&f, 0, BACKEND, 20, 0);
     CHECK_EQUAL(svq_hv_set_readonly(f.mediator, FRONTEND, 20, 1), -ENOSYS);
     REQUIRE(svq_sim_pretend_readonly(f.machine, 1) == 0);
     CHECK_EQUAL(svq_hv_set_readonly(f.backend, FRONTEND, 20, 1), -EPERM);
     CHECK_EQUAL(svq_hv_set_readonly(f.frontend, FRONTEND, 20, 1), -EPERM);
     CHECK_EQUAL(svq_hv_set_readonly(f.mediator, FRONTEND, HOLE_GFN, 1), -EINVAL);
     CHECK_EQUAL(svq_hv_set_readonly(f.mediator, FRONTEND, 20, 1), 0);
+    void *va;
     CHECK_EQUAL(svq_hv_map_grants(f.backend, FRONTEND, &gref, 1, 1, &va), -EACCES);
     REQUIRE(svq_hv_map_grants(f.backend, FRONTEND, &gref, 1, 0, &va) == 0);
     CHECK_EQUAL(svq_hv_unmap_grants(f.backend, va, 1), 0);
@@ -387,10 +319,9 @@ TEST(bad_arguments, "Calls without pages, or with too many, are refused before a
     struct fixture f;
     uint64_t gfn = 0;
     uint32_t gref = 0;
+    fixture_start(&f);
     void *va;
     int err;
-
-    fixture_start(&f);
     CHECK_EQUAL(svq_hv_map_foreign(f.mediator, FRONTEND, &gfn, 0, 0, &err, &va), -EINVAL);
     CHECK_EQUAL(svq_hv_map_grants(f.backend, FRONTEND, &gref, SIZE_MAX, 0, &va), -EINVAL);
     CHECK_EQUAL(svq_hv_map_grants(f.backend, FRONTEND, NULL, 1, 0, &va), -EINVAL);
@@ -412,10 +343,8 @@ struct mapper {
 static void *map_and_unmap(void *argument)
 {
     const struct mapper *mapper = argument;
-
     for (int i = 0; i < ROUNDS; i++) {
         void *va = NULL;
-
         if (!CHECK_EQUAL(svq_hv_map_grants(mapper->hv, FRONTEND, &mapper->gref, 1, mapper->writable, &va), 0))
             break;
         CHECK((fixture_flags(mapper->f, 0) & GTF_READING) != 0);
@@ -425,18 +354,14 @@ static void *map_and_unmap(void *argument)
     return NULL;
 }
 
-TEST(threads,
-     "Threads that map and unmap one page, by one handle and by two, always find it marked while they hold it")
+TEST(threads, "Threads that map and unmap one page, by one handle and by two, always find it marked while they hold it")
 {
     struct fixture f;
+    fixture_start(&f);
+    struct svq_hv *second = fixture_open(&f, BACKEND);
+    uint32_t gref = fixture_grant(&f, 0, BACKEND, 20, 0);
     struct mapper mappers[3];
     pthread_t threads[3];
-    struct svq_hv *second;
-    uint32_t gref;
-
-    fixture_start(&f);
-    second = fixture_open(&f, BACKEND);
-    gref = fixture_grant(&f, 0, BACKEND, 20, 0);
     for (int i = 0; i < 3; i++) {
         mappers[i] = (struct mapper){ &f, i == 2 ? second : f.backend, gref, i > 0 };
         REQUIRE(pthread_create(&threads[i], NULL, map_and_unmap, &mappers[i]) == 0);
@@ -454,11 +379,9 @@ TEST(speed, "Mapping and unmapping one page makes no system call: it is timed, a
 {
     struct fixture f;
     struct timespec start, end;
-    uint32_t gref;
-    void *va;
-
     fixture_start(&f);
-    gref = fixture_grant(&f, 0, BACKEND, 20, 0);
+    uint32_t gref = fixture_grant(&f, 0, BACKEND, 20, 0);
+    void *va;
     REQUIRE(svq_hv_map_grants(f.backend, FRONTEND, &gref, 1, 1, &va) == 0);
     REQUIRE(svq_hv_unmap_grants(f.backend, va, 1) == 0);
     clock_gettime(CLOCK_MONOTONIC, &start);

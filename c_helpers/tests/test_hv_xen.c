@@ -11,8 +11,18 @@
 #include "xen_hv.h"
 
 /* --- the stand-ins: each notes its call, and answers what the test wants ------------------------------ */
+enum { MEMORIES = 3 };
+
+/* A handle of libxenforeignmemory. */
+struct fake_memory {
+    int open;
+    int domid; /* to which it is restricted, or -1 */
+};
+
 static struct {
-    int gnttab_opened, gntshr_opened, fmem_opened, evtchn_opened; /* and not closed: 0 at the end of each test */
+    int gnttab_opened, gntshr_opened, evtchn_opened; /* and not closed: 0 at the end of each test */
+    struct fake_memory memories[MEMORIES];
+    int restrict_errno;
     int live;        /* mappings not undone */
     int fail_errno;  /* the next call fails with it */
     int frame_error; /* what foreignmemory_map reports for odd frames */
@@ -50,25 +60,70 @@ static int fake_close(void *handle)
 
 static void *fake_gnttab_open(void *logger, unsigned int flags)
 {
-    CHECK(logger != NULL && flags == 0);
+    CHECK(logger && flags == 0);
     return fake_open(&fake.gnttab_opened);
 }
 
 static void *fake_gntshr_open(void *logger, unsigned int flags)
 {
-    CHECK(logger != NULL && flags == 0);
+    CHECK(logger && flags == 0);
     return fake_open(&fake.gntshr_opened);
 }
 
 static void *fake_fmem_open(void *logger, unsigned int flags)
 {
-    CHECK(logger != NULL && flags == 0);
-    return fake_open(&fake.fmem_opened);
+    CHECK(logger && flags == 0);
+    if (fake.fail_errno)
+        return fails();
+    for (int i = 0; i < MEMORIES; i++) {
+        if (!fake.memories[i].open) {
+            fake.memories[i] = (struct fake_memory){ .open = 1, .domid = -1 };
+            return &fake.memories[i];
+        }
+    }
+    CHECK(!"room for another handle");
+    return NULL;
+}
+
+static int fake_fmem_close(void *handle)
+{
+    struct fake_memory *memory = handle;
+    CHECK(memory->open);
+    memory->open = 0;
+    return 0;
+}
+
+static int fake_restrict(void *handle, uint16_t domid)
+{
+    struct fake_memory *memory = handle;
+    CHECK_EQUAL(memory->domid, -1);
+    if (fake.restrict_errno) {
+        errno = fake.restrict_errno;
+        return -1;
+    }
+    memory->domid = domid;
+    return 0;
+}
+
+static int memories_open(void)
+{
+    int open = 0;
+    for (int i = 0; i < MEMORIES; i++)
+        open += fake.memories[i].open;
+    return open;
+}
+
+/* Every use of a handle is for the domain to which it was restricted before. */
+static void check_reach(const void *handle, uint32_t domid)
+{
+    const struct fake_memory *memory = handle;
+    CHECK(memory->open);
+    CHECK_EQUAL(memory->domid, domid);
 }
 
 static void *fake_evtchn_open(void *logger, unsigned int flags)
 {
-    CHECK(logger != NULL && flags == 0);
+    CHECK(logger && flags == 0);
     return fake_open(&fake.evtchn_opened);
 }
 
@@ -121,10 +176,9 @@ static int fake_unshare(void *handle, void *va, uint32_t count)
     return unmapped(va, count);
 }
 
-static void *fake_map_foreign(void *handle, uint32_t domid, int prot, size_t pages, const uint64_t *gfns,
-                              int *errs)
+static void *fake_map_foreign(void *handle, uint32_t domid, int prot, size_t pages, const uint64_t *gfns, int *errs)
 {
-    CHECK(handle == &fake.fmem_opened && domid == 7);
+    check_reach(handle, domid);
     for (size_t i = 0; i < pages; i++)
         errs[i] = fake.all_frames_fail || gfns[i] % 2 != 0 ? fake.frame_error : 0;
     fake.prot = prot;
@@ -133,14 +187,15 @@ static void *fake_map_foreign(void *handle, uint32_t domid, int prot, size_t pag
 
 static int fake_unmap_foreign(void *handle, void *va, size_t pages)
 {
-    CHECK(handle == &fake.fmem_opened);
+    CHECK(((struct fake_memory *)handle)->open);
     return unmapped(va, (uint32_t)pages);
 }
 
-static void *fake_map_resource(void *handle, uint16_t domid, unsigned int type, unsigned int id,
-                               unsigned long frame, unsigned long frames, void **va, int prot, int flags)
+static void *fake_map_resource(void *handle, uint16_t domid, unsigned int type, unsigned int id, unsigned long frame,
+                               unsigned long frames, void **va, int prot, int flags)
 {
-    CHECK(handle == &fake.fmem_opened && domid == 7 && *va == NULL && flags == 0);
+    check_reach(handle, domid);
+    CHECK(!*va && flags == 0);
     if (id == 1 && !fake.version_2) { /* status frames */
         errno = EINVAL;
         return NULL;
@@ -149,7 +204,7 @@ static void *fake_map_resource(void *handle, uint16_t domid, unsigned int type, 
     fake.id = id;
     fake.frame = frame;
     fake.prot = prot;
-    if (mapped((uint32_t)frames) == NULL)
+    if (!mapped((uint32_t)frames))
         return NULL;
     *va = memory;
     return &fake.frame;
@@ -157,13 +212,14 @@ static void *fake_map_resource(void *handle, uint16_t domid, unsigned int type, 
 
 static int fake_unmap_resource(void *handle, void *resource)
 {
-    CHECK(handle == &fake.fmem_opened && resource == &fake.frame);
+    CHECK(((struct fake_memory *)handle)->open && resource == &fake.frame);
     return unmapped(memory, fake.count);
 }
 
 static int fake_resource_size(void *handle, uint16_t domid, unsigned int type, unsigned int id, size_t *bytes)
 {
-    CHECK(handle == &fake.fmem_opened && domid == 7 && type == 1 && id == 0);
+    check_reach(handle, domid);
+    CHECK(type == 1 && id == 0);
     *bytes = (size_t)64 * SVQ_PAGE_SIZE;
     return 0;
 }
@@ -203,10 +259,9 @@ static int fake_bind_interdomain(void *handle, uint32_t domid, uint32_t port)
 
 static int fake_pending(void *handle)
 {
-    char byte;
-
     CHECK(handle == &fake.evtchn_opened);
     fake.pending_calls++;
+    char byte;
     CHECK(read(fake.event_pipe[0], &byte, 1) == 1); /* would block for ever if it was not asked first */
     return 21;
 }
@@ -221,7 +276,8 @@ static const struct xen_libs fake_libs = {
     .gntshr_share_pages = fake_share,
     .gntshr_unshare = fake_unshare,
     .foreignmemory_open = fake_fmem_open,
-    .foreignmemory_close = fake_close,
+    .foreignmemory_close = fake_fmem_close,
+    .foreignmemory_restrict = fake_restrict,
     .foreignmemory_map = fake_map_foreign,
     .foreignmemory_unmap = fake_unmap_foreign,
     .foreignmemory_map_resource = fake_map_resource,
@@ -240,9 +296,8 @@ static const struct xen_libs fake_libs = {
 
 static struct svq_hv *start(void)
 {
+    memset(&fake, 0, sizeof fake);
     struct svq_hv *hv;
-
-    memset(&fake, 0, sizeof(fake));
     REQUIRE(svq_hv_open_xen_on(&fake_libs, &hv) == 0);
     return hv;
 }
@@ -251,7 +306,7 @@ static void stop(struct svq_hv *hv)
 {
     svq_hv_close(hv);
     CHECK_EQUAL(fake.live, 0);
-    CHECK_EQUAL(fake.gnttab_opened + fake.gntshr_opened + fake.fmem_opened + fake.evtchn_opened, 0);
+    CHECK_EQUAL(fake.gnttab_opened + fake.gntshr_opened + memories_open() + fake.evtchn_opened, 0);
 }
 
 /* --- tests -------------------------------------------------------------------------------------------- */
@@ -259,7 +314,6 @@ TEST(no_xen, "Where Xen is not, opening names the library or the device node tha
 {
     struct svq_hv *hv;
     int rc = svq_hv_open_xen(&hv);
-
     if (rc == 0) { /* this is a Xen domain */
         svq_hv_close(hv);
         return;
@@ -269,19 +323,17 @@ TEST(no_xen, "Where Xen is not, opening names the library or the device node tha
     printf("# %s\n", svq_hv_why());
 }
 
-TEST(missing_nodes,
-     "A device node is opened when first needed; if it is not there, the reason names the kernel module")
+TEST(missing_nodes, "A device node is opened when first needed; if it is not there, the reason names the kernel module")
 {
     struct svq_hv *hv = start();
     uint64_t gfn = 0;
     uint32_t gref = 100;
     void *va, *token;
-    int err;
-
     CHECK_EQUAL(svq_hv_domid(hv), -ENOSYS);
     CHECK_EQUAL(svq_hv_set_domid(hv, 4), 0);
     CHECK_EQUAL(svq_hv_domid(hv), 4);
     fake.fail_errno = ENOENT;
+    int err;
     CHECK_EQUAL(svq_hv_map_foreign(hv, 7, &gfn, 1, 1, &err, &va), -ENOENT);
     CHECK(strstr(svq_hv_why(), "/dev/xen/privcmd") != NULL && strstr(svq_hv_why(), "xen-privcmd") != NULL);
     fake.fail_errno = ENODEV;
@@ -301,7 +353,6 @@ TEST(foreign_errors, "Errors of single frames stay with their frames, those of t
     struct svq_hv *hv = start();
     int errs[4];
     void *va;
-
     for (int sign = -1; sign <= 1; sign += 2) { /* the kernel's convention, and the header's */
         fake.frame_error = sign * EINVAL;
         CHECK_EQUAL(svq_hv_map_foreign(hv, 7, gfns, 4, 0, errs, &va), 0);
@@ -326,13 +377,11 @@ TEST(foreign_errors, "Errors of single frames stay with their frames, those of t
     stop(hv);
 }
 
-TEST(grant_table,
-     "The grant table is mapped as the resource that Xen calls 1, writable, and its limit is in frames")
+TEST(grant_table, "The grant table is mapped as the resource that Xen calls 1, writable, and its limit is in frames")
 {
     struct svq_hv *hv = start();
     uint32_t frames = 0;
     void *va, *token;
-
     CHECK_EQUAL(svq_hv_map_grant_table(hv, 7, 32, 8, &va, &token), 0);
     CHECK(va == memory && fake.type == 1 && fake.id == 0 && fake.frame == 32 && fake.count == 8);
     CHECK_EQUAL(fake.prot, PROT_READ | PROT_WRITE);
@@ -349,9 +398,63 @@ TEST(grant_table_version_2, "A grant table of version 2, whose entries are longe
 {
     struct svq_hv *hv = start();
     void *va, *token;
-
     fake.version_2 = 1;
     CHECK_EQUAL(svq_hv_map_grant_table(hv, 7, 32, 8, &va, &token), -EPROTONOSUPPORT);
+    stop(hv);
+}
+
+TEST(one_handle_a_domain,
+     "Each domain's memory is reached by a handle of its own, restricted to it first; unused ones do not pile up")
+{
+    struct svq_hv *hv = start();
+    const uint64_t gfn = 2;
+    void *seven, *eight, *nine, *token;
+    int err;
+    CHECK_EQUAL(svq_hv_map_foreign(hv, 7, &gfn, 1, 1, &err, &seven), 0);
+    CHECK_EQUAL(svq_hv_map_grant_table(hv, 7, 32, 1, &seven, &token), 0); /* the same handle */
+    CHECK_EQUAL(memories_open(), 1);
+    CHECK_EQUAL(svq_hv_map_foreign(hv, 8, &gfn, 1, 1, &err, &eight), 0);
+    CHECK_EQUAL(memories_open(), 2);
+    CHECK_EQUAL(svq_hv_unmap_foreign(hv, eight, 1), 0);
+    CHECK_EQUAL(svq_hv_map_foreign(hv, 8, &gfn, 1, 1, &err, &eight), 0); /* as a guest that balloons does */
+    CHECK_EQUAL(svq_hv_unmap_foreign(hv, eight, 1), 0);
+    CHECK_EQUAL(memories_open(), 2);
+    CHECK_EQUAL(svq_hv_map_foreign(hv, 9, &gfn, 1, 1, &err, &nine), 0); /* 7 is in use, 8 is not */
+    CHECK_EQUAL(memories_open(), 2);
+    CHECK_EQUAL(svq_hv_unmap_foreign(hv, nine, 1), 0);
+    stop(hv);
+}
+
+TEST(not_restricted, "A handle that the kernel does not restrict is not used; domain numbers that are none neither")
+{
+    struct svq_hv *hv = start();
+    const uint64_t gfn = 2;
+    void *va, *token;
+    fake.restrict_errno = EINVAL; /* the kernel restricts us already, to our target */
+    int err;
+    CHECK_EQUAL(svq_hv_map_foreign(hv, 7, &gfn, 1, 1, &err, &va), -EPERM);
+    CHECK(strstr(svq_hv_why(), "target") != NULL);
+    fake.restrict_errno = ENOTTY;
+    CHECK_EQUAL(svq_hv_map_grant_table(hv, 7, 32, 1, &va, &token), -ENOTTY);
+    CHECK(strstr(svq_hv_why(), "domain 7") != NULL);
+    uint32_t frames;
+    CHECK_EQUAL(svq_hv_grant_table_frames(hv, 7, &frames), -ENOTTY);
+    fake.restrict_errno = 0;
+    CHECK_EQUAL(svq_hv_map_foreign(hv, 0x7ff4, &gfn, 1, 1, &err, &va), -ESRCH); /* privcmd's "no restriction" */
+    CHECK_EQUAL(svq_hv_map_foreign(hv, 0x7ff0, &gfn, 1, 1, &err, &va), -ESRCH); /* DOMID_SELF */
+    CHECK_EQUAL(memories_open(), 0);
+    stop(hv);
+}
+
+TEST(frames_only_in_dom0, "Frames are watched from dom0 alone: a guest waits for ever for a domain that was destroyed")
+{
+    struct svq_hv *hv = start();
+    struct svq_frames *frames;
+    CHECK_EQUAL(svq_frames_watch(hv, 7, &frames), -ENOSYS); /* who knows where we are */
+    CHECK_EQUAL(svq_hv_set_domid(hv, 4), 0);
+    CHECK_EQUAL(svq_frames_watch(hv, 7, &frames), -ENOSYS);
+    CHECK_EQUAL(svq_hv_set_domid(hv, 0), 0);
+    CHECK(svq_frames_watch(hv, 7, &frames) != -ENOSYS); /* no privcmd here to go on with */
     stop(hv);
 }
 
@@ -359,9 +462,7 @@ TEST(grants, "Refused grants read as in the embedded machine, and a failed unmap
 {
     const uint32_t grefs[] = { 100, 101, 102 };
     struct svq_hv *hv = start();
-    struct svq_hv_counters counters;
     void *va;
-
     CHECK_EQUAL(svq_hv_map_grants(hv, 7, grefs, 3, 1, &va), 0);
     CHECK_EQUAL(fake.prot, PROT_READ | PROT_WRITE);
     CHECK_EQUAL(svq_hv_unmap_grants(hv, va, 3), 0);
@@ -374,28 +475,27 @@ TEST(grants, "Refused grants read as in the embedded machine, and a failed unmap
     CHECK_EQUAL(svq_hv_unmap_grants(hv, va, 2), -EINVAL);
     fake.fail_errno = EBUSY;
     CHECK_EQUAL(svq_hv_unmap_grants(hv, va, 3), -EBUSY);
+    struct svq_hv_counters counters;
     svq_hv_read_counters(hv, &counters);
     CHECK_EQUAL(counters.grant_pages_live, 3);
     CHECK_EQUAL(svq_hv_unmap_grants(hv, va, 3), 0);
     stop(hv);
 }
 
-TEST(close_undoes,
-     "Closing undoes every mapping by the library that made it, before it closes that library's handle")
+TEST(close_undoes, "Closing undoes every mapping by the library that made it, before it closes that library's handle")
 {
     struct svq_hv *hv = start();
     const uint64_t gfn = 2;
     uint32_t gref = 100, shared[2];
-    struct svq_evtchn *ec;
     void *va, *token;
     int err;
-
     CHECK_EQUAL(svq_hv_map_foreign(hv, 7, &gfn, 1, 1, &err, &va), 0);
     CHECK_EQUAL(svq_hv_map_grant_table(hv, 7, 32, 1, &va, &token), 0);
     CHECK_EQUAL(svq_hv_map_grants(hv, 7, &gref, 1, 1, &va), 0);
     CHECK_EQUAL(svq_hv_share_pages(hv, 9, 1, 0, shared, &va), 0);
     CHECK_EQUAL(fake.writable, 0);
     CHECK_EQUAL(shared[0], 50);
+    struct svq_evtchn *ec;
     CHECK_EQUAL(svq_evtchn_open(hv, &ec), 0);
     CHECK_EQUAL(fake.live, 4);
     stop(hv);
@@ -407,7 +507,6 @@ TEST(own_pages, "Own pages come zeroed with their frame numbers, or the call say
     uint64_t gfns[4] = { 0 };
     void *va;
     int rc = svq_hv_own_pages(hv, 0, 4, gfns, &va);
-
     if (rc == 0) {
         CHECK(gfns[0] != 0 && gfns[0] != gfns[3]);
         CHECK_EQUAL(((uint8_t *)va)[4 * SVQ_PAGE_SIZE - 1], 0);
@@ -422,10 +521,9 @@ TEST(own_pages, "Own pages come zeroed with their frame numbers, or the call say
 TEST(events, "Pending never blocks: the library is asked only when its descriptor is readable")
 {
     struct svq_hv *hv = start();
-    struct svq_evtchn *ec;
-
     REQUIRE(pipe(fake.event_pipe) == 0);
     fake.fail_errno = ENOENT;
+    struct svq_evtchn *ec;
     CHECK_EQUAL(svq_evtchn_open(hv, &ec), -ENOENT);
     CHECK(strstr(svq_hv_why(), "/dev/xen/evtchn") != NULL);
     REQUIRE(svq_evtchn_open(hv, &ec) == 0);

@@ -12,13 +12,12 @@ static void one_trip(struct rig *rig)
 {
     const struct rig_seg segs[] = { { rig_gpa(RIG_HEADER_GFN), 16, SEG_READ },
                                     { rig_gpa(RIG_DATA_GFN), PAGE, SEG_WRITE } };
-    struct rig_trip trip;
     rig_chain(rig, 0, segs, 2);
+    struct rig_trip trip;
     CHECK(rig_trip(rig, 0, segs, 2, PAGE, &trip));
 }
 
-TEST(close_in_flight,
-     "Closing a device with requests in flight ends every grant, and closing the guest every mapping")
+TEST(close_in_flight, "Closing a device with requests in flight ends every grant, and closing the guest every mapping")
 {
     static struct rig rig;
     for (int placement = SVQ_PLACE_EXACT; placement <= SVQ_PLACE_COPY; placement++) {
@@ -29,9 +28,9 @@ TEST(close_in_flight,
                 rig_offer(&rig, (uint16_t)(i * 3));
             }
             CHECK_EQUAL(rig_forward(&rig), 40);
-            CHECK((svq_guest_window_in_use(rig.guest) > 0) == (placement != SVQ_PLACE_COPY));
+            CHECK((rig_window_in_use(&rig) > 0) == (placement != SVQ_PLACE_COPY));
             CHECK_EQUAL(rig_close_device(&rig), 0);
-            CHECK_EQUAL(svq_guest_window_in_use(rig.guest), 0);
+            CHECK_EQUAL(rig_window_in_use(&rig), 0);
             CHECK_EQUAL(rig_counters(rig.mediator).shared_pages_live, 0);
             svq_guest_close(rig.guest);
             struct svq_hv_counters left = rig_counters(rig.mediator);
@@ -40,52 +39,6 @@ TEST(close_in_flight,
             rig.guest = NULL;
             rig_close(&rig);
         }
-    }
-}
-
-/* What another mediator finds in the window of the rig's: opens the guest as that would, and closes it again. */
-static void opened_by_another(struct rig *rig, uint32_t revoked, uint32_t mapped)
-{
-    struct svq_guest_config config = rig_guest_config(rig);
-    struct svq_guest *guest;
-    REQUIRE(svq_guest_open(rig->mediator, &config, &guest) == 0);
-    CHECK_EQUAL(svq_guest_stale_revoked(guest), revoked);
-    CHECK_EQUAL(svq_guest_stale_mapped(guest), mapped);
-    svq_guest_close(guest);
-}
-
-TEST(mediator_died,
-     "What a mediator granted that died is taken back by the next: at once, or once its grantee has unmapped it; what "
-     "the guest granted itself is left alone where it can be told apart")
-{
-    static struct rig rig;
-    for (int dynamic = 0; dynamic < 2; dynamic++) {
-        rig_open(&rig, &(struct rig_config){ .ram_pages = RAM, .dynamic_window = dynamic });
-        uint64_t *entries = rig_window_entries(&rig);
-        uint32_t count = svq_guest_window_count(rig.guest), first = svq_guest_window_first(rig.guest), i = 0;
-        rig_blk(&rig, 0, 0, 3, SEG_WRITE);
-        rig_offer(&rig, 0);
-        CHECK_EQUAL(rig_forward(&rig), 1);
-        CHECK_EQUAL(svq_guest_window_in_use(rig.guest), 3);
-        while (i < count && !entries[i])
-            i++;
-        uint32_t gref = first + i;
-        void *va;
-        REQUIRE(svq_hv_map_grants(rig.backend, RIG_FRONTEND, &gref, 1, 0, &va) == 0);
-        uint64_t own = svq_grant_entry_for(RIG_BACKEND, 7, true);
-        uint64_t odd = svq_grant_entry(GTF_TYPE_MASK, RIG_BACKEND, count - 1);
-        svq_store_u64(&entries[count - 2], own);
-        svq_store_u64(&entries[count - 1], odd);
-
-        opened_by_another(&rig, dynamic ? 3 : 2, 1);
-        CHECK_EQUAL(entries[count - 2], dynamic ? 0 : own);
-        CHECK_EQUAL(entries[count - 1], odd);
-        svq_hv_unmap_grants(rig.backend, va, 1);
-        CHECK(svq_hv_map_grants(rig.backend, RIG_FRONTEND, &gref, 1, 0, &va) < 0);
-        opened_by_another(&rig, 1, 0);
-        CHECK_EQUAL(entries[i], 0);
-        opened_by_another(&rig, 0, 0);
-        rig_close(&rig);
     }
 }
 
@@ -109,7 +62,7 @@ TEST(indices_wrap, "70,000 chains through one queue: the 16-bit indices of all f
     }
     CHECK_EQUAL(done, 70000);
     CHECK_EQUAL(rig_stats(&rig, 0).completions, 70000);
-    CHECK_EQUAL(svq_guest_window_in_use(rig.guest), 0);
+    CHECK_EQUAL(rig_window_in_use(&rig), 0);
     rig_close(&rig);
 }
 
@@ -185,11 +138,11 @@ TEST(ring_reset, "A queue drains, lets go of its ring, and goes on with a ring e
 TEST(old_ring_is_data_again, "After a reset the pages of the old ring may be granted as any others")
 {
     static struct rig rig;
-    struct rig_trip trip;
     rig_open(&rig, &(struct rig_config){ .ram_pages = RAM, .queues = 2 });
     const struct svq_queue_config other = rig_queue_config(&rig, 1);
     const struct rig_seg seg = { other.desc_gpa, PAGE, SEG_READ };
     rig_chain(&rig, 0, &seg, 1);
+    struct rig_trip trip;
     CHECK(rig_trip(&rig, 0, &seg, 1, 0, &trip) && trip.granted_pages == 0);
     CHECK_EQUAL(svq_queue_reset(rig.dev, 1), 0);
     CHECK(rig_trip(&rig, 0, &seg, 1, 0, &trip) && trip.granted_pages == 1);
@@ -199,19 +152,17 @@ TEST(old_ring_is_data_again, "After a reset the pages of the old ring may be gra
 TEST(refused_setup, "A refused set-up takes back all it made, and the ring pages of other queues stay protected")
 {
     static struct rig rig;
-    const struct svq_device_config config = { .backend_domid = RIG_BACKEND, .num_queues = 1, .bounce_pages = 16,
-                                              .large_chains = 1 };
-    struct svq_device *dev;
-    struct svq_queue_refs refs;
-    struct rig_trip trip;
     rig_open(&rig, &(struct rig_config){ .ram_pages = RAM });
+    struct svq_device_config config = rig_other_device(&rig, RIG_MARK + 1);
     const struct rig_seg beside = { rig_gpa(RIG_RING_GFN - 1), PAGE, SEG_READ };
     rig_chain(&rig, 0, &beside, 1);
     rig_offer(&rig, 0);
-    CHECK_EQUAL(rig_forward(&rig), 1); /* the chunk is known now */
+    CHECK_EQUAL(rig_forward(&rig), 1);                         /* the chunk is known now */
     struct svq_queue_config queue = rig_queue_config(&rig, 0); /* the very pages of the first device's ring */
     CHECK_EQUAL(svq_sim_domain_hole(rig.machine, RIG_FRONTEND, queue.used_gpa >> SVQ_PAGE_SHIFT, 1), 0);
     struct svq_hv_counters before = rig_counters(rig.mediator);
+    struct svq_device *dev;
+    struct svq_queue_refs refs;
     for (int i = 0; i < 3; i++) {
         REQUIRE(svq_device_create(rig.guest, &config, &dev) == 0);
         CHECK_EQUAL(svq_queue_setup(dev, NULL, &queue, &refs), SVQ_E_RING_NOT_RAM);
@@ -225,6 +176,7 @@ TEST(refused_setup, "A refused set-up takes back all it made, and the ring pages
     rig_chain(&rig, 1, ring, 2);
     rig_offer(&rig, 1);
     CHECK_EQUAL(rig_forward(&rig), 1);
+    struct rig_trip trip;
     CHECK(rig_shadow_chain(&rig, 1, &shadow) && rig_trip_sum(&shadow, &trip));
     CHECK_EQUAL(trip.granted_pages, 0);
     rig_close(&rig);
@@ -233,14 +185,16 @@ TEST(refused_setup, "A refused set-up takes back all it made, and the ring pages
 TEST(out_of_grants, "When the mediator's own grant table is full, set-up says so and leaves nothing behind")
 {
     static struct rig rig;
-    const struct svq_device_config config = { .backend_domid = RIG_BACKEND, .num_queues = 4, .bounce_pages = 120000,
-                                              .large_chains = 60000 };
-    struct svq_device *dev;
-    struct svq_queue_refs refs;
     rig_open(&rig, &(struct rig_config){ .ram_pages = RAM });
+    struct svq_device_config config = rig_other_device(&rig, RIG_MARK + 1);
+    config.num_queues = 4;
+    config.bounce_pages = 120000;
+    config.large_chains = 60000;
     struct svq_hv_counters before = rig_counters(rig.mediator);
+    struct svq_device *dev;
     REQUIRE(svq_device_create(rig.guest, &config, &dev) == 0);
     int rc = 0;
+    struct svq_queue_refs refs;
     for (uint16_t i = 0; i < 4 && rc == 0; i++) {
         struct svq_queue_config queue = rig_queue_config(&rig, (uint16_t)(i + 1));
         queue.index = i;
@@ -257,26 +211,31 @@ TEST(out_of_grants, "When the mediator's own grant table is full, set-up says so
 TEST(own_mistakes, "What the control plane must not ask is answered with EINVAL")
 {
     static struct rig rig;
-    struct svq_guest *guest;
-    struct svq_device *dev;
-    struct svq_queue_refs refs;
-    struct svq_queue_stats stats;
     rig_open(&rig, &(struct rig_config){ .ram_pages = RAM });
-    const struct svq_guest_config guests[] = { { .domid = RIG_FRONTEND, .window_frames = 1 },
-                                               { .domid = RIG_FRONTEND, .gfn_limit = RAM },
-                                               { .domid = RIG_FRONTEND, .gfn_limit = 1ull << 33, .window_frames = 1 },
-                                               { .domid = RIG_FRONTEND, .gfn_limit = RAM,
-                                                 .window_frames = RAM / 512 - 1, .window_direct = 1 } };
-    for (unsigned i = 0; i < 4; i++)
+    const struct svq_guest_config guests[] = { { .domid = RIG_FRONTEND },
+                                               { .domid = RIG_FRONTEND, .gfn_limit = RAM, .memory = 2 },
+                                               { .domid = RIG_FRONTEND, .gfn_limit = 1ull << 33 } };
+    struct svq_guest *guest;
+    for (unsigned i = 0; i < 3; i++)
         CHECK_EQUAL(svq_guest_open(rig.mediator, &guests[i], &guest), -EINVAL);
-    const struct svq_device_config devices[] = { { .bounce_pages = 2, .large_chains = 1 },
-                                                 { .num_queues = 1, .placement = 3, .bounce_pages = 2,
-                                                   .large_chains = 1 },
-                                                 { .num_queues = 1, .bounce_pages = 1, .large_chains = 1 },
-                                                 { .num_queues = 1, .bounce_pages = 2 } };
-    for (unsigned i = 0; i < 4; i++)
+    struct svq_device_config devices[7];
+    for (unsigned i = 0; i < 7; i++)
+        devices[i] = rig_other_device(&rig, RIG_MARK + 1);
+    devices[0].num_queues = 0;
+    devices[1].placement = 3;
+    devices[2].bounce_pages = 1;
+    devices[3].large_chains = 0;
+    devices[4].mark = 0;
+    devices[5].mark = SVQ_MARKS_MAX + 1;
+    devices[6].window.count = RAM - 1; /* of a direct one */
+    struct svq_device *dev;
+    for (unsigned i = 0; i < 7; i++)
         CHECK_EQUAL(svq_device_create(rig.guest, &devices[i], &dev), -EINVAL);
+    const uint8_t no_mark = 0;
+    struct svq_sweep_result swept;
+    CHECK_EQUAL(svq_sweep(rig.mediator, RIG_FRONTEND, &no_mark, 1, &swept), -EINVAL);
     struct svq_queue_config queue = rig_queue_config(&rig, 0);
+    struct svq_queue_refs refs;
     CHECK_EQUAL(svq_queue_setup(rig.dev, NULL, &queue, &refs), -EINVAL); /* set up already */
     CHECK_EQUAL(svq_queue_restart(rig.dev, &queue), -EINVAL);
     queue.index = 1;
@@ -284,6 +243,7 @@ TEST(own_mistakes, "What the control plane must not ask is answered with EINVAL"
     CHECK(svq_queue_drain(rig.dev, 1) == -EINVAL && svq_queue_in_flight(rig.dev, 1) == -EINVAL);
     CHECK(svq_queue_reset(rig.dev, 1) == -EINVAL && svq_queue_restart(rig.dev, &queue) == -EINVAL);
     CHECK(svq_queue_forward(rig.dev, 1, 1) == -EINVAL && svq_queue_complete(rig.dev, 1, 1) == -EINVAL);
+    struct svq_queue_stats stats;
     CHECK_EQUAL(svq_queue_read_stats(rig.dev, 1, &stats), -EINVAL);
     CHECK_EQUAL(svq_device_fault_count(rig.dev, 1), 0);
     CHECK_EQUAL(svq_device_fault_count(rig.dev, SVQ_E_LAST), 0);

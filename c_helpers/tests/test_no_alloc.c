@@ -90,8 +90,8 @@ TEST(by_hand_passes,
 {
     static struct rig rig;
     for (int variant = 0; variant < 6; variant++) {
-        rig_open(&rig, &(struct rig_config){ .ram_pages = RAM, .placement = variant % 3,
-                                             .dynamic_window = variant / 3 });
+        rig_open(&rig,
+                 &(struct rig_config){ .ram_pages = RAM, .placement = variant % 3, .dynamic_window = variant / 3 });
         by_hand(&rig, WARM_UP);
         uint64_t before = counted(), hypercalls = rig_counters(rig.mediator).hypercalls;
         CHECK(before > 0); /* so set-up was counted */
@@ -123,9 +123,9 @@ static void by_worker(struct rig *rig, unsigned chains)
 TEST(by_worker_thread, "Nor does a worker thread, events included")
 {
     static struct rig rig;
+    rig_open(&rig, &(struct rig_config){
+                       .ram_pages = RAM, .with_worker = 1, .worker_config = { .poll_us_max = 20, .cpu = -1 } });
     struct backend backend;
-    rig_open(&rig, &(struct rig_config){ .ram_pages = RAM, .with_worker = 1,
-                                         .worker_config = { .poll_us_max = 20, .cpu = -1 } });
     backend_start(&backend, &rig, 1);
     by_worker(&rig, WARM_UP);
     uint64_t before = counted();

@@ -8,7 +8,7 @@ enum { RAM = 4096, PAGE = SVQ_PAGE_SIZE, CHUNK_PAGES = 512 };
 #define DATA(n) rig_gpa(RIG_DATA_GFN + (n))
 #define SMALL(n) (rig_gpa(RIG_HEADER_GFN) + (n))
 #define TABLE(n) (rig_gpa(RIG_TABLE_GFN) + (n))
-#define COUNT(array) ((unsigned)(sizeof(array) / sizeof(array)[0]))
+#define COUNT(array) ((unsigned)(sizeof(array) / sizeof((array)[0])))
 
 static void trip_ok(struct rig *rig, const struct rig_seg *segs, unsigned count, uint32_t used_len, struct rig_trip *t)
 {
@@ -22,14 +22,13 @@ static void trip_ok(struct rig *rig, const struct rig_seg *segs, unsigned count,
 TEST(whole_page, "One whole page is one direct shadow descriptor that grants that page, read-only or writable")
 {
     static struct rig rig;
-    struct rig_trip t;
     rig_open(&rig, &(struct rig_config){ .ram_pages = RAM });
+    struct rig_trip t;
     for (unsigned writable = 0; writable < 2; writable++) {
         const struct rig_seg seg = { DATA(5), PAGE, writable ? SEG_WRITE : SEG_READ };
         trip_ok(&rig, &seg, 1, writable ? PAGE : 0, &t);
         CHECK(!t.indirect && t.parts == 1 && t.granted_pages == 1 && t.bounced_bytes == 0);
-        CHECK_EQUAL(svq_grant_addr_gref(rig.q[0].shadow_desc[3].addr),
-                    svq_guest_window_first(rig.guest) + RIG_DATA_GFN + 5);
+        CHECK_EQUAL(svq_grant_addr_gref(rig.q[0].shadow_desc[3].addr), rig_window_first() + RIG_DATA_GFN + 5);
     }
     rig_close(&rig);
 }
@@ -37,10 +36,11 @@ TEST(whole_page, "One whole page is one direct shadow descriptor that grants tha
 TEST(blk_chain, "Of header, data and status, the data is granted, the rest is copied; the status comes back")
 {
     static struct rig rig;
-    struct rig_trip t;
-    const struct rig_seg segs[] = { { SMALL(192), 16, SEG_READ }, { DATA(0), 2 * PAGE, SEG_WRITE },
+    const struct rig_seg segs[] = { { SMALL(192), 16, SEG_READ },
+                                    { DATA(0), 2 * PAGE, SEG_WRITE },
                                     { SMALL(208), 1, SEG_WRITE } };
     rig_open(&rig, &(struct rig_config){ .ram_pages = RAM });
+    struct rig_trip t;
     trip_ok(&rig, segs, 3, 2 * PAGE + 1, &t);
     CHECK(t.indirect && t.parts == 3 && t.granted_parts == 1 && t.granted_pages == 2 && t.bounced_bytes == 17);
     rig_close(&rig);
@@ -63,7 +63,7 @@ static void look(void *arg, uint32_t gref, const uint8_t *page)
 static unsigned canaries_seen(struct rig *rig, const uint8_t *canary, unsigned *frontend_pages)
 {
     struct sight sight = { 0, canary };
-    uint32_t end = svq_guest_window_first(rig->guest) + svq_guest_window_count(rig->guest) + 32 * SVQ_GRANTS_PER_FRAME;
+    uint32_t end = rig_window_first() + rig_window(rig).count + 32 * SVQ_GRANTS_PER_FRAME;
     *frontend_pages = rig_scan_grants(rig, RIG_FRONTEND, end, 0, look, &sight);
     CHECK(rig_scan_grants(rig, RIG_MEDIATOR, 64 * SVQ_GRANTS_PER_FRAME, 0, look, &sight) > 0);
     return sight.canaries;
@@ -79,7 +79,8 @@ static void neighbours(int placement, unsigned *canaries, unsigned *pages)
     for (uint64_t at = 0; at < 4 * PAGE; at += 8)
         memcpy(rig.ram + DATA(0) + at, canary, 8);
     const struct rig_seg segs[] = { { SMALL(PAGE - 8), 16, SEG_READ }, /* over a page border */
-                                    { DATA(1) - 100, PAGE + 200, SEG_WRITE }, { SMALL(3 * PAGE), 1, SEG_WRITE } };
+                                    { DATA(1) - 100, PAGE + 200, SEG_WRITE },
+                                    { SMALL(3 * PAGE), 1, SEG_WRITE } };
     memset(rig.ram + segs[0].gpa, 1, segs[0].len);
     memset(rig.ram + segs[1].gpa, 2, segs[1].len);
     rig_chain(&rig, 0, segs, 3);
@@ -104,12 +105,11 @@ TEST(neighbours_stay_hidden,
     CHECK_EQUAL(pages, 2 + 3 + 1);
 }
 
-TEST(unaligned,
-     "A segment that starts and ends within pages is head (copied), whole pages (granted) and tail (copied)")
+TEST(unaligned, "A segment that starts and ends within pages is head (copied), whole pages (granted) and tail (copied)")
 {
     static struct rig rig;
-    struct rig_trip t;
     rig_open(&rig, &(struct rig_config){ .ram_pages = RAM });
+    struct rig_trip t;
     for (unsigned writable = 0; writable < 2; writable++) {
         uint16_t flags = writable ? SEG_WRITE : SEG_READ;
         const struct rig_seg seg = { DATA(1) - 100, 100 + 3 * PAGE + 50, flags };
@@ -125,13 +125,12 @@ TEST(unaligned,
     rig_close(&rig);
 }
 
-TEST(policies,
-     "Copy grants nothing, page grants every touched page, a copy threshold copies small whole pages too")
+TEST(policies, "Copy grants nothing, page grants every touched page, a copy threshold copies small whole pages too")
 {
     static struct rig rig;
-    struct rig_trip t;
     const struct rig_seg segs[] = { { DATA(1) - 100, 100 + 3 * PAGE + 50, SEG_READ }, { DATA(8), PAGE, SEG_WRITE } };
     rig_open(&rig, &(struct rig_config){ .ram_pages = RAM, .placement = SVQ_PLACE_COPY });
+    struct rig_trip t;
     trip_ok(&rig, segs, 2, PAGE, &t);
     CHECK(t.granted_pages == 0 && t.bounced_bytes == 150 + 4 * PAGE);
     rig_close(&rig);
@@ -149,10 +148,11 @@ TEST(page_shared_both_ways,
      "A page that one chain reads and writes is never granted by page placement: it would be writable")
 {
     static struct rig rig;
-    struct rig_trip t;
-    const struct rig_seg segs[] = { { SMALL(0), 16, SEG_READ }, { SMALL(16), 1, SEG_WRITE },
+    const struct rig_seg segs[] = { { SMALL(0), 16, SEG_READ },
+                                    { SMALL(16), 1, SEG_WRITE },
                                     { DATA(0), 64, SEG_WRITE } };
     rig_open(&rig, &(struct rig_config){ .ram_pages = RAM, .placement = SVQ_PLACE_PAGE });
+    struct rig_trip t;
     trip_ok(&rig, segs, 3, 65, &t);
     CHECK(t.granted_pages == 1 && t.bounced_bytes == 17);
     rig_close(&rig);
@@ -161,9 +161,9 @@ TEST(page_shared_both_ways,
 TEST(dynamic_window, "In a dynamic window a run of pages gets a run of grefs, the same page a second gref")
 {
     static struct rig rig;
-    struct rig_trip t;
     const struct rig_seg segs[] = { { DATA(0), 7 * PAGE, SEG_READ }, { DATA(3), PAGE, SEG_READ } };
     rig_open(&rig, &(struct rig_config){ .ram_pages = RAM, .dynamic_window = 1, .window_grefs = 64 });
+    struct rig_trip t;
     for (int i = 0; i < 40; i++) /* round and round the range */
         trip_ok(&rig, segs, 2, 0, &t);
     CHECK(t.granted_parts >= 2 && t.granted_pages == 8 && t.bounced_bytes == 0);
@@ -173,14 +173,19 @@ TEST(dynamic_window, "In a dynamic window a run of pages gets a run of grefs, th
 TEST(indirect_tables, "Indirect tables are read wherever they lie: unaligned, over page and over chunk borders")
 {
     static struct rig rig;
-    struct rig_trip t;
-    struct rig_seg segs[40];
     rig_open(&rig, &(struct rig_config){ .ram_pages = RAM });
-    const uint64_t tables[] = { TABLE(0), TABLE(8), TABLE(1), TABLE(PAGE - 24), TABLE(3 * PAGE - 16),
-                                rig_gpa(CHUNK_PAGES) - 40, rig_gpa(CHUNK_PAGES) - 16 };
+    const uint64_t tables[] = { TABLE(0),
+                                TABLE(8),
+                                TABLE(1),
+                                TABLE(PAGE - 24),
+                                TABLE(3 * PAGE - 16),
+                                rig_gpa(CHUNK_PAGES) - 40,
+                                rig_gpa(CHUNK_PAGES) - 16 };
+    struct rig_seg segs[40];
     for (unsigned i = 0; i < COUNT(segs); i++)
         segs[i] = (struct rig_seg){ i % 2 ? DATA(i) : SMALL(i * 100), i % 2 ? PAGE : 100,
                                     i < 20 ? SEG_READ : SEG_WRITE };
+    struct rig_trip t;
     for (unsigned i = 0; i < COUNT(tables); i++) {
         rig_indirect(&rig, 9, tables[i], segs, COUNT(segs));
         CHECK(rig_trip(&rig, 9, segs, COUNT(segs), 10 * PAGE + 1000, &t));
@@ -189,16 +194,16 @@ TEST(indirect_tables, "Indirect tables are read wherever they lie: unaligned, ov
     rig_close(&rig);
 }
 
-TEST(table_behind_descriptors,
-     "Descriptors of the ring followed by an indirect one are one chain (virtio 2.7.5.3.1)")
+TEST(table_behind_descriptors, "Descriptors of the ring followed by an indirect one are one chain (virtio 2.7.5.3.1)")
 {
     static struct rig rig;
-    struct rig_trip t;
-    const struct rig_seg segs[] = { { SMALL(0), 16, SEG_READ }, { DATA(0), PAGE, SEG_WRITE },
+    const struct rig_seg segs[] = { { SMALL(0), 16, SEG_READ },
+                                    { DATA(0), PAGE, SEG_WRITE },
                                     { SMALL(20), 1, SEG_WRITE } };
     rig_open(&rig, &(struct rig_config){ .ram_pages = RAM });
     rig_indirect(&rig, 7, TABLE(0), segs + 1, 2);
     rig_desc(&rig, 2, segs[0].gpa, segs[0].len, VRING_DESC_F_NEXT, 7);
+    struct rig_trip t;
     CHECK(rig_trip(&rig, 2, segs, 3, PAGE + 1, &t));
     rig_close(&rig);
 }
@@ -224,8 +229,6 @@ TEST(ring_pages, "A page that holds a ring is copied, never granted, by any plac
 TEST(foreign_entry, "A window entry that is not free is left as it is, and its page is copied")
 {
     static struct rig rig;
-    struct rig_shadow shadow;
-    struct rig_trip t;
     const struct rig_seg seg = { DATA(0), 3 * PAGE, SEG_READ };
     rig_open(&rig, &(struct rig_config){ .ram_pages = RAM });
     uint64_t *entry = &rig_window_entries(&rig)[RIG_DATA_GFN + 1];
@@ -233,6 +236,8 @@ TEST(foreign_entry, "A window entry that is not free is left as it is, and its p
     rig_chain(&rig, 0, &seg, 1);
     rig_offer(&rig, 0);
     CHECK_EQUAL(rig_forward(&rig), 1);
+    struct rig_shadow shadow;
+    struct rig_trip t;
     CHECK(rig_shadow_chain(&rig, 0, &shadow) && rig_trip_sum(&shadow, &t));
     CHECK(t.parts == 3 && t.granted_pages == 2 && t.bounced_bytes == PAGE);
     CHECK(rig_trip_matches(&rig, &shadow, &seg, 1));
@@ -247,8 +252,6 @@ TEST(foreign_entry, "A window entry that is not free is left as it is, and its p
 TEST(same_page_twice, "A page that is in flight already is copied for the second chain, in a direct window")
 {
     static struct rig rig;
-    struct rig_shadow shadow;
-    struct rig_trip t;
     const struct rig_seg seg = { DATA(0), PAGE, SEG_READ };
     rig_open(&rig, &(struct rig_config){ .ram_pages = RAM });
     rig_page(&rig, 0, 0, SEG_WRITE);
@@ -257,13 +260,15 @@ TEST(same_page_twice, "A page that is in flight already is copied for the second
     rig_chain(&rig, 1, &seg, 1);
     rig_offer(&rig, 1);
     CHECK_EQUAL(rig_forward(&rig), 1);
+    struct rig_shadow shadow;
+    struct rig_trip t;
     CHECK(rig_shadow_chain(&rig, 1, &shadow) && rig_trip_sum(&shadow, &t));
     CHECK(t.granted_pages == 0 && t.bounced_bytes == PAGE);
     CHECK(rig_trip_matches(&rig, &shadow, &seg, 1));
     rig_give(&rig, 0, PAGE);
     rig_give(&rig, 1, 0);
     CHECK_EQUAL(rig_complete(&rig), 2);
-    CHECK_EQUAL(svq_guest_window_in_use(rig.guest), 0);
+    CHECK_EQUAL(rig_window_in_use(&rig), 0);
     rig_close(&rig);
 }
 

@@ -41,9 +41,9 @@ static void offer(struct rig *rig, uint16_t n, unsigned pages, unsigned per_segm
 /* Takes the next chain and checks that it is `n`, with its bytes. */
 static void take(struct rig *rig, uint16_t n)
 {
-    struct rig_shadow shadow;
     static uint8_t bytes[64 * PAGE];
     CHECK_EQUAL(rig_take(rig), n);
+    struct rig_shadow shadow;
     CHECK(rig_shadow_chain(rig, n, &shadow));
     for (unsigned i = 0; i < shadow.count; i++) {
         CHECK_EQUAL(rig_part_read(rig, &shadow.part[i], bytes), 0);
@@ -71,7 +71,7 @@ static void press(const struct rig_config *config, unsigned pages, unsigned per_
             CHECK_EQUAL(rig_reap(&rig, NULL), n);
             CHECK_EQUAL(rig_forward(&rig), n + at_once < 12 ? 1 : 0);
         }
-        CHECK_EQUAL(svq_guest_window_in_use(rig.guest), 0);
+        CHECK_EQUAL(rig_window_in_use(&rig), 0);
         CHECK_EQUAL(svq_queue_in_flight(rig.dev, 0), 0);
     }
     struct svq_queue_stats stats = rig_stats(&rig, 0);
@@ -92,7 +92,7 @@ TEST(bounce_pool, "Without a free bounce slot the queue waits for completions an
 TEST(halfway, "A chain that found room for its granted pages only gives them back until it can go as a whole")
 {
     /* shifted by half a page: head and tail need a slot each */
-    press(&(struct rig_config){ .ram_pages = RAM, .bounce_pages = 10 }, 5, 5, PAGE / 2, 2);
+    press(&(struct rig_config){ .ram_pages = RAM, .bounce_pages = 10 }, 3, 3, PAGE / 2, 2);
 }
 
 TEST(block_pool, "Without a free block for its parts a long chain waits, as it does for slots")
@@ -100,10 +100,28 @@ TEST(block_pool, "Without a free block for its parts a long chain waits, as it d
     press(&(struct rig_config){ .ram_pages = RAM, .large_chains = 2 }, 33, 1, 0, 2);
 }
 
-TEST(window_range, "Without free entries in the dynamic window the queue waits, as it does for slots")
+TEST(window_range,
+     "What finds no free entry in a dynamic window is copied; it waits for slots alone, and nothing breaks")
 {
-    press(&(struct rig_config){ .ram_pages = RAM, .dynamic_window = 1, .window_grefs = 64 }, 20, 20, 0, 3);
-    press(&(struct rig_config){ .ram_pages = RAM, .dynamic_window = 1, .window_grefs = 128 }, 40, 2, 0, 3);
+    static struct rig rig;
+    const struct rig_config few = { .ram_pages = RAM, .dynamic_window = 1, .window_grefs = 64, .bounce_pages = 80 };
+    rig_open(&rig, &few);
+    for (unsigned per_segment = 2; per_segment <= 20; per_segment *= 10) {
+        for (uint16_t n = 0; n < 12; n++)
+            offer(&rig, n, 20, per_segment, 0);
+        CHECK_EQUAL(rig_forward(&rig), 5); /* 64 pages granted, 36 of 40 slots taken */
+        for (uint16_t n = 0; n < 12; n++) {
+            take(&rig, n);
+            rig_give(&rig, n, 0);
+            CHECK_EQUAL(rig_complete(&rig), 1);
+            CHECK_EQUAL(rig_reap(&rig, NULL), n);
+            CHECK(rig_forward(&rig) >= 0);
+        }
+        CHECK_EQUAL(rig_window_in_use(&rig), 0);
+    }
+    struct svq_queue_stats stats = rig_stats(&rig, 0);
+    CHECK(stats.completions == 24 && stats.grants == stats.revokes && stats.bytes_bounced && stats.parked);
+    rig_close(&rig);
 }
 
 TEST(full_ring,
@@ -132,7 +150,7 @@ static const struct vring_desc guessed = { .len = PAGE };
 static void map_first_page(void)
 {
     struct vring_desc part = guessed;
-    part.addr = svq_window_addr(svq_guest_window_first(victim->guest) + RIG_DATA_GFN + 1, 0);
+    part.addr = svq_window_addr(rig_window_first() + RIG_DATA_GFN + 1, 0);
     on_map_foreign = NULL;
     REQUIRE(rig_part_map(victim, &part, 1, &held) == 0);
 }
@@ -144,13 +162,14 @@ TEST(guessed_gref,
     const struct rig_seg segs[] = { { rig_gpa(RIG_DATA_GFN + 1), PAGE, SEG_WRITE },
                                     { rig_gpa(RIG_DATA_GFN + 1024), 100, SEG_WRITE } }; /* in a chunk not mapped yet */
     struct vring_desc part = guessed;
-    rig_open(&rig, &(struct rig_config){ .ram_pages = RAM, .bounce_pages = 2, .queue_size = 16 });
+    rig_open(&rig, &(struct rig_config){ .ram_pages = RAM, .bounce_pages = 4, .queue_size = 16 });
     const struct rig_seg whole = { rig_gpa(RIG_DATA_GFN + 8), PAGE, SEG_WRITE };
     struct rig_trip trip;
     rig_chain(&rig, 3, &whole, 1);
     CHECK(rig_trip(&rig, 3, &whole, 1, PAGE, &trip)); /* maps the chunk of the first segment */
-    const struct rig_seg one_slot = { rig_gpa(RIG_HEADER_GFN), 100, SEG_WRITE };
-    rig_chain(&rig, 0, &one_slot, 1); /* takes the only page slot */
+    const struct rig_seg slots[] = { { rig_gpa(RIG_HEADER_GFN), 100, SEG_WRITE },
+                                     { rig_gpa(RIG_HEADER_GFN) + 512, 100, SEG_WRITE } };
+    rig_indirect(&rig, 0, rig_gpa(RIG_TABLE_GFN), slots, 2); /* takes both page slots */
     rig_offer(&rig, 0);
     CHECK_EQUAL(rig_forward(&rig), 1);
     rig_chain(&rig, 1, segs, 2);
@@ -160,13 +179,13 @@ TEST(guessed_gref,
     CHECK_EQUAL(rig_forward(&rig), SVQ_E_GRANT_BUSY);
     REQUIRE(held != NULL);
     CHECK_EQUAL(rig_fault(&rig), SVQ_E_GRANT_BUSY);
-    CHECK_EQUAL(rig_stats(&rig, 0).quarantined, 1);
-    CHECK_EQUAL(svq_guest_window_in_use(rig.guest), 1);
+    CHECK_EQUAL(rig_stats(&rig, 0).held, 1);
+    CHECK_EQUAL(rig_window_in_use(&rig), 1);
     CHECK_EQUAL(svq_load_u16(&rig.q[0].shadow_avail->idx), 2);
-    part.addr = svq_window_addr(svq_guest_window_first(rig.guest) + RIG_DATA_GFN + 1, 0);
+    part.addr = svq_window_addr(rig_window_first() + RIG_DATA_GFN + 1, 0);
     rig_part_unmap(&rig, &part, held);
     CHECK_EQUAL(rig_close_device(&rig), 0); /* it lets go of it now */
-    CHECK_EQUAL(svq_guest_window_in_use(rig.guest), 0);
+    CHECK_EQUAL(rig_window_in_use(&rig), 0);
     rig_close(&rig);
 }
 

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "barrier.h"
+#include "engine.h"
 #include "rig_peers.h"
 #include "svq_test.h"
 
@@ -22,12 +23,12 @@ static bool in_time(struct timespec *since)
 }
 
 /* Until `condition` holds; each wait is for another thread of this program to come round. */
-#define AWAIT(condition)                                                                                           \
-    do {                                                                                                           \
-        struct timespec since_ = { 0, 0 };                                                                         \
-        while (!(condition) && in_time(&since_))                                                                   \
-            sched_yield();                                                                                         \
-        REQUIRE(condition);                                                                                        \
+#define AWAIT(condition)                                                                                               \
+    do {                                                                                                               \
+        struct timespec since_ = { 0, 0 };                                                                             \
+        while (!(condition) && in_time(&since_))                                                                       \
+            sched_yield();                                                                                             \
+        REQUIRE(condition);                                                                                            \
     } while (0)
 
 /* A page per head; heads of all queues name the same pages, so that two workers want the same window entries. */
@@ -68,7 +69,9 @@ TEST(nobody_oversleeps,
     static struct rig rig;
     struct backend backend;
     for (int variant = 0; variant < 4; variant++) {
-        rig_open(&rig, &(struct rig_config){ .ram_pages = RAM, .with_worker = 1, .no_event_idx = variant & 1,
+        rig_open(&rig, &(struct rig_config){ .ram_pages = RAM,
+                                             .with_worker = 1,
+                                             .no_event_idx = variant & 1,
                                              .worker_config = { .poll_us_max = variant & 2 ? 50 : 0, .cpu = -1 } });
         fill_ring(&rig, 0);
         backend_start(&backend, &rig, 1);
@@ -80,7 +83,7 @@ TEST(nobody_oversleeps,
         CHECK(stats.kicks_sent <= stats.chains && stats.interrupts_sent <= stats.completions);
         CHECK(stats.kicks_received <= stats.chains && stats.kicks_received > 0);
         CHECK_EQUAL(stats.throttled, 0);
-        CHECK_EQUAL(svq_guest_window_in_use(rig.guest), 0);
+        CHECK_EQUAL(rig_window_in_use(&rig), 0);
         struct svq_worker_stats worker;
         svq_worker_read_stats(rig.worker, &worker);
         CHECK(worker.rounds > 0 && worker.sleeps >= worker.wakeups);
@@ -104,12 +107,12 @@ static void *read_stats(void *arg)
     while (!__atomic_load_n(&reader->stop, __ATOMIC_ACQUIRE)) {
         for (int d = 0; d < 2; d++) {
             struct svq_queue_stats stats;
-            struct svq_fault fault;
-            struct svq_worker_stats worker;
             svq_queue_read_stats(reader->dev[d], 0, &stats);
+            struct svq_fault fault;
             svq_device_fault(reader->dev[d], &fault);
+            struct svq_worker_stats worker;
             svq_worker_read_stats(reader->rig->worker, &worker);
-            svq_guest_window_in_use(reader->rig->guest);
+            rig_window_in_use(reader->rig);
             if (stats.chains < chains[d] || svq_device_fault_count(reader->dev[d], SVQ_E_HEAD_BUSY) || fault.code)
                 abort();
             chains[d] = stats.chains;
@@ -128,7 +131,9 @@ TEST(two_workers,
     struct backend backend;
     struct svq_worker *second;
     pthread_t thread;
-    rig_open(&rig, &(struct rig_config){ .ram_pages = RAM, .with_worker = 1, .queues = QUEUES,
+    rig_open(&rig, &(struct rig_config){ .ram_pages = RAM,
+                                         .with_worker = 1,
+                                         .queues = QUEUES,
                                          .worker_config = { .poll_us_max = 20, .cpu = -1 } });
     REQUIRE(svq_worker_start(rig.mediator, &rig.config.worker_config, &second) == 0);
     struct svq_device *other = rig_add_device(&rig, second, QUEUES, QUEUES);
@@ -155,10 +160,10 @@ TEST(two_workers,
     __atomic_store_n(&reader.stop, 1, __ATOMIC_RELEASE);
     pthread_join(thread, NULL);
     CHECK(reader.reads > 0);
-    CHECK_EQUAL(svq_guest_window_in_use(rig.guest), 0);
+    CHECK_EQUAL(rig_window_in_use(&rig), 0);
     for (uint16_t q = 0; q < QUEUES; q++) {
-        struct svq_queue_stats stats;
         CHECK_EQUAL(rig_stats(&rig, q).completions, ROUNDS * DEPTH);
+        struct svq_queue_stats stats;
         CHECK_EQUAL(svq_queue_read_stats(other, q, &stats), 0);
         CHECK(stats.completions == ROUNDS * DEPTH && stats.grants == stats.revokes);
     }
@@ -172,11 +177,11 @@ TEST(two_workers,
 TEST(worker_of_before, "A worker may be stopped once its devices are closed, and the guest go on with another one")
 {
     static struct rig rig;
-    struct backend backend;
-    struct svq_worker *worker[2];
     const struct svq_worker_config config = { .poll_us_max = 0, .cpu = -1 };
     rig_open(&rig, &(struct rig_config){ .ram_pages = RAM, .queues = 1, .with_worker = 1, .worker_config = config });
     rig_close_device(&rig);
+    struct backend backend;
+    struct svq_worker *worker[2];
     for (int i = 0; i < 2; i++) {
         REQUIRE(svq_worker_start(rig.mediator, &config, &worker[i]) == 0);
         rig.q[0].avail_idx = rig.q[0].used_seen = rig.q[0].shadow_avail_seen = rig.q[0].shadow_used_idx = 0;
@@ -203,14 +208,15 @@ static void offer_all(struct rig *rig, uint16_t queue)
     driver_kick(rig, queue, old);
 }
 
-TEST(resets_under_traffic,
-     "A queue is drained, reset and started again and again while its neighbour carries traffic")
+TEST(resets_under_traffic, "A queue is drained, reset and started again and again while its neighbour carries traffic")
 {
     static struct rig rig;
-    struct backend backend;
-    rig_open(&rig, &(struct rig_config){ .ram_pages = RAM, .with_worker = 1, .queues = 2,
+    rig_open(&rig, &(struct rig_config){ .ram_pages = RAM,
+                                         .with_worker = 1,
+                                         .queues = 2,
                                          .worker_config = { .poll_us_max = 1000, .cpu = -1 } });
     fill_ring(&rig, 0);
+    struct backend backend;
     backend_start(&backend, &rig, 2);
     for (int i = 0; i < 40; i++) {
         struct rig_queue *q = &rig.q[1];
@@ -234,7 +240,7 @@ TEST(resets_under_traffic,
     ping_pong(&rig, 1, 20);
     backend_stop(&backend);
     CHECK_EQUAL(rig_fault(&rig), 0);
-    CHECK_EQUAL(svq_guest_window_in_use(rig.guest), 0);
+    CHECK_EQUAL(rig_window_in_use(&rig), 0);
     rig_close(&rig);
 }
 
@@ -242,12 +248,12 @@ TEST(close_under_traffic,
      "A device is closed in the middle of its traffic: no grant of it is left, its neighbour goes on")
 {
     static struct rig rig;
-    struct backend backend;
-    rig_open(&rig, &(struct rig_config){ .ram_pages = RAM, .with_worker = 1,
-                                         .worker_config = { .poll_us_max = 100, .cpu = -1 } });
+    rig_open(&rig, &(struct rig_config){
+                       .ram_pages = RAM, .with_worker = 1, .worker_config = { .poll_us_max = 100, .cpu = -1 } });
     fill_ring(&rig, 0);
     struct svq_device *other = rig_add_device(&rig, rig.worker, 1, 1);
     fill_ring(&rig, 1);
+    struct backend backend;
     backend_start(&backend, &rig, 2);
     for (int i = 0; i < 20; i++) {
         offer_all(&rig, 1);
@@ -258,7 +264,7 @@ TEST(close_under_traffic,
         }
     }
     CHECK(svq_device_close(other) >= 0); /* the backend still maps its rings */
-    CHECK_EQUAL(svq_guest_window_in_use(rig.guest), 0);
+    CHECK_EQUAL(rig_window_in_use(&rig), 0);
     bursts(&rig, 0, 20);
     backend_stop(&backend);
     rig.config.queues = 2;
@@ -266,10 +272,7 @@ TEST(close_under_traffic,
 }
 
 /* --- peers that misbehave ----------------------------------------------------------------------------------------- */
-static uint64_t throttled(struct rig *rig, uint16_t queue)
-{
-    return rig_stats(rig, queue).throttled;
-}
+static uint64_t throttled(struct rig *rig, uint16_t queue) { return rig_stats(rig, queue).throttled; }
 
 /* Offers again what came back. */
 static unsigned keep_busy(struct rig *rig, uint16_t queue)
@@ -287,12 +290,14 @@ TEST(event_storm,
      "A storm of events is held back (XSA-391), others are served meanwhile, and its own requests after it")
 {
     static struct rig rig;
-    struct backend backend;
     struct timespec since = { 0, 0 };
-    rig_open(&rig, &(struct rig_config){ .ram_pages = RAM, .with_worker = 1, .queues = 2,
+    rig_open(&rig, &(struct rig_config){ .ram_pages = RAM,
+                                         .with_worker = 1,
+                                         .queues = 2,
                                          .worker_config = { .poll_us_max = 1000, .cpu = -1 } });
     fill_ring(&rig, 0);
     fill_ring(&rig, 1);
+    struct backend backend;
     backend_start(&backend, &rig, 2);
     while (throttled(&rig, 0) < 3 && in_time(&since))
         driver_storm(&rig, 0);
@@ -319,17 +324,15 @@ TEST(event_storm,
     rig_close(&rig);
 }
 
-TEST(broken_device,
-     "A device that breaks makes the alert readable and is silent; the other one of its worker goes on")
+TEST(broken_device, "A device that breaks makes the alert readable and is silent; the other one of its worker goes on")
 {
     static struct rig rig;
-    struct backend backend;
-    uint64_t posts;
-    rig_open(&rig, &(struct rig_config){ .ram_pages = RAM, .with_worker = 1,
-                                         .worker_config = { .poll_us_max = 50, .cpu = -1 } });
+    rig_open(&rig, &(struct rig_config){
+                       .ram_pages = RAM, .with_worker = 1, .worker_config = { .poll_us_max = 50, .cpu = -1 } });
     struct svq_device *other = rig_add_device(&rig, rig.worker, 1, 1);
     fill_ring(&rig, 0);
     fill_ring(&rig, 1);
+    struct backend backend;
     backend_start(&backend, &rig, 2);
     bursts(&rig, 0, 2);
     struct pollfd alert = { .fd = svq_worker_alert_fd(rig.worker), .events = POLLIN };
@@ -338,6 +341,7 @@ TEST(broken_device,
     driver_offer(&rig, 0, 0x4000);
     driver_kick(&rig, 0, old);
     CHECK_EQUAL(poll(&alert, 1, PEER_PATIENCE_MS), 1);
+    uint64_t posts;
     CHECK_EQUAL(read(alert.fd, &posts, sizeof posts), sizeof posts);
     CHECK_EQUAL(rig_fault(&rig), SVQ_E_HEAD_RANGE);
     driver_storm(&rig, 0); /* its port stays masked: nobody is woken by it */
@@ -350,6 +354,76 @@ TEST(broken_device,
     rig.config.queues = 2;
     rig_disconnect_backend(&rig);
     CHECK_EQUAL(svq_device_close(other), 0);
+    rig_close(&rig);
+}
+
+TEST(overlapping_windows,
+     "Two devices whose windows have entries in common, one direct and one dynamic, never take an entry as if alone")
+{
+    static struct rig rig;
+    rig_open(&rig, &(struct rig_config){ .ram_pages = RAM });
+    struct svq_device_config config = rig_other_device(&rig, RIG_MARK + 1);
+    struct svq_device *other, *apart;
+    CHECK(rig.dev->window->alone);
+    config.window = (struct svq_window_config){ .first_gref = rig_window(&rig).first_gref + 8, .count = 64 };
+    REQUIRE(svq_device_create(rig.guest, &config, &other) == 0);
+    CHECK(!rig.dev->window->alone && !other->window->alone);
+    config.mark++;
+    config.window.first_gref = rig_window(&rig).first_gref + rig_window(&rig).count;
+    REQUIRE(svq_device_create(rig.guest, &config, &apart) == 0);
+    CHECK(apart->window->alone);
+    CHECK(svq_device_close(other) == 0 && svq_device_close(apart) == 0);
+    rig_close(&rig);
+}
+
+/* --- what the control thread has done ---------------------------------------------------------------------------- */
+enum { CALLERS = 4, CALLS = 500 };
+
+struct errand {
+    struct rig *rig;
+    pthread_t done_by; /* of the last one */
+    unsigned count;    /* no lock, no atomic: one thread alone does errands */
+};
+
+static int run_errand(void *arg)
+{
+    struct errand *errand = arg;
+    errand->done_by = pthread_self();
+    return (int)++errand->count;
+}
+
+static void *send_errands(void *arg)
+{
+    struct errand *errand = arg;
+    for (int i = 0; i < CALLS; i++)
+        if (svq_worker_call(errand->rig->worker, run_errand, errand) <= i)
+            return NULL;
+    return errand;
+}
+
+TEST(errands,
+     "What the control threads want is done by the worker's thread, one after another, in its traffic and in its sleep")
+{
+    static struct rig rig;
+    rig_open(&rig, &(struct rig_config){
+                       .ram_pages = RAM, .with_worker = 1, .worker_config = { .poll_us_max = 50, .cpu = -1 } });
+    struct errand errand = { .rig = &rig };
+    fill_ring(&rig, 0);
+    struct backend backend;
+    backend_start(&backend, &rig, 1);
+    pthread_t callers[CALLERS];
+    for (int i = 0; i < CALLERS; i++)
+        REQUIRE(pthread_create(&callers[i], NULL, send_errands, &errand) == 0);
+    bursts(&rig, 0, 100);
+    for (int i = 0; i < CALLERS; i++) {
+        void *sent;
+        pthread_join(callers[i], &sent);
+        CHECK(sent == &errand);
+    }
+    CHECK_EQUAL(svq_worker_call(rig.worker, run_errand, &errand), CALLERS * CALLS + 1);
+    CHECK(!pthread_equal(errand.done_by, pthread_self()));
+    bursts(&rig, 0, 2);
+    backend_stop(&backend);
     rig_close(&rig);
 }
 

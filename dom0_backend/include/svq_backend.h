@@ -16,17 +16,21 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* The libraries export what their headers declare, and nothing else. */
+#pragma GCC visibility push(default)
+
 enum {
     SVQ_BE_QUEUES_MAX = 64,
     SVQ_BE_QUEUE_SIZE_MAX = 1024,
-    SVQ_BE_TABLE_MAX = 512,         /* descriptors in a shadow indirect table */
-    SVQ_BE_CONFIG_BYTES = 60,       /* struct virtio_blk_config up to write zeroes */
-    SVQ_BE_SERIAL_BYTES = 20,       /* virtio 5.2.6: no NUL when all 20 are used */
+    SVQ_BE_TABLE_MAX = 512,   /* descriptors in a shadow indirect table */
+    SVQ_BE_CONFIG_BYTES = 60, /* struct virtio_blk_config up to write zeroes */
+    SVQ_BE_SERIAL_BYTES = 20, /* virtio 5.2.6: no NUL when all 20 are used */
     SVQ_BE_TEXT_BYTES = 512,
 };
 
 /* virtio 5.2.3: feature bits of the block device */
 enum {
+    VIRTIO_BLK_F_SIZE_MAX = 1,
     VIRTIO_BLK_F_SEG_MAX = 2,
     VIRTIO_BLK_F_RO = 5,
     VIRTIO_BLK_F_BLK_SIZE = 6,
@@ -43,7 +47,7 @@ enum {
 };
 
 /* Why a queue stopped: what the ring held that it must not hold. */
-enum {
+enum svq_be_fault {
     SVQ_BE_FAULT_NONE = 0,
     SVQ_BE_FAULT_AVAIL_IDX = 1,       /* avail idx moved by more than the ring's size */
     SVQ_BE_FAULT_HEAD_RANGE = 2,      /* an avail entry names no descriptor */
@@ -68,6 +72,8 @@ enum {
 enum {
     SVQ_BE_READ_ONLY = 1,
     SVQ_BE_DIRECT_IO = 2,
+    SVQ_BE_FLUSH_FAILED = 4, /* as svq_be_flush_failed said before it was closed: its flushes go on failing */
+    SVQ_BE_SHAREABLE = 8,    /* others may write to it meanwhile */
 };
 
 struct svq_hv;
@@ -85,21 +91,21 @@ struct svq_be_image_info {
     uint8_t is_block;
     uint8_t read_only;
     uint8_t direct_io;
-    uint8_t can_discard;     /* space can be given back */
+    uint8_t can_discard; /* space can be given back */
 };
 
 struct svq_be_config {
-    uint64_t features;        /* accepted feature bits, as a mask */
-    uint16_t mediator_domid;  /* owner of the rings and of every gref outside the window */
-    uint16_t window_owner;    /* the frontend domain */
+    uint64_t features;       /* accepted feature bits, as a mask */
+    uint16_t mediator_domid; /* owner of the rings and of every gref outside the window */
+    uint16_t window_owner;   /* the frontend domain */
     uint32_t window_first;
     uint32_t window_count;
-    uint16_t queues;          /* queues in use, 1 to SVQ_BE_QUEUES_MAX */
-    uint32_t max_requests;    /* requests worked on at a time, over all queues; 0: 256 */
-    uint32_t cache_pages;     /* mediator pages kept mapped; 0: 16384; at least 4096 */
-    uint32_t poll_us;         /* longest busy wait before sleeping, microseconds; 0: none */
-    uint8_t force_sync;       /* 1: do not use io_uring */
-    char serial[24];          /* NUL-terminated, at most SVQ_BE_SERIAL_BYTES used */
+    uint16_t queues;       /* queues in use, 1 to SVQ_BE_QUEUES_MAX */
+    uint32_t max_requests; /* requests worked on at a time, over all queues; 0: 256 */
+    uint32_t cache_pages;  /* mediator pages kept mapped; 0: 16384; at least 4096 */
+    uint32_t poll_us;      /* longest busy wait before sleeping, microseconds; 0: none */
+    uint8_t force_sync;    /* 1: do not use io_uring */
+    char serial[24];       /* NUL-terminated, at most SVQ_BE_SERIAL_BYTES used */
 };
 
 /* Counters since create; the last ones are states. Only completed requests are counted. */
@@ -108,22 +114,23 @@ struct svq_be_stats {
     uint64_t read_bytes, write_bytes; /* of requests that succeeded */
     uint64_t io_errors;               /* requests answered with IOERR */
     uint64_t image_errors;            /* of those: the image refused (EIO, ENOSPC, end of file) */
+    uint64_t failed_flushes;          /* of io_errors: flushes, the first that failed and all after it */
     uint64_t no_status;               /* requests returned with length 0: there was no status byte to write */
     uint64_t map_calls;               /* map_grants calls for frontend pages */
     uint64_t map_pages;               /* pages of them */
     uint64_t map_failures;            /* requests failed because a frontend page could not be mapped */
     uint64_t cache_misses, cache_evictions;
-    uint64_t kicks;                   /* event channel notifications received */
-    uint64_t notifies;                /* sent */
-    uint64_t sleeps;                  /* times the thread went to sleep */
-    uint64_t short_ios;               /* reads and writes continued after a short answer */
-    uint64_t bounced_ios;             /* direct I/O that went through an aligned copy */
-    uint64_t bounce_waits;            /* times one had to wait for such a buffer */
-    uint64_t cache_pages;             /* mediator pages mapped now */
-    uint64_t live_requests;           /* requests between avail and used now */
-    uint64_t held_requests;           /* of those: stopped by svq_be_hold */
-    int32_t io_engine;                /* SVQ_BE_ENGINE_* */
-    int32_t io_engine_errno;          /* why io_uring is not used, -errno; 0: it is, or force_sync */
+    uint64_t kicks;          /* event channel notifications received */
+    uint64_t notifies;       /* sent */
+    uint64_t sleeps;         /* times the thread went to sleep */
+    uint64_t short_ios;      /* reads and writes continued after a short answer */
+    uint64_t bounced_ios;    /* direct I/O that went through an aligned copy */
+    uint64_t bounce_waits;   /* times one had to wait for such a buffer */
+    uint64_t cache_pages;    /* mediator pages mapped now */
+    uint64_t live_requests;  /* requests between avail and used now */
+    uint64_t held_requests;  /* of those: stopped by svq_be_hold */
+    int32_t io_engine;       /* SVQ_BE_ENGINE_* */
+    int32_t io_engine_errno; /* why io_uring is not used, -errno; 0: it is, or force_sync */
     int32_t direct_io;
 };
 
@@ -147,23 +154,35 @@ struct svq_be_part {
 
 /* The last failure of a call in this thread, as a sentence for the operator. Never NULL. */
 const char *svq_be_why(void);
+/* Of an enum svq_be_fault: its name, and a sentence. Never NULL. */
+const char *svq_be_fault_name(int fault);
 const char *svq_be_fault_text(int fault);
 const char *svq_be_engine_name(int engine); /* "io_uring" or "sync" */
 
-/* Opens a raw image file or a block device. `info` may be NULL. */
-int svq_be_open_image(const char *path, unsigned int flags, struct svq_be_image **out,
-                      struct svq_be_image_info *info);
+/*
+ * Opens a raw image file or a block device, and locks it as QEMU does. `info` may be NULL. -EBUSY: somebody else's use
+ * of it does not go with this one.
+ */
+int svq_be_open_image(const char *path, unsigned int flags, struct svq_be_image **out, struct svq_be_image_info *info);
 void svq_be_close_image(struct svq_be_image *image);
 
-/* Looks how large the image is now; only info->capacity can change. An error leaves all as it was. `path`: for errors. */
+/*
+ * 1: a flush of this image has failed. Linux reports a lost write once, so a flush that succeeds after that one proves
+ * nothing: from then on every flush ends in IOERR.
+ */
+int svq_be_flush_failed(const struct svq_be_image *image);
+
+/*
+ * Looks how large the image is now; only info->capacity can change. An error leaves all as it was. `path`: for errors.
+ */
 int svq_be_measure_image(struct svq_be_image *image, const char *path, struct svq_be_image_info *info);
 
 /*
  * Writes SVQ_BE_CONFIG_BYTES of configuration space (virtio 5.2.4) to `config` and the offered feature bits, ring
  * features included, to *features.
  */
-int svq_be_config_space(const struct svq_be_image_info *info, uint16_t queues, uint16_t queue_size_max,
-                        uint8_t *config, size_t config_bytes, uint64_t *features);
+int svq_be_config_space(const struct svq_be_image_info *info, uint16_t queues, uint16_t queue_size_max, uint8_t *config,
+                        size_t config_bytes, uint64_t *features);
 
 /* Pages of each ring part for a ring of `size`. -EINVAL: no power of two, or above SVQ_BE_QUEUE_SIZE_MAX. */
 int svq_be_ring_pages(uint16_t size, uint32_t *desc_pages, uint32_t *avail_pages, uint32_t *used_pages);
@@ -194,7 +213,7 @@ void svq_be_set_capacity(struct svq_be_device *dev, uint64_t bytes);
 
 void svq_be_read_stats(const struct svq_be_device *dev, struct svq_be_stats *out);
 
-/* An eventfd that becomes readable when a queue stops with a fault; owned by the device. */
+/* An eventfd that becomes readable when a queue stops with a fault, or a flush has failed; owned by the device. */
 int svq_be_error_fd(const struct svq_be_device *dev);
 /* The first fault. 1: there is one; 0: none. */
 int svq_be_read_error(const struct svq_be_device *dev, struct svq_be_error *out);
@@ -206,5 +225,7 @@ int svq_be_read_error(const struct svq_be_device *dev, struct svq_be_error *out)
 int svq_be_hold(struct svq_be_device *dev, int on);
 /* Writes up to `max` parts of live requests; returns how many there are (which may be more). */
 int svq_be_live_parts(struct svq_be_device *dev, struct svq_be_part *parts, size_t max);
+
+#pragma GCC visibility pop
 
 #endif

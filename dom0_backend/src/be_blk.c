@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "be_blk.h"
 
+#include <errno.h>
 #include <string.h>
 
 #include "barrier.h"
@@ -22,10 +23,7 @@ _Static_assert(sizeof(struct virtio_blk_discard_write_zeroes) == 16, "virtio 5.2
 
 enum { FLAG_UNMAP = 1 };
 
-static bool accepted(const struct svq_be_blk *blk, int feature)
-{
-    return blk->features >> feature & 1;
-}
+static bool accepted(const struct svq_be_blk *blk, int feature) { return blk->features >> feature & 1; }
 
 static bool answer(struct svq_be_req *req, uint8_t status)
 {
@@ -61,8 +59,17 @@ static bool begin_transfer(const struct svq_be_blk *blk, struct svq_be_req *req,
     return true;
 }
 
-static bool begin_flush(struct svq_be_req *req)
+static bool flush_failed(const struct svq_be_blk *blk)
 {
+    return atomic_load_explicit(blk->flush_failed, memory_order_relaxed);
+}
+
+static bool begin_flush(const struct svq_be_blk *blk, struct svq_be_req *req)
+{
+    if (flush_failed(blk)) {
+        svq_count(&blk->stats->failed_flushes, 1);
+        return answer(req, VIRTIO_BLK_S_IOERR);
+    }
     req->op.kind = SVQ_BE_OP_FLUSH;
     req->op.span = NULL;
     return true;
@@ -73,7 +80,6 @@ static bool next_range(struct svq_be_req *req)
 {
     while (req->next_range < req->ranges) {
         const struct svq_be_range *range = &req->range[req->next_range++];
-
         if (range->length == 0)
             continue;
         req->op.span = NULL;
@@ -83,6 +89,14 @@ static bool next_range(struct svq_be_req *req)
         return true;
     }
     return false;
+}
+
+/* The whole blocks of a range: what is left of a discard, which may do less than it was asked (5.2.6.2). */
+static void round_inwards(struct svq_be_range *range, uint32_t block)
+{
+    uint64_t end = (range->offset + range->length) / block * block;
+    range->offset = (range->offset + block - 1) / block * block;
+    range->length = end > range->offset ? end - range->offset : 0;
 }
 
 /* One discard / write zeroes segment; VIRTIO_BLK_S_*. */
@@ -102,20 +116,20 @@ static uint8_t check_range(const struct svq_be_blk *blk, struct svq_be_req *req,
     /* Zeroes may have to be written, and then direct I/O wants whole blocks */
     if (zeroes && (range->offset % blk->align || length % blk->align))
         return VIRTIO_BLK_S_IOERR;
+    if (!zeroes)
+        round_inwards(range, blk->block);
     return VIRTIO_BLK_S_OK;
 }
 
 static bool begin_ranges(const struct svq_be_blk *blk, struct svq_be_req *req)
 {
     struct virtio_blk_discard_write_zeroes untrusted[SVQ_BE_RANGES_MAX];
-
-    if (req->out.left == 0 || req->out.left % sizeof(untrusted[0]) || req->out.left > sizeof(untrusted))
+    if (req->out.left == 0 || req->out.left % sizeof untrusted[0] || req->out.left > sizeof untrusted)
         return answer(req, VIRTIO_BLK_S_IOERR);
-    req->ranges = (uint32_t)(req->out.left / sizeof(untrusted[0]));
-    svq_be_span_read(&req->out, untrusted, sizeof(untrusted));
+    req->ranges = (uint32_t)(req->out.left / sizeof untrusted[0]);
+    svq_be_span_read(&req->out, untrusted, sizeof untrusted);
     for (uint32_t i = 0; i < req->ranges; i++) {
         uint8_t status = check_range(blk, req, &untrusted[i], &req->range[i]);
-
         if (status != VIRTIO_BLK_S_OK)
             return answer(req, status);
         req->range[i].may_unmap = untrusted[i].flags & FLAG_UNMAP;
@@ -135,31 +149,25 @@ static bool begin_id(const struct svq_be_blk *blk, struct svq_be_req *req)
 
 bool svq_be_blk_begin(const struct svq_be_blk *blk, struct svq_be_req *req)
 {
-    struct virtio_blk_outhdr untrusted;
-
     req->type = UINT32_MAX;
     req->ready = false;
     req->flushed = false;
     req->data_len = 0;
     req->ranges = 0;
     req->next_range = 0;
+    struct virtio_blk_outhdr untrusted;
     if (req->unreachable || !req->status_at ||
-        svq_be_span_read(&req->out, &untrusted, sizeof(untrusted)) != sizeof(untrusted))
+        svq_be_span_read(&req->out, &untrusted, sizeof untrusted) != sizeof untrusted)
         return answer(req, VIRTIO_BLK_S_IOERR);
     req->type = untrusted.type;
     switch (untrusted.type) {
-    case VIRTIO_BLK_T_IN:
-        return begin_transfer(blk, req, untrusted.sector);
-    case VIRTIO_BLK_T_FLUSH:
-        return begin_flush(req);
-    case VIRTIO_BLK_T_GET_ID:
-        return begin_id(blk, req);
+    case VIRTIO_BLK_T_IN: return begin_transfer(blk, req, untrusted.sector);
+    case VIRTIO_BLK_T_FLUSH: return begin_flush(blk, req);
+    case VIRTIO_BLK_T_GET_ID: return begin_id(blk, req);
     case VIRTIO_BLK_T_OUT:
     case VIRTIO_BLK_T_DISCARD:
-    case VIRTIO_BLK_T_WRITE_ZEROES:
-        break;
-    default:
-        return answer(req, VIRTIO_BLK_S_UNSUPP);
+    case VIRTIO_BLK_T_WRITE_ZEROES: break;
+    default: return answer(req, VIRTIO_BLK_S_UNSUPP);
     }
     if (blk->read_only) /* 5.2.6.2: IOERR, and nothing is written */
         return answer(req, VIRTIO_BLK_S_IOERR);
@@ -173,7 +181,13 @@ bool svq_be_blk_begin(const struct svq_be_blk *blk, struct svq_be_req *req)
 bool svq_be_blk_next(const struct svq_be_blk *blk, struct svq_be_req *req)
 {
     bool wrote = req->type == VIRTIO_BLK_T_OUT || req->type == VIRTIO_BLK_T_WRITE_ZEROES;
-
+    if (req->op.kind == SVQ_BE_OP_FLUSH && req->op.result < 0)
+        atomic_store_explicit(blk->flush_failed, true, memory_order_relaxed);
+    /* A flush that began before another one's failure was known may come out well for want of an error to report */
+    if (req->op.kind == SVQ_BE_OP_FLUSH && flush_failed(blk)) {
+        svq_count(&blk->stats->failed_flushes, 1);
+        req->op.result = req->op.result < 0 ? req->op.result : -EIO;
+    }
     if (req->op.result < 0) {
         svq_count(&blk->stats->image_errors, 1);
         return answer(req, VIRTIO_BLK_S_IOERR);
@@ -183,7 +197,7 @@ bool svq_be_blk_next(const struct svq_be_blk *blk, struct svq_be_req *req)
     /* 5.2.6.2: a driver that did not accept FLUSH relies on writes being stable once they are completed */
     if (wrote && !req->flushed && !accepted(blk, VIRTIO_BLK_F_FLUSH)) {
         req->flushed = true;
-        return begin_flush(req);
+        return begin_flush(blk, req);
     }
     return answer(req, VIRTIO_BLK_S_OK);
 }
@@ -191,7 +205,6 @@ bool svq_be_blk_next(const struct svq_be_blk *blk, struct svq_be_req *req)
 static void count(const struct svq_be_blk *blk, const struct svq_be_req *req)
 {
     struct svq_be_stats *stats = blk->stats;
-
     if (req->status == VIRTIO_BLK_S_IOERR)
         svq_count(&stats->io_errors, 1);
     else if (req->status == VIRTIO_BLK_S_UNSUPP)

@@ -6,6 +6,8 @@
 #ifndef SVQ_BE_BLK_H
 #define SVQ_BE_BLK_H
 
+#include <stdatomic.h>
+
 #include "be_req.h"
 
 enum {
@@ -25,8 +27,10 @@ enum {
 struct svq_be_blk {
     uint64_t capacity; /* bytes */
     uint32_t align;    /* bytes that offsets and lengths must be multiples of; 512, more with direct I/O */
+    uint32_t block;    /* bytes, the image's logical block: nothing less can be discarded */
     bool read_only;
-    uint64_t features; /* accepted */
+    uint64_t features;         /* accepted */
+    atomic_bool *flush_failed; /* the image's; this thread alone writes it */
     uint8_t serial[SVQ_BE_SERIAL_BYTES];
     struct svq_be_stats *stats;
 };

@@ -10,7 +10,6 @@ int svq_be_cache_init(struct svq_be_cache *cache, struct svq_hv *hv, uint16_t do
                       struct svq_be_stats *stats)
 {
     uint32_t buckets = 1;
-
     while (buckets < capacity)
         buckets *= 2;
     *cache = (struct svq_be_cache){
@@ -19,8 +18,8 @@ int svq_be_cache_init(struct svq_be_cache *cache, struct svq_hv *hv, uint16_t do
         .capacity = capacity,
         .bucket_mask = buckets - 1,
         .stats = stats,
-        .pages = calloc(capacity, sizeof(*cache->pages)),
-        .buckets = calloc(buckets, sizeof(*cache->buckets)),
+        .pages = calloc(capacity, sizeof *cache->pages),
+        .buckets = calloc(buckets, sizeof *cache->buckets),
     };
     if (!cache->pages || !cache->buckets) {
         svq_be_cache_fini(cache);
@@ -51,10 +50,8 @@ static uint32_t *bucket_of(struct svq_be_cache *cache, uint32_t gref)
 static struct svq_be_cache_page *find(struct svq_be_cache *cache, uint32_t gref, bool writable)
 {
     struct svq_be_cache_page *found = NULL;
-
     for (uint32_t at = *bucket_of(cache, gref); at != 0 && !found; at = cache->pages[at - 1].next) {
         struct svq_be_cache_page *page = &cache->pages[at - 1];
-
         if (page->gref == gref && (page->writable || !writable))
             found = page;
     }
@@ -64,7 +61,6 @@ static struct svq_be_cache_page *find(struct svq_be_cache *cache, uint32_t gref,
 static void unlink_page(struct svq_be_cache *cache, struct svq_be_cache_page *page)
 {
     uint32_t *link = bucket_of(cache, page->gref);
-
     while (&cache->pages[*link - 1] != page)
         link = &cache->pages[*link - 1].next;
     *link = page->next;
@@ -75,7 +71,6 @@ static struct svq_be_cache_page *evict(struct svq_be_cache *cache)
 {
     for (uint64_t steps = 0; steps < 2ULL * cache->capacity; steps++) {
         struct svq_be_cache_page *page = &cache->pages[cache->hand];
-
         cache->hand = (cache->hand + 1) % cache->capacity;
         if (page->users > 0)
             continue;
@@ -100,7 +95,6 @@ int svq_be_cache_get(struct svq_be_cache *cache, uint32_t gref, bool writable, u
     struct svq_be_cache_page *page = find(cache, gref, writable);
     void *va;
     int rc;
-
     if (!page) {
         svq_count(&cache->stats->cache_misses, 1);
         page = cache->filled < cache->capacity ? &cache->pages[cache->filled] : evict(cache);
@@ -111,7 +105,7 @@ int svq_be_cache_get(struct svq_be_cache *cache, uint32_t gref, bool writable, u
             return rc == -EAGAIN ? -EBUSY : rc;
         if (cache->filled < cache->capacity)
             cache->filled++;
-        *page = (struct svq_be_cache_page){.va = va, .gref = gref, .writable = writable};
+        *page = (struct svq_be_cache_page){ .va = va, .gref = gref, .writable = writable };
         page->next = *bucket_of(cache, gref);
         *bucket_of(cache, gref) = (uint32_t)(page - cache->pages) + 1;
         svq_count(&cache->stats->cache_pages, 1);
@@ -122,7 +116,4 @@ int svq_be_cache_get(struct svq_be_cache *cache, uint32_t gref, bool writable, u
     return 0;
 }
 
-void svq_be_cache_put(struct svq_be_cache *cache, uint32_t index)
-{
-    cache->pages[index].users--;
-}
+void svq_be_cache_put(struct svq_be_cache *cache, uint32_t index) { cache->pages[index].users--; }

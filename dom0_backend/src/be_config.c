@@ -15,6 +15,7 @@ enum { SEG_MAX = 126 };
 /* Offsets in struct virtio_blk_config. */
 enum {
     CAPACITY = 0,
+    SIZE_MAX_AT = 8,
     SEG_MAX_AT = 12,
     BLK_SIZE = 20,
     TOPOLOGY = 24,
@@ -33,20 +34,26 @@ static void put(uint8_t *config, size_t at, uint64_t value, size_t bytes)
         config[at + i] = (uint8_t)(value >> (8 * i));
 }
 
-static uint64_t bit(int feature)
-{
-    return 1ULL << feature;
-}
+static uint64_t bit(int feature) { return 1ULL << feature; }
 
-static uint32_t log2_of(uint32_t ratio)
+static uint32_t log2_of(uint32_t ratio) { return ratio > 1 ? 31 - (uint32_t)__builtin_clz(ratio) : 0; }
+
+/*
+ * Such that a request within both limits fits: a segment that begins amid a page touches one page more than it has, and
+ * header or status have one of their own.
+ */
+static uint64_t put_limits(uint16_t queue_size_max, uint8_t *config)
 {
-    return ratio > 1 ? 31 - (uint32_t)__builtin_clz(ratio) : 0;
+    uint32_t segments = queue_size_max - 2 < SEG_MAX ? queue_size_max - 2 : SEG_MAX;
+    uint32_t pages = (SVQ_BE_REQ_PAGES_MAX - 1) / segments - 1;
+    put(config, SIZE_MAX_AT, (uint64_t)pages * SVQ_PAGE_SIZE, 4);
+    put(config, SEG_MAX_AT, segments, 4);
+    return bit(VIRTIO_BLK_F_SIZE_MAX) | bit(VIRTIO_BLK_F_SEG_MAX);
 }
 
 static uint64_t put_topology(const struct svq_be_image_info *info, uint8_t *config)
 {
     uint32_t min_io = info->min_io / info->logical_block;
-
     if (info->physical_block < info->logical_block)
         return 0;
     put(config, TOPOLOGY, log2_of(info->physical_block / info->logical_block), 1);
@@ -59,28 +66,25 @@ static uint64_t put_topology(const struct svq_be_image_info *info, uint8_t *conf
 static uint64_t put_discard(const struct svq_be_image_info *info, uint8_t *config)
 {
     uint32_t align = info->discard_align > info->logical_block ? info->discard_align : info->logical_block;
-
     put(config, MAX_DISCARD_SECTORS, SVQ_BE_RANGE_SECTORS_MAX, 4);
     put(config, MAX_DISCARD_SEG, SVQ_BE_RANGES_MAX, 4);
     put(config, DISCARD_SECTOR_ALIGNMENT, align / SVQ_BE_SECTOR, 4);
     return bit(VIRTIO_BLK_F_DISCARD);
 }
 
-int svq_be_config_space(const struct svq_be_image_info *info, uint16_t queues, uint16_t queue_size_max,
-                        uint8_t *config, size_t config_bytes, uint64_t *features)
+int svq_be_config_space(const struct svq_be_image_info *info, uint16_t queues, uint16_t queue_size_max, uint8_t *config,
+                        size_t config_bytes, uint64_t *features)
 {
     uint32_t desc_pages, avail_pages, used_pages;
-
     if (queues == 0 || queues > SVQ_BE_QUEUES_MAX || config_bytes < SVQ_BE_CONFIG_BYTES || queue_size_max < 4 ||
         svq_be_ring_pages(queue_size_max, &desc_pages, &avail_pages, &used_pages))
-        return svq_be_refuse(-EINVAL, "%u queues of %u descriptors: must be 1 to %d of 4 to %d, a power of two",
-                             queues, queue_size_max, SVQ_BE_QUEUES_MAX, SVQ_BE_QUEUE_SIZE_MAX);
+        return svq_be_refuse(-EINVAL, "%u queues of %u descriptors: must be 1 to %d of 4 to %d, a power of two", queues,
+                             queue_size_max, SVQ_BE_QUEUES_MAX, SVQ_BE_QUEUE_SIZE_MAX);
     memset(config, 0, SVQ_BE_CONFIG_BYTES);
     *features = bit(VIRTIO_F_INDIRECT_DESC) | bit(VIRTIO_F_EVENT_IDX) | bit(VIRTIO_F_VERSION_1) |
-                bit(VIRTIO_F_ACCESS_PLATFORM) | bit(VIRTIO_BLK_F_SEG_MAX) | bit(VIRTIO_BLK_F_BLK_SIZE) |
-                bit(VIRTIO_BLK_F_FLUSH);
+                bit(VIRTIO_F_ACCESS_PLATFORM) | bit(VIRTIO_BLK_F_BLK_SIZE) | bit(VIRTIO_BLK_F_FLUSH);
     put(config, CAPACITY, info->capacity / SVQ_BE_SECTOR, 8);
-    put(config, SEG_MAX_AT, queue_size_max - 2 < SEG_MAX ? queue_size_max - 2 : SEG_MAX, 4);
+    *features |= put_limits(queue_size_max, config);
     put(config, BLK_SIZE, info->logical_block, 4);
     *features |= put_topology(info, config);
     if (queues > 1) {

@@ -8,8 +8,7 @@
 
 int svq_be_in_thread(struct svq_be_device *dev, int (*function)(struct svq_be_device *, void *), void *argument)
 {
-    struct svq_be_call call = {.function = function, .argument = argument};
-
+    struct svq_be_call call = { .function = function, .argument = argument };
     if (!dev->running)
         return function(dev, argument);
     pthread_mutex_lock(&dev->lock);
@@ -24,17 +23,14 @@ int svq_be_in_thread(struct svq_be_device *dev, int (*function)(struct svq_be_de
 
 void svq_be_answer_call(struct svq_be_device *dev)
 {
-    struct svq_be_call *call;
-    int answer;
-
     pthread_mutex_lock(&dev->lock);
-    call = dev->call;
+    struct svq_be_call *call = dev->call;
     dev->call = NULL;
     atomic_store_explicit(&dev->call_pending, false, memory_order_release);
     pthread_mutex_unlock(&dev->lock);
     if (!call)
         return;
-    answer = call->function(dev, call->argument); /* without the lock: it may report a fault */
+    int answer = call->function(dev, call->argument); /* without the lock: it may report a fault */
     pthread_mutex_lock(&dev->lock);
     call->answer = answer;
     call->done = true;
@@ -50,10 +46,7 @@ static int set_hold(struct svq_be_device *dev, void *argument)
     return 0;
 }
 
-int svq_be_hold(struct svq_be_device *dev, int on)
-{
-    return svq_be_in_thread(dev, set_hold, &on);
-}
+int svq_be_hold(struct svq_be_device *dev, int on) { return svq_be_in_thread(dev, set_hold, &on); }
 
 static int set_capacity(struct svq_be_device *dev, void *argument)
 {
@@ -61,10 +54,7 @@ static int set_capacity(struct svq_be_device *dev, void *argument)
     return 0;
 }
 
-void svq_be_set_capacity(struct svq_be_device *dev, uint64_t bytes)
-{
-    svq_be_in_thread(dev, set_capacity, &bytes);
-}
+void svq_be_set_capacity(struct svq_be_device *dev, uint64_t bytes) { svq_be_in_thread(dev, set_capacity, &bytes); }
 
 struct listing {
     struct svq_be_part *parts;
@@ -77,7 +67,6 @@ static void list_request(struct svq_be_device *dev, const struct svq_be_req *req
     for (uint32_t i = 0; i < req->chain.count; i++) {
         const struct svq_be_seg *seg = &req->chain.segs[i];
         size_t at = listing->count++;
-
         if (at >= listing->max)
             continue;
         listing->parts[at] = (struct svq_be_part){
@@ -104,8 +93,7 @@ static int list_live(struct svq_be_device *dev, void *argument)
 
 int svq_be_live_parts(struct svq_be_device *dev, struct svq_be_part *parts, size_t max)
 {
-    struct listing listing = {.parts = parts, .max = max};
-
+    struct listing listing = { .parts = parts, .max = max };
     svq_be_in_thread(dev, list_live, &listing);
     return (int)listing.count;
 }
@@ -115,7 +103,6 @@ void svq_be_read_stats(const struct svq_be_device *dev, struct svq_be_stats *out
     const size_t words = offsetof(struct svq_be_stats, io_engine) / sizeof(uint64_t);
     const uint64_t *from = (const uint64_t *)(const void *)&dev->stats;
     uint64_t *to = (uint64_t *)(void *)out;
-
     for (size_t i = 0; i < words; i++)
         to[i] = svq_load_u64(&from[i]);
     out->io_engine = dev->stats.io_engine; /* fixed since create */
@@ -123,10 +110,7 @@ void svq_be_read_stats(const struct svq_be_device *dev, struct svq_be_stats *out
     out->direct_io = dev->stats.direct_io;
 }
 
-int svq_be_error_fd(const struct svq_be_device *dev)
-{
-    return dev->error_fd;
-}
+int svq_be_error_fd(const struct svq_be_device *dev) { return dev->error_fd; }
 
 int svq_be_read_error(const struct svq_be_device *dev, struct svq_be_error *out)
 {

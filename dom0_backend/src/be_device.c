@@ -23,7 +23,6 @@ enum {
 static int check_config(struct svq_be_config *config)
 {
     const uint64_t needed = 1ULL << VIRTIO_F_VERSION_1 | 1ULL << VIRTIO_F_ACCESS_PLATFORM;
-
     if (config->max_requests == 0)
         config->max_requests = DEFAULT_REQUESTS;
     if (config->cache_pages == 0)
@@ -31,12 +30,11 @@ static int check_config(struct svq_be_config *config)
     if (config->queues == 0 || config->queues > SVQ_BE_QUEUES_MAX)
         return svq_be_refuse(-EINVAL, "queues is %u, must be 1 to %d", config->queues, SVQ_BE_QUEUES_MAX);
     if (config->max_requests > MOST_REQUESTS)
-        return svq_be_refuse(-EINVAL, "max_requests is %u, must be at most %d", config->max_requests,
-                             MOST_REQUESTS);
+        return svq_be_refuse(-EINVAL, "max_requests is %u, must be at most %d", config->max_requests, MOST_REQUESTS);
     if (config->cache_pages < LEAST_CACHE_PAGES || config->cache_pages > MOST_CACHE_PAGES)
-        return svq_be_refuse(-EINVAL, "cache_pages is %u, must be %d to %d", config->cache_pages,
-                             LEAST_CACHE_PAGES, MOST_CACHE_PAGES);
-    if (config->window_count == 0 || (uint64_t)config->window_first + config->window_count > 1ULL << 32)
+        return svq_be_refuse(-EINVAL, "cache_pages is %u, must be %d to %d", config->cache_pages, LEAST_CACHE_PAGES,
+                             MOST_CACHE_PAGES);
+    if ((uint64_t)config->window_first + config->window_count > 1ULL << 32)
         return svq_be_refuse(-EINVAL, "a window of %u grant references from %u on is not possible",
                              config->window_count, config->window_first);
     if ((config->features & needed) != needed)
@@ -48,8 +46,8 @@ static int check_config(struct svq_be_config *config)
 static int set_up_requests(struct svq_be_device *dev)
 {
     dev->held_tail = &dev->held;
-    dev->queues = calloc(dev->config.queues, sizeof(*dev->queues));
-    dev->requests = calloc(dev->config.max_requests, sizeof(*dev->requests));
+    dev->queues = calloc(dev->config.queues, sizeof *dev->queues);
+    dev->requests = calloc(dev->config.max_requests, sizeof *dev->requests);
     if (!dev->queues || !dev->requests)
         return svq_be_refuse(-ENOMEM, "out of memory for %u requests", dev->config.max_requests);
     for (uint32_t i = dev->config.max_requests; i > 0; i--) {
@@ -62,12 +60,13 @@ static int set_up_requests(struct svq_be_device *dev)
 static void set_up_blk(struct svq_be_device *dev)
 {
     const struct svq_be_image_info *info = &dev->image->info;
-
     dev->blk = (struct svq_be_blk){
         .capacity = info->capacity,
         .align = info->direct_io ? info->logical_block : SVQ_BE_SECTOR,
+        .block = info->logical_block,
         .read_only = info->read_only,
         .features = dev->config.features,
+        .flush_failed = &dev->image->flush_failed,
         .stats = &dev->stats,
     };
     memcpy(dev->blk.serial, dev->config.serial, strnlen(dev->config.serial, SVQ_BE_SERIAL_BYTES));
@@ -75,13 +74,11 @@ static void set_up_blk(struct svq_be_device *dev)
 
 static int set_up_channels(struct svq_be_device *dev)
 {
-    int rc;
-
     dev->control_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     dev->error_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (dev->control_fd < 0 || dev->error_fd < 0)
         return svq_be_refuse(-errno, "no more event descriptors: %s", strerror(errno));
-    rc = svq_evtchn_open(dev->hv, &dev->evtchn);
+    int rc = svq_evtchn_open(dev->hv, &dev->evtchn);
     if (rc)
         return svq_be_refuse(rc, "event channels cannot be opened: %s", strerror(-rc));
     return 0;
@@ -99,7 +96,6 @@ static int set_up(struct svq_be_device *dev)
         .stats = &dev->stats,
     };
     int rc = set_up_requests(dev);
-
     if (rc == 0)
         rc = set_up_channels(dev);
     if (rc == 0 && svq_be_map_init(&dev->map, dev->hv, &dev->config, &dev->stats))
@@ -112,19 +108,18 @@ static int set_up(struct svq_be_device *dev)
 int svq_be_create(struct svq_hv *hv, struct svq_be_image *image, const struct svq_be_config *config,
                   struct svq_be_device **out)
 {
-    struct svq_be_device *dev = calloc(1, sizeof(*dev));
-    int rc;
-
+    struct svq_be_device *dev = calloc(1, sizeof *dev);
     if (!dev)
         return svq_be_refuse(-ENOMEM, "out of memory for a device");
     dev->hv = hv;
     dev->image = image;
     dev->config = *config;
+    dev->busy_wait = svq_busy_wait_up_to(config->poll_us);
     dev->control_fd = -1;
     dev->error_fd = -1;
     pthread_mutex_init(&dev->lock, NULL);
     pthread_cond_init(&dev->answered, NULL);
-    rc = check_config(&dev->config);
+    int rc = check_config(&dev->config);
     if (rc == 0)
         rc = set_up(dev);
     if (rc) {
@@ -136,11 +131,10 @@ int svq_be_create(struct svq_hv *hv, struct svq_be_image *image, const struct sv
     return 0;
 }
 
-static int map_part(struct svq_be_device *dev, const char *part, const uint32_t *refs, uint32_t pages,
-                    int writable, void **va)
+static int map_part(struct svq_be_device *dev, const char *part, const uint32_t *refs, uint32_t pages, int writable,
+                    void **va)
 {
     int rc = svq_hv_map_grants(dev->hv, dev->config.mediator_domid, refs, pages, writable, va);
-
     if (rc)
         return svq_be_refuse(rc, "%u pages from %s-ref-0 = %u on cannot be mapped from domain %u: %s", pages, part,
                              refs[0], dev->config.mediator_domid, strerror(-rc));
@@ -157,21 +151,19 @@ static void detach(struct svq_be_device *dev, struct svq_be_queue *queue)
         svq_hv_unmap_grants(dev->hv, queue->avail_va, queue->avail_pages);
     if (queue->used_va)
         svq_hv_unmap_grants(dev->hv, queue->used_va, queue->used_pages);
-    memset(queue, 0, sizeof(*queue));
+    memset(queue, 0, sizeof *queue);
 }
 
 int svq_be_queue_attach(struct svq_be_device *dev, uint16_t index, uint16_t size, const uint32_t *desc_refs,
                         const uint32_t *avail_refs, const uint32_t *used_refs, uint32_t remote_port)
 {
     struct svq_be_queue *queue;
-    int rc;
-
     if (index >= dev->config.queues)
         return svq_be_refuse(-EINVAL, "queue %u of a device with %u queues", index, dev->config.queues);
     queue = &dev->queues[index];
     if (dev->running || queue->attached)
         return svq_be_refuse(-EBUSY, "queue %u is attached or the device is running", index);
-    rc = svq_be_ring_pages(size, &queue->desc_pages, &queue->avail_pages, &queue->used_pages);
+    int rc = svq_be_ring_pages(size, &queue->desc_pages, &queue->avail_pages, &queue->used_pages);
     if (rc == 0)
         rc = map_part(dev, "desc", desc_refs, queue->desc_pages, 0, &queue->desc_va);
     if (rc == 0)
@@ -180,7 +172,6 @@ int svq_be_queue_attach(struct svq_be_device *dev, uint16_t index, uint16_t size
         rc = map_part(dev, "used", used_refs, queue->used_pages, 1, &queue->used_va);
     if (rc == 0) {
         int port = svq_evtchn_bind(dev->evtchn, dev->config.mediator_domid, remote_port);
-
         queue->port = port < 0 ? 0 : (uint32_t)port;
         if (port < 0)
             rc = svq_be_refuse(port, "event channel %u of domain %u cannot be bound: %s", remote_port,
@@ -198,14 +189,12 @@ int svq_be_queue_attach(struct svq_be_device *dev, uint16_t index, uint16_t size
 int svq_be_start(struct svq_be_device *dev)
 {
     sigset_t all, before;
-    int rc;
-
     if (dev->running)
         return svq_be_refuse(-EBUSY, "the device is running");
     dev->quit = false;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for the threads of the control plane */
-    rc = pthread_create(&dev->thread, NULL, svq_be_thread, dev);
+    int rc = pthread_create(&dev->thread, NULL, svq_be_thread, dev);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (rc)
         return svq_be_refuse(-rc, "no thread for the device: %s", strerror(rc));

@@ -9,6 +9,7 @@
 #include "be_blk.h"
 #include "be_image.h"
 #include "be_map.h"
+#include "busy_wait.h"
 
 struct svq_be_queue {
     bool attached;
@@ -36,7 +37,7 @@ struct svq_be_device {
     struct svq_be_map map;
     struct svq_be_io *io;
     struct svq_be_queue *queues;
-    struct svq_be_stats stats; /* written by the thread only */
+    struct svq_be_stats stats;                 /* written by the thread only */
     struct vring_desc table[SVQ_BE_TABLE_MAX]; /* scratch: the indirect table being walked */
 
     struct svq_be_req *requests;
@@ -48,10 +49,10 @@ struct svq_be_device {
     bool hold;
 
     pthread_t thread;
-    bool running; /* as the control plane sees it */
-    bool quit;    /* the thread's own */
-    bool deaf;    /* the event channels' descriptor has failed */
-    uint64_t poll_ns; /* present length of the busy wait */
+    bool running;       /* as the control plane sees it */
+    bool quit;          /* the thread's own */
+    bool evtchn_failed; /* the event channels' descriptor has: no kick will come any more */
+    struct svq_busy_wait busy_wait;
 
     pthread_mutex_t lock;
     pthread_cond_t answered;

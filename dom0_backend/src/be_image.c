@@ -18,18 +18,17 @@
 
 #include "be_blk.h"
 #include "be_error.h"
+#include "be_lock.h"
 
 /* A number from the block layer's queue directory; a partition's is its disk's, one directory up. */
 static uint64_t queue_limit(dev_t device, const char *name)
 {
     uint64_t value = 0;
     char path[128];
-    FILE *file;
-
-    snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/queue/%s", major(device), minor(device), name);
-    file = fopen(path, "re");
+    snprintf(path, sizeof path, "/sys/dev/block/%u:%u/queue/%s", major(device), minor(device), name);
+    FILE *file = fopen(path, "re");
     if (!file) {
-        snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/../queue/%s", major(device), minor(device), name);
+        snprintf(path, sizeof path, "/sys/dev/block/%u:%u/../queue/%s", major(device), minor(device), name);
         file = fopen(path, "re");
     }
     if (!file)
@@ -44,10 +43,8 @@ static int block_geometry(int fd, const struct stat *st, const char *path, struc
 {
     unsigned int physical = 0, min_io = 0, opt_io = 0;
     int logical = 0, offset = 0, write_protected = 0;
-
     if (ioctl(fd, BLKGETSIZE64, &info->capacity) || ioctl(fd, BLKSSZGET, &logical) || logical < SVQ_BE_SECTOR)
-        return svq_be_refuse(-EIO, "image %s: the size of this block device cannot be read: %s", path,
-                             strerror(errno));
+        return svq_be_refuse(-EIO, "image %s: the size of this block device cannot be read: %s", path, strerror(errno));
     if (!info->read_only && ioctl(fd, BLKROGET, &write_protected) == 0 && write_protected)
         return svq_be_refuse(-EROFS, "image %s: the block device is write-protected; attach it with mode r", path);
     info->is_block = 1;
@@ -69,7 +66,6 @@ static int direct_block(int fd, const char *path, uint32_t *block)
 {
     void *buffer = NULL;
     int rc = 0;
-
     if (posix_memalign(&buffer, SVQ_PAGE_SIZE, SVQ_PAGE_SIZE))
         return svq_be_refuse(-ENOMEM, "image %s: out of memory", path);
     for (*block = SVQ_BE_SECTOR; *block <= SVQ_PAGE_SIZE; *block *= 2) {
@@ -88,9 +84,8 @@ static int direct_block(int fd, const char *path, uint32_t *block)
 
 static int file_geometry(int fd, const struct stat *st, const char *path, struct svq_be_image_info *info)
 {
-    int rc;
-
     info->logical_block = SVQ_BE_SECTOR;
+    int rc;
     if (info->direct_io) {
         rc = direct_block(fd, path, &info->logical_block);
         if (rc)
@@ -99,18 +94,17 @@ static int file_geometry(int fd, const struct stat *st, const char *path, struct
     info->capacity = (uint64_t)st->st_size;
     info->discard_align = (uint32_t)st->st_blksize;
     /* A hole beyond the end changes nothing, but tells whether the file system can */
-    info->can_discard = !info->read_only && fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, st->st_size,
-                                                      SVQ_PAGE_SIZE) == 0;
+    info->can_discard = !info->read_only &&
+                        fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, st->st_size, SVQ_PAGE_SIZE) == 0;
     return 0;
 }
 
 static int look_at(int fd, const char *path, struct svq_be_image_info *info)
 {
     struct stat st;
-    int rc;
-
     if (fstat(fd, &st))
         return svq_be_refuse(-errno, "image %s: %s", path, strerror(errno));
+    int rc;
     if (S_ISBLK(st.st_mode))
         rc = block_geometry(fd, &st, path, info);
     else if (S_ISREG(st.st_mode))
@@ -134,7 +128,6 @@ static int open_quickly(const char *path, unsigned int flags)
     int mode = (flags & SVQ_BE_READ_ONLY ? O_RDONLY : O_RDWR) | (flags & SVQ_BE_DIRECT_IO ? O_DIRECT : 0);
     int fd = open(path, mode | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     int error = errno;
-
     if (fd >= 0) {
         if (fcntl(fd, F_SETFL, mode & O_DIRECT) == 0)
             return fd;
@@ -147,21 +140,22 @@ static int open_quickly(const char *path, unsigned int flags)
                          flags & SVQ_BE_READ_ONLY ? "reading" : "reading and writing", strerror(error));
 }
 
-int svq_be_open_image(const char *path, unsigned int flags, struct svq_be_image **out,
-                      struct svq_be_image_info *info)
+int svq_be_open_image(const char *path, unsigned int flags, struct svq_be_image **out, struct svq_be_image_info *info)
 {
     struct svq_be_image *image;
-    int rc;
-
-    if (flags & ~(unsigned int)(SVQ_BE_READ_ONLY | SVQ_BE_DIRECT_IO))
+    if (flags & ~(unsigned int)(SVQ_BE_READ_ONLY | SVQ_BE_DIRECT_IO | SVQ_BE_FLUSH_FAILED | SVQ_BE_SHAREABLE))
         return svq_be_refuse(-EINVAL, "image %s: unknown open flags %#x", path, flags);
-    image = calloc(1, sizeof(*image));
+    image = calloc(1, sizeof *image);
     if (!image)
         return svq_be_refuse(-ENOMEM, "image %s: out of memory", path);
     image->info.read_only = !!(flags & SVQ_BE_READ_ONLY);
     image->info.direct_io = !!(flags & SVQ_BE_DIRECT_IO);
+    atomic_init(&image->flush_failed, flags & SVQ_BE_FLUSH_FAILED);
+    image->node_fd = -1;
     image->fd = open_quickly(path, flags);
-    rc = image->fd < 0 ? image->fd : look_at(image->fd, path, &image->info);
+    int rc = image->fd < 0 ? image->fd : look_at(image->fd, path, &image->info);
+    if (rc == 0)
+        rc = svq_be_lock_image(image, path, flags & SVQ_BE_SHAREABLE);
     if (rc) {
         svq_be_close_image(image);
         return rc;
@@ -176,7 +170,6 @@ int svq_be_measure_image(struct svq_be_image *image, const char *path, struct sv
 {
     struct svq_be_image_info now = image->info;
     int rc = look_at(image->fd, path, &now);
-
     if (rc == 0) {
         image->info.capacity = now.capacity - now.capacity % image->info.logical_block;
         *info = image->info;
@@ -184,10 +177,17 @@ int svq_be_measure_image(struct svq_be_image *image, const char *path, struct sv
     return rc;
 }
 
+int svq_be_flush_failed(const struct svq_be_image *image)
+{
+    return atomic_load_explicit(&image->flush_failed, memory_order_relaxed);
+}
+
 void svq_be_close_image(struct svq_be_image *image)
 {
     if (!image)
         return;
+    if (image->node_fd >= 0)
+        close(image->node_fd);
     if (image->fd >= 0)
         close(image->fd);
     free(image);

@@ -3,6 +3,9 @@
  * Image I/O: operations on an open image, carried out by io_uring, or in place (preadv, pwritev, ...) where the
  * kernel refuses io_uring. Continues short transfers, copies through aligned buffers where direct I/O needs it,
  * and falls back from fallocate to writing zeroes. Belongs to one thread.
+ *
+ * One flush is with the kernel at a time, and answers for all that were started before it: Linux tells of a lost write
+ * once, so of two at a time either one might come out well, and the one that did be seen first.
  */
 #ifndef SVQ_BE_IO_H
 #define SVQ_BE_IO_H
@@ -44,6 +47,7 @@ struct svq_be_op {
     uint32_t retries;
     struct iovec one; /* the aligned buffer, or zeroes */
     struct svq_be_op *next;
+    struct svq_be_op *riders; /* FLUSH: the others that it answers for */
 };
 
 struct svq_be_io_setup {

@@ -27,10 +27,12 @@ struct svq_be_io {
     struct svq_be_stats *stats;
     struct svq_be_op_list done;
     struct svq_be_op_list waiting; /* for an aligned buffer */
-    uint8_t *bounces;              /* SVQ_BE_BOUNCES of them; direct I/O only */
-    uint32_t bounce_free;          /* bit mask */
-    uint8_t *zeroes;               /* a page-aligned run of zeroes */
-    bool no_punch;                 /* learnt: the file system cannot */
+    struct svq_be_op_list flushes; /* for the end of the flush under way */
+    bool flushing;
+    uint8_t *bounces;     /* SVQ_BE_BOUNCES of them; direct I/O only */
+    uint32_t bounce_free; /* bit mask */
+    uint8_t *zeroes;      /* a page-aligned run of zeroes */
+    bool no_punch;        /* learnt: the file system cannot */
     bool no_zero_range;
     bool uring_on;
     int event_fd;

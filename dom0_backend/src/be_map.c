@@ -20,10 +20,7 @@ int svq_be_map_init(struct svq_be_map *map, struct svq_hv *hv, const struct svq_
     return svq_be_cache_init(&map->cache, hv, config->mediator_domid, config->cache_pages, stats);
 }
 
-void svq_be_map_fini(struct svq_be_map *map)
-{
-    svq_be_cache_fini(&map->cache);
-}
+void svq_be_map_fini(struct svq_be_map *map) { svq_be_cache_fini(&map->cache); }
 
 static const struct svq_be_seg *side_begin(const struct svq_be_chain *chain, int side)
 {
@@ -42,14 +39,13 @@ static void add_piece(struct iovec *iov, uint32_t *count, void *at, size_t lengt
         iov[*count - 1].iov_len += length;
         return;
     }
-    iov[(*count)++] = (struct iovec){.iov_base = at, .iov_len = length};
+    iov[(*count)++] = (struct iovec){ .iov_base = at, .iov_len = length };
 }
 
 /* Pages of one side, window and mediator together: both count against the request's bound. */
 static bool side_fits(const struct svq_be_chain *chain, int side)
 {
     uint64_t pages = 0;
-
     for (const struct svq_be_seg *seg = side_begin(chain, side); seg < side_end(chain, side); seg++)
         pages += svq_be_seg_pages(seg);
     return pages <= SVQ_BE_REQ_PAGES_MAX;
@@ -59,19 +55,16 @@ static bool side_fits(const struct svq_be_chain *chain, int side)
 static int map_window_side(struct svq_be_map *map, struct svq_be_req *req, int side)
 {
     uint32_t count = 0;
-    void *va;
-    int rc;
-
     for (const struct svq_be_seg *seg = side_begin(&req->chain, side); seg < side_end(&req->chain, side); seg++) {
         uint32_t pages = seg->in_window ? svq_be_seg_pages(seg) : 0;
-
         for (uint32_t i = 0; i < pages; i++)
             map->grefs[count++] = seg->gref + i;
     }
     if (count == 0)
         return 0;
     svq_count(&map->stats->map_calls, 1);
-    rc = svq_hv_map_grants(map->hv, map->window.owner, map->grefs, count, side == WRITABLE, &va);
+    void *va;
+    int rc = svq_hv_map_grants(map->hv, map->window.owner, map->grefs, count, side == WRITABLE, &va);
     if (rc)
         return rc;
     req->mem.window_va[side] = va;
@@ -86,12 +79,10 @@ static int add_mediator_seg(struct svq_be_map *map, struct svq_be_req *req, cons
 {
     uint32_t offset = seg->offset;
     uint32_t left = seg->length;
-
     for (uint32_t gref = seg->gref; left > 0; gref++) {
         uint32_t take = SVQ_PAGE_SIZE - offset < left ? SVQ_PAGE_SIZE - offset : left;
         uint32_t index;
         int rc = svq_be_cache_get(&map->cache, gref, seg->writable, &index);
-
         if (rc)
             return rc == -EAGAIN ? rc : -EPROTO;
         req->mem.cache_index[req->mem.cached++] = index;
@@ -106,14 +97,12 @@ static int build_side(struct svq_be_map *map, struct svq_be_req *req, int side, 
 {
     uint8_t *window = req->mem.window_va[side];
     uint32_t count = 0;
-
     for (const struct svq_be_seg *seg = side_begin(&req->chain, side); seg < side_end(&req->chain, side); seg++) {
         if (seg->in_window) {
             add_piece(req->iov[side], &count, window + seg->offset, seg->length);
             window += (size_t)svq_be_seg_pages(seg) * SVQ_PAGE_SIZE;
         } else {
             int rc = add_mediator_seg(map, req, seg, req->iov[side], &count);
-
             if (rc)
                 return rc;
         }
@@ -128,14 +117,12 @@ static int map_status_only(struct svq_be_map *map, struct svq_be_req *req)
     const struct svq_be_seg *last = side_end(&req->chain, WRITABLE) - 1;
     uint64_t byte = (uint64_t)last->offset + last->length - 1;
     uint32_t gref = last->gref + (uint32_t)(byte >> SVQ_PAGE_SHIFT);
-    uint32_t index;
-    void *va;
-    int rc;
-
     req->unreachable = true;
     svq_count(&map->stats->map_failures, 1);
     if (req->chain.writable_bytes == 0)
         return 0;
+    uint32_t index;
+    int rc;
     if (!last->in_window) {
         rc = svq_be_cache_get(&map->cache, gref, true, &index);
         if (rc)
@@ -145,6 +132,7 @@ static int map_status_only(struct svq_be_map *map, struct svq_be_req *req)
         return 0;
     }
     svq_count(&map->stats->map_calls, 1);
+    void *va;
     if (svq_hv_map_grants(map->hv, map->window.owner, &gref, 1, 1, &va))
         return 0; /* nobody can be told; the used entry will have length 0 */
     svq_count(&map->stats->map_pages, 1);
@@ -169,11 +157,10 @@ static void reset(struct svq_be_req *req)
 
 int svq_be_map_request(struct svq_be_map *map, struct svq_be_req *req)
 {
-    int rc;
-
     reset(req);
-    if (!side_fits(&req->chain, READABLE) || !side_fits(&req->chain, WRITABLE) ||
-        map_window_side(map, req, READABLE) || map_window_side(map, req, WRITABLE)) {
+    int rc;
+    if (!side_fits(&req->chain, READABLE) || !side_fits(&req->chain, WRITABLE) || map_window_side(map, req, READABLE) ||
+        map_window_side(map, req, WRITABLE)) {
         if (svq_be_unmap_request(map, req))
             return -EIO;
         rc = map_status_only(map, req);
@@ -192,11 +179,9 @@ int svq_be_map_request(struct svq_be_map *map, struct svq_be_req *req)
 int svq_be_unmap_request(struct svq_be_map *map, struct svq_be_req *req)
 {
     int rc = 0;
-
     for (int side = READABLE; side <= WRITABLE; side++) {
         if (req->mem.window_pages[side] > 0) {
             int failed = svq_hv_unmap_grants(map->hv, req->mem.window_va[side], req->mem.window_pages[side]);
-
             rc = failed ? failed : rc;
         }
         req->mem.window_va[side] = NULL;
@@ -213,16 +198,13 @@ int svq_be_map_read_table(void *context, uint32_t gref, uint32_t offset, uint32_
     struct svq_be_map *map = context;
     uint64_t *to = (uint64_t *)(void *)table;
     uint32_t words = count * 2;
-
     while (words > 0) {
         uint32_t here = (SVQ_PAGE_SIZE - offset) / 8;
-        const uint64_t *from;
         uint32_t index;
         int rc = svq_be_cache_get(&map->cache, gref, false, &index);
-
         if (rc)
             return rc;
-        from = (const uint64_t *)(const void *)(map->cache.pages[index].va + offset);
+        const uint64_t *from = (const uint64_t *)(const void *)(map->cache.pages[index].va + offset);
         if (here > words)
             here = words;
         for (uint32_t i = 0; i < here; i++)

@@ -8,7 +8,7 @@
 void svq_be_ring_init(struct svq_be_ring *ring, const void *desc, const void *avail, void *used, uint32_t size,
                       uint64_t features)
 {
-    memset(ring, 0, sizeof(*ring));
+    memset(ring, 0, sizeof *ring);
     ring->desc = desc;
     ring->avail = avail;
     ring->used = used;
@@ -23,8 +23,6 @@ void svq_be_ring_init(struct svq_be_ring *ring, const void *desc, const void *av
 
 int svq_be_ring_pop(struct svq_be_ring *ring, uint16_t *head)
 {
-    uint16_t untrusted_head;
-
     if (ring->fault)
         return -EPROTO;
     if (ring->avail_seen == ring->next_avail) {
@@ -37,7 +35,7 @@ int svq_be_ring_pop(struct svq_be_ring *ring, uint16_t *head)
         if (untrusted_idx == ring->next_avail)
             return 0;
     }
-    untrusted_head = svq_load_u16(&ring->avail->ring[ring->next_avail & (ring->size - 1)]);
+    uint16_t untrusted_head = svq_load_u16(&ring->avail->ring[ring->next_avail & (ring->size - 1)]);
     if (untrusted_head >= ring->size)
         return svq_be_ring_fail(ring, SVQ_BE_FAULT_HEAD_RANGE);
     if (ring->live[untrusted_head / 64] >> (untrusted_head % 64) & 1)
@@ -57,7 +55,6 @@ void svq_be_ring_unpop(struct svq_be_ring *ring, uint16_t head)
 void svq_be_ring_push(struct svq_be_ring *ring, uint16_t head, uint32_t len)
 {
     struct vring_used_elem *elem = &ring->used->ring[ring->used_idx & (ring->size - 1)];
-
     svq_store_u32(&elem->id, head);
     svq_store_u32(&elem->len, len);
     ring->used_idx++;
@@ -67,7 +64,6 @@ void svq_be_ring_push(struct svq_be_ring *ring, uint16_t head, uint32_t len)
 bool svq_be_ring_publish(struct svq_be_ring *ring)
 {
     uint16_t old = ring->published;
-
     if (old == ring->used_idx)
         return false;
     svq_release_u16(&ring->used->idx, ring->used_idx);

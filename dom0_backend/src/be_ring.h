@@ -10,7 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "layout.h"
+#include "vring.h"
 #include "svq_backend.h"
 
 struct svq_be_ring {

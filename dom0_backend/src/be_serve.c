@@ -12,13 +12,12 @@ enum { TAKE_MAX = 64 }; /* requests from one queue before the others get their t
 void svq_be_queue_fault(struct svq_be_device *dev, struct svq_be_queue *queue, int fault)
 {
     int index = (int)(queue - dev->queues);
-
     queue->ring.fault = fault;
     pthread_mutex_lock(&dev->lock);
     if (dev->error.fault == SVQ_BE_FAULT_NONE) {
         dev->error.fault = fault;
         dev->error.queue = index;
-        snprintf(dev->error.text, sizeof(dev->error.text), "queue %d of domain %u stopped: %s", index,
+        snprintf(dev->error.text, sizeof dev->error.text, "queue %d of domain %u stopped: %s", index,
                  dev->config.mediator_domid, svq_be_fault_text(fault));
     }
     pthread_mutex_unlock(&dev->lock);
@@ -28,7 +27,6 @@ void svq_be_queue_fault(struct svq_be_device *dev, struct svq_be_queue *queue, i
 static struct svq_be_req *take_free(struct svq_be_device *dev)
 {
     struct svq_be_req *req = dev->free;
-
     dev->free = req->next;
     svq_store_u64(&dev->stats.live_requests, ++dev->live);
     return req;
@@ -47,7 +45,6 @@ static void complete(struct svq_be_device *dev, struct svq_be_req *req)
 {
     struct svq_be_queue *queue = &dev->queues[req->queue];
     uint32_t length = svq_be_blk_finish(&dev->blk, req);
-
     if (svq_be_unmap_request(&dev->map, req))
         svq_be_queue_fault(dev, queue, SVQ_BE_FAULT_UNMAP); /* not returned: its pages may still be mapped */
     else if (queue->ring.fault != SVQ_BE_FAULT_UNMAP)
@@ -80,7 +77,6 @@ static void hold(struct svq_be_device *dev, struct svq_be_req *req)
 static struct svq_be_req *take_held(struct svq_be_device *dev)
 {
     struct svq_be_req *req = dev->held;
-
     if (req) {
         dev->held = req->next;
         if (!dev->held)
@@ -93,7 +89,6 @@ static struct svq_be_req *take_held(struct svq_be_device *dev)
 void svq_be_release_held(struct svq_be_device *dev)
 {
     struct svq_be_req *req;
-
     while ((req = take_held(dev)))
         run(dev, req);
 }
@@ -101,7 +96,6 @@ void svq_be_release_held(struct svq_be_device *dev)
 void svq_be_drop_held(struct svq_be_device *dev)
 {
     struct svq_be_req *req;
-
     while ((req = take_held(dev))) {
         if (svq_be_unmap_request(&dev->map, req))
             svq_be_queue_fault(dev, &dev->queues[req->queue], SVQ_BE_FAULT_UNMAP);
@@ -112,12 +106,10 @@ void svq_be_drop_held(struct svq_be_device *dev)
 /* A head that was just taken: chain, memory, meaning. 0, or -errno and the request is not live. */
 static int parse(struct svq_be_device *dev, struct svq_be_queue *queue, struct svq_be_req *req, uint16_t head)
 {
-    struct svq_be_table_reader reader = {.read = svq_be_map_read_table, .context = &dev->map, .table = dev->table};
-    int rc;
-
+    struct svq_be_table_reader reader = { .read = svq_be_map_read_table, .context = &dev->map, .table = dev->table };
     req->queue = (uint16_t)(queue - dev->queues);
     req->head = head;
-    rc = svq_be_chain_walk(&queue->ring, head, &dev->map.window, &reader, &req->chain);
+    int rc = svq_be_chain_walk(&queue->ring, head, &dev->map.window, &reader, &req->chain);
     if (rc)
         return rc;
     rc = svq_be_map_request(&dev->map, req);
@@ -133,7 +125,6 @@ static int take_one(struct svq_be_device *dev, struct svq_be_queue *queue, struc
 {
     uint16_t head;
     int rc = svq_be_ring_pop(&queue->ring, &head);
-
     if (rc <= 0)
         return rc;
     *out = take_free(dev);
@@ -152,11 +143,9 @@ static int take_one(struct svq_be_device *dev, struct svq_be_queue *queue, struc
 static bool take(struct svq_be_device *dev, struct svq_be_queue *queue)
 {
     uint32_t taken = 0;
-
     while (taken < TAKE_MAX && dev->free && !queue->blocked && !queue->ring.fault) {
         struct svq_be_req *req = NULL;
         int rc = take_one(dev, queue, &req);
-
         if (rc < 0)
             svq_be_queue_fault(dev, queue, queue->ring.fault);
         if (rc <= 0)
@@ -170,16 +159,24 @@ static bool take(struct svq_be_device *dev, struct svq_be_queue *queue)
     return taken > 0;
 }
 
+/* True: its next operation is to be started. Tells the control plane of the first flush that failed. */
+static bool next(struct svq_be_device *dev, struct svq_be_req *req)
+{
+    bool known = svq_be_flush_failed(dev->image);
+    bool more = svq_be_blk_next(&dev->blk, req);
+    if (!known && svq_be_flush_failed(dev->image))
+        eventfd_write(dev->error_fd, 1);
+    return more;
+}
+
 static bool finish_io(struct svq_be_device *dev)
 {
     struct svq_be_op *op;
     bool any = false;
-
     while ((op = svq_be_io_reap(dev->io))) {
         struct svq_be_req *req = (struct svq_be_req *)(void *)((char *)op - offsetof(struct svq_be_req, op));
-
         any = true;
-        if (svq_be_blk_next(&dev->blk, req)) {
+        if (next(dev, req)) {
             svq_be_io_start(dev->io, &req->op);
         } else {
             dev->in_flight--;
@@ -201,7 +198,6 @@ static void publish(struct svq_be_device *dev, struct svq_be_queue *queue)
 bool svq_be_serve(struct svq_be_device *dev)
 {
     bool any = finish_io(dev);
-
     for (uint32_t i = 0; i < dev->config.queues && !dev->quit; i++) {
         if (dev->queues[i].attached)
             any |= take(dev, &dev->queues[i]);
@@ -218,7 +214,6 @@ bool svq_be_serve(struct svq_be_device *dev)
 bool svq_be_serve_arm(struct svq_be_device *dev)
 {
     bool work = false;
-
     svq_be_io_wakeups(dev->io, true);
     for (uint32_t i = 0; i < dev->config.queues; i++) {
         struct svq_be_queue *queue = &dev->queues[i];

@@ -17,7 +17,6 @@ void svq_be_span_skip(struct svq_be_span *span, uint64_t n)
     while (n > 0 && span->count > 0) {
         size_t here = span->iov->iov_len;
         size_t take = n < here ? (size_t)n : here;
-
         span->iov->iov_base = (uint8_t *)span->iov->iov_base + take;
         span->iov->iov_len -= take;
         span->left -= take;
@@ -33,10 +32,8 @@ void svq_be_span_skip(struct svq_be_span *span, uint64_t n)
 static size_t move(struct svq_be_span *span, uint8_t *to, const uint8_t *from, size_t n)
 {
     size_t done = 0;
-
     while (done < n && span->count > 0) {
         size_t take = span->iov->iov_len;
-
         if (take > n - done)
             take = n - done;
         if (take > 0 && to)
@@ -57,29 +54,18 @@ static size_t move(struct svq_be_span *span, uint8_t *to, const uint8_t *from, s
     return done;
 }
 
-size_t svq_be_span_read(struct svq_be_span *span, void *to, size_t n)
-{
-    return move(span, to, NULL, n);
-}
+size_t svq_be_span_read(struct svq_be_span *span, void *to, size_t n) { return move(span, to, NULL, n); }
 
-size_t svq_be_span_write(struct svq_be_span *span, const void *from, size_t n)
-{
-    return move(span, NULL, from, n);
-}
+size_t svq_be_span_write(struct svq_be_span *span, const void *from, size_t n) { return move(span, NULL, from, n); }
 
-void svq_be_span_zero(struct svq_be_span *span)
-{
-    move(span, NULL, NULL, (size_t)span->left);
-}
+void svq_be_span_zero(struct svq_be_span *span) { move(span, NULL, NULL, (size_t)span->left); }
 
 uint8_t *svq_be_span_cut_last(struct svq_be_span *span)
 {
     while (span->count > 0) {
         struct iovec *last = &span->iov[span->count - 1];
-
         if (last->iov_len > 0) {
             uint8_t *byte = (uint8_t *)last->iov_base + last->iov_len - 1;
-
             last->iov_len--;
             span->left--;
             if (last->iov_len == 0)

@@ -18,15 +18,9 @@
 
 enum { RETRIES_MAX = 64 }; /* of EINTR and EAGAIN without progress */
 
-static uint8_t *bounce_at(struct svq_be_io *io, int index)
-{
-    return io->bounces + (size_t)index * SVQ_BE_BOUNCE_BYTES;
-}
+static uint8_t *bounce_at(struct svq_be_io *io, int index) { return io->bounces + (size_t)index * SVQ_BE_BOUNCE_BYTES; }
 
-static uint32_t min_u64(uint64_t a, uint32_t b)
-{
-    return a < b ? (uint32_t)a : b;
-}
+static uint32_t min_u64(uint64_t a, uint32_t b) { return a < b ? (uint32_t)a : b; }
 
 static bool take_bounce(struct svq_be_io *io, struct svq_be_op *op)
 {
@@ -48,13 +42,11 @@ static bool bounce_step(struct svq_be_io *io, struct svq_be_op *op, struct svq_b
     if (!take_bounce(io, op))
         return false;
     op->issued = min_u64(op->left, SVQ_BE_BOUNCE_BYTES);
-    op->one = (struct iovec){.iov_base = bounce_at(io, op->bounce), .iov_len = op->issued};
+    op->one = (struct iovec){ .iov_base = bounce_at(io, op->bounce), .iov_len = op->issued };
     if (op->kind == SVQ_BE_OP_WRITE) {
         size_t done = 0;
-
         for (uint32_t i = 0; i < op->span->count && done < op->issued; i++) {
             size_t take = min_u64(op->span->iov[i].iov_len, (uint32_t)(op->issued - done));
-
             memcpy((uint8_t *)op->one.iov_base + done, op->span->iov[i].iov_base, take);
             done += take;
         }
@@ -93,7 +85,7 @@ static void zero_step(struct svq_be_io *io, struct svq_be_op *op, struct svq_be_
         step->mode = FALLOC_FL_ZERO_RANGE;
     } else {
         op->issued = min_u64(op->left, SVQ_BE_ZEROES_BYTES);
-        op->one = (struct iovec){.iov_base = io->zeroes, .iov_len = op->issued};
+        op->one = (struct iovec){ .iov_base = io->zeroes, .iov_len = op->issued };
         step->call = SVQ_BE_STEP_WRITEV;
         step->iov = &op->one;
         step->iovs = 1;
@@ -102,23 +94,18 @@ static void zero_step(struct svq_be_io *io, struct svq_be_op *op, struct svq_be_
 
 bool svq_be_step_next(struct svq_be_io *io, struct svq_be_op *op, struct svq_be_step *step)
 {
-    memset(step, 0, sizeof(*step));
+    memset(step, 0, sizeof *step);
     switch (op->kind) {
     case SVQ_BE_OP_READ:
-    case SVQ_BE_OP_WRITE:
-        return transfer_step(io, op, step);
-    case SVQ_BE_OP_FLUSH:
-        step->call = SVQ_BE_STEP_SYNC;
-        return true;
+    case SVQ_BE_OP_WRITE: return transfer_step(io, op, step);
+    case SVQ_BE_OP_FLUSH: step->call = SVQ_BE_STEP_SYNC; return true;
     case SVQ_BE_OP_DISCARD:
         step->call = io->is_block ? SVQ_BE_STEP_TRIM : SVQ_BE_STEP_FALLOCATE;
         step->mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
         step->offset = op->offset;
         step->length = op->left;
         return true;
-    default:
-        zero_step(io, op, step);
-        return true;
+    default: zero_step(io, op, step); return true;
     }
 }
 
@@ -132,10 +119,7 @@ static bool end(struct svq_be_io *io, struct svq_be_op *op, int result)
     return true;
 }
 
-static bool not_supported(int64_t answer)
-{
-    return answer == -EOPNOTSUPP || answer == -ENOSYS || answer == -ENODEV;
-}
+static bool not_supported(int64_t answer) { return answer == -EOPNOTSUPP || answer == -ENOSYS || answer == -ENODEV; }
 
 static bool transfer_done(struct svq_be_io *io, struct svq_be_op *op, uint32_t moved)
 {
@@ -174,42 +158,32 @@ static bool zero_done(struct svq_be_io *io, struct svq_be_op *op, int64_t answer
 
 bool svq_be_step_done(struct svq_be_io *io, struct svq_be_op *op, int64_t answer)
 {
-    if ((answer == -EINTR || answer == -EAGAIN) && op->retries++ < RETRIES_MAX)
-        return false;
+    bool again = answer == -EINTR || answer == -EAGAIN;
+    if (again && op->kind != SVQ_BE_OP_FLUSH && op->retries++ < RETRIES_MAX)
+        return false; /* a flush that is made again may have reported its lost write the first time */
     switch (op->kind) {
-    case SVQ_BE_OP_FLUSH:
-        return end(io, op, (int)answer);
+    case SVQ_BE_OP_FLUSH: return end(io, op, (int)answer);
     case SVQ_BE_OP_DISCARD: /* 5.2.6.2: "MAY deallocate": where it cannot be done, nothing is a right answer */
         return end(io, op, not_supported(answer) ? 0 : (int)answer);
     case SVQ_BE_OP_ZERO:
         if (op->way != SVQ_BE_ZERO_WRITE)
             return zero_done(io, op, answer);
         break;
-    default:
-        break;
+    default: break;
     }
     return answer < 0 ? end(io, op, (int)answer) : transfer_done(io, op, (uint32_t)answer);
 }
 
-static int64_t or_errno(int64_t answer)
-{
-    return answer < 0 ? -errno : answer;
-}
+static int64_t or_errno(int64_t answer) { return answer < 0 ? -errno : answer; }
 
 int64_t svq_be_step_run(struct svq_be_io *io, const struct svq_be_step *step)
 {
-    uint64_t range[2] = {step->offset, step->length};
-
+    uint64_t range[2] = { step->offset, step->length };
     switch (step->call) {
-    case SVQ_BE_STEP_READV:
-        return or_errno(preadv(io->fd, step->iov, (int)step->iovs, (off_t)step->offset));
-    case SVQ_BE_STEP_WRITEV:
-        return or_errno(pwritev(io->fd, step->iov, (int)step->iovs, (off_t)step->offset));
-    case SVQ_BE_STEP_SYNC:
-        return or_errno(fdatasync(io->fd));
-    case SVQ_BE_STEP_TRIM:
-        return or_errno(ioctl(io->fd, BLKDISCARD, range));
-    default:
-        return or_errno(fallocate(io->fd, step->mode, (off_t)step->offset, (off_t)step->length));
+    case SVQ_BE_STEP_READV: return or_errno(preadv(io->fd, step->iov, (int)step->iovs, (off_t)step->offset));
+    case SVQ_BE_STEP_WRITEV: return or_errno(pwritev(io->fd, step->iov, (int)step->iovs, (off_t)step->offset));
+    case SVQ_BE_STEP_SYNC: return or_errno(fdatasync(io->fd));
+    case SVQ_BE_STEP_TRIM: return or_errno(ioctl(io->fd, BLKDISCARD, range));
+    default: return or_errno(fallocate(io->fd, step->mode, (off_t)step->offset, (off_t)step->length));
     }
 }

@@ -4,24 +4,15 @@
 #include <errno.h>
 #include <poll.h>
 #include <sys/eventfd.h>
-#include <time.h>
 
 #include "barrier.h"
 #include "be_device.h"
+#include "clock.h"
 
 enum {
-    SPINS_PER_LOOK = 32,      /* hints between two rounds of a busy wait */
-    POLL_FIRST_NS = 4000,     /* where the busy wait begins to grow */
-    RETRY_MS = 1,             /* when the kernel did not take all submissions */
+    SPINS_PER_LOOK = 32, /* hints between two rounds of a busy wait */
+    RETRY_MS = 1,        /* when the kernel did not take all submissions */
 };
-
-static uint64_t now_ns(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
 
 static bool call_pending(struct svq_be_device *dev)
 {
@@ -31,36 +22,16 @@ static bool call_pending(struct svq_be_device *dev)
 /* True: there is work again. */
 static bool busy_wait(struct svq_be_device *dev)
 {
-    uint64_t start;
-
-    if (dev->poll_ns == 0)
+    if (dev->busy_wait.ns == 0)
         return false;
-    start = now_ns();
+    uint64_t start = svq_now_ns();
     do {
         for (int i = 0; i < SPINS_PER_LOOK; i++)
             svq_spin_hint();
         if (call_pending(dev) || svq_be_serve(dev))
             return true;
-    } while (now_ns() - start < dev->poll_ns);
+    } while (svq_now_ns() - start < dev->busy_wait.ns);
     return false;
-}
-
-/*
- * The busy wait that would have met the event that ended a short sleep is worth having; after a long sleep it
- * would have been wasted. (The idea of KVM's halt polling.)
- */
-static void adapt(struct svq_be_device *dev, uint64_t slept_ns)
-{
-    uint64_t most = (uint64_t)dev->config.poll_us * 1000;
-
-    if (slept_ns > most)
-        dev->poll_ns /= 2;
-    else
-        dev->poll_ns = dev->poll_ns ? dev->poll_ns * 2 : POLL_FIRST_NS;
-    if (dev->poll_ns > most)
-        dev->poll_ns = most;
-    else if (dev->poll_ns < POLL_FIRST_NS)
-        dev->poll_ns = 0;
 }
 
 static void take_kicks(struct svq_be_device *dev)
@@ -68,7 +39,6 @@ static void take_kicks(struct svq_be_device *dev)
     /* A port is masked from pending to unmask, so each comes up once here */
     for (uint32_t i = 0; i < dev->config.queues; i++) {
         int port = svq_evtchn_pending(dev->evtchn);
-
         if (port < 0)
             return;
         svq_evtchn_unmask(dev->evtchn, (uint32_t)port);
@@ -79,7 +49,7 @@ static void take_kicks(struct svq_be_device *dev)
 /* The descriptor itself has failed, so that it would wake us for ever: no kick will come any more. */
 static void lose_event_channels(struct svq_be_device *dev)
 {
-    dev->deaf = true;
+    dev->evtchn_failed = true;
     for (uint32_t i = 0; i < dev->config.queues; i++) {
         if (dev->queues[i].attached && !dev->queues[i].ring.fault)
             svq_be_queue_fault(dev, &dev->queues[i], SVQ_BE_FAULT_EVTCHN);
@@ -89,20 +59,19 @@ static void lose_event_channels(struct svq_be_device *dev)
 static void sleep_until_woken(struct svq_be_device *dev)
 {
     struct pollfd fds[3] = {
-        {.fd = dev->control_fd, .events = POLLIN},
-        {.fd = svq_evtchn_fd(dev->evtchn), .events = POLLIN},
-        {.fd = svq_be_io_fd(dev->io), .events = POLLIN},
+        { .fd = dev->control_fd, .events = POLLIN },
+        { .fd = svq_evtchn_fd(dev->evtchn), .events = POLLIN },
+        { .fd = svq_be_io_fd(dev->io), .events = POLLIN },
     };
     int timeout = svq_be_io_submit(dev->io) ? RETRY_MS : -1;
-    uint64_t start = now_ns();
-    eventfd_t ignored;
-
+    uint64_t start = svq_now_ns();
     svq_count(&dev->stats.sleeps, 1);
-    if (dev->deaf)
+    if (dev->evtchn_failed)
         fds[1].fd = -1;
     if (poll(fds, 3, timeout) <= 0)
         return;
-    adapt(dev, now_ns() - start);
+    svq_busy_wait_adapt(&dev->busy_wait, svq_now_ns() - start);
+    eventfd_t ignored;
     if (fds[0].revents)
         eventfd_read(dev->control_fd, &ignored);
     if (fds[1].revents & POLLIN)
@@ -116,7 +85,6 @@ static void sleep_until_woken(struct svq_be_device *dev)
 void *svq_be_thread(void *device)
 {
     struct svq_be_device *dev = device;
-
     svq_be_serve_quiet(dev);
     for (;;) {
         if (call_pending(dev))

@@ -8,10 +8,10 @@
 
 #include "svq_test.h"
 
-#define REQUIRE_EQUAL(a, b)                                                                                       \
-    do {                                                                                                          \
-        if (!CHECK_EQUAL(a, b))                                                                                   \
-            exit(EXIT_FAILURE);                                                                                   \
+#define REQUIRE_EQUAL(a, b)                                                                                            \
+    do {                                                                                                               \
+        if (!CHECK_EQUAL(a, b))                                                                                        \
+            exit(EXIT_FAILURE);                                                                                        \
     } while (0)
 
 #endif

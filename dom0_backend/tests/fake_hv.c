@@ -51,50 +51,43 @@ static struct {
     struct mapping mappings[MAPPINGS];
     struct port ports[PORTS];
     struct svq_hv handle;
-} world = {.lock = PTHREAD_MUTEX_INITIALIZER, .memfd = -1};
+} world = { .lock = PTHREAD_MUTEX_INITIALIZER, .memfd = -1 };
 
 void fake_reset(void)
 {
     if (world.memfd < 0) {
         world.memfd = memfd_create("frames", MFD_CLOEXEC);
         REQUIRE(ftruncate(world.memfd, (off_t)FAKE_FRAMES * SVQ_PAGE_SIZE) == 0);
-        world.base = mmap(NULL, (size_t)FAKE_FRAMES * SVQ_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
-                          world.memfd, 0);
+        world.base = mmap(NULL, (size_t)FAKE_FRAMES * SVQ_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, world.memfd,
+                          0);
         REQUIRE(world.base != MAP_FAILED);
     }
     for (int i = 0; i < FAKE_DOMAINS; i++)
         REQUIRE_EQUAL(world.mapped[i], 0);
     memset(world.base, 0, (size_t)world.next_frame * SVQ_PAGE_SIZE);
     world.next_frame = 0;
-    memset(world.grants, 0, sizeof(world.grants));
-    memset(world.calls, 0, sizeof(world.calls));
-    memset(world.refuse_unmap, 0, sizeof(world.refuse_unmap));
-    memset(world.ports, 0, sizeof(world.ports));
+    memset(world.grants, 0, sizeof world.grants);
+    memset(world.calls, 0, sizeof world.calls);
+    memset(world.refuse_unmap, 0, sizeof world.refuse_unmap);
+    memset(world.ports, 0, sizeof world.ports);
 }
 
-struct svq_hv *fake_handle(void)
-{
-    return &world.handle;
-}
+struct svq_hv *fake_handle(void) { return &world.handle; }
 
 uint32_t fake_frames(uint32_t count)
 {
     uint32_t first = world.next_frame;
-
     REQUIRE(first + count <= FAKE_FRAMES);
     world.next_frame += count;
     return first;
 }
 
-uint8_t *fake_va(uint32_t frame)
-{
-    return world.base + (size_t)frame * SVQ_PAGE_SIZE;
-}
+uint8_t *fake_va(uint32_t frame) { return world.base + (size_t)frame * SVQ_PAGE_SIZE; }
 
 void fake_grant(uint16_t domid, uint32_t gref, uint32_t frame, bool writable)
 {
     pthread_mutex_lock(&world.lock);
-    world.grants[domid][gref] = (struct grant){.valid = true, .writable = writable, .frame = frame};
+    world.grants[domid][gref] = (struct grant){ .valid = true, .writable = writable, .frame = frame };
     pthread_mutex_unlock(&world.lock);
 }
 
@@ -108,20 +101,16 @@ void fake_revoke(uint16_t domid, uint32_t gref)
 
 uint32_t fake_mapped(uint16_t domid)
 {
-    uint32_t count;
-
     pthread_mutex_lock(&world.lock);
-    count = world.mapped[domid];
+    uint32_t count = world.mapped[domid];
     pthread_mutex_unlock(&world.lock);
     return count;
 }
 
 uint32_t fake_map_calls(uint16_t domid)
 {
-    uint32_t count;
-
     pthread_mutex_lock(&world.lock);
-    count = world.calls[domid];
+    uint32_t count = world.calls[domid];
     pthread_mutex_unlock(&world.lock);
     return count;
 }
@@ -149,7 +138,6 @@ static int map_locked(uint16_t domid, const uint32_t *grefs, size_t count, int w
     int protection = PROT_READ | (writable ? PROT_WRITE : 0);
     struct mapping *mapping = world.mappings;
     int rc = check_grants(domid, grefs, count, writable);
-
     if (rc)
         return rc;
     while (mapping->va)
@@ -158,13 +146,12 @@ static int map_locked(uint16_t domid, const uint32_t *grefs, size_t count, int w
     REQUIRE(mapping->va != MAP_FAILED);
     mapping->domid = domid;
     mapping->count = (uint32_t)count;
-    mapping->grefs = malloc(count * sizeof(*grefs));
-    memcpy(mapping->grefs, grefs, count * sizeof(*grefs));
+    mapping->grefs = malloc(count * sizeof *grefs);
+    memcpy(mapping->grefs, grefs, count * sizeof *grefs);
     for (size_t i = 0; i < count; i++) {
         struct grant *grant = &world.grants[domid][grefs[i]];
-
         REQUIRE(mmap((uint8_t *)mapping->va + i * SVQ_PAGE_SIZE, SVQ_PAGE_SIZE, protection, MAP_SHARED | MAP_FIXED,
-                   world.memfd, (off_t)grant->frame * SVQ_PAGE_SIZE) != MAP_FAILED);
+                     world.memfd, (off_t)grant->frame * SVQ_PAGE_SIZE) != MAP_FAILED);
         grant->maps++;
     }
     world.mapped[domid] += (uint32_t)count;
@@ -172,16 +159,13 @@ static int map_locked(uint16_t domid, const uint32_t *grefs, size_t count, int w
     return 0;
 }
 
-int svq_hv_map_grants(struct svq_hv *hv, uint16_t domid, const uint32_t *grefs, size_t count, int writable,
-                      void **va)
+int svq_hv_map_grants(struct svq_hv *hv, uint16_t domid, const uint32_t *grefs, size_t count, int writable, void **va)
 {
-    int rc;
-
     (void)hv;
     pthread_mutex_lock(&world.lock);
     if (domid < FAKE_DOMAINS)
         world.calls[domid]++;
-    rc = map_locked(domid, grefs, count, writable, va);
+    int rc = map_locked(domid, grefs, count, writable, va);
     pthread_mutex_unlock(&world.lock);
     return rc;
 }
@@ -190,7 +174,6 @@ int svq_hv_unmap_grants(struct svq_hv *hv, void *va, size_t count)
 {
     struct mapping *mapping = world.mappings;
     int rc = 0;
-
     (void)hv;
     pthread_mutex_lock(&world.lock);
     while (mapping->va != va)
@@ -211,7 +194,7 @@ int svq_hv_unmap_grants(struct svq_hv *hv, void *va, size_t count)
 int svq_evtchn_open(struct svq_hv *hv, struct svq_evtchn **out)
 {
     (void)hv;
-    *out = malloc(sizeof(**out));
+    *out = malloc(sizeof **out);
     (*out)->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     return 0;
 }
@@ -222,7 +205,7 @@ void svq_evtchn_close(struct svq_evtchn *ec)
     for (int i = 0; i < PORTS; i++) {
         if (world.ports[i].owner == ec) {
             world.ports[world.ports[i].remote].remote = 0;
-            memset(&world.ports[i], 0, sizeof(world.ports[i]));
+            memset(&world.ports[i], 0, sizeof world.ports[i]);
         }
     }
     pthread_mutex_unlock(&world.lock);
@@ -230,16 +213,13 @@ void svq_evtchn_close(struct svq_evtchn *ec)
     free(ec);
 }
 
-int svq_evtchn_fd(struct svq_evtchn *ec)
-{
-    return ec->fd;
-}
+int svq_evtchn_fd(struct svq_evtchn *ec) { return ec->fd; }
 
 static int new_port(struct svq_evtchn *ec, uint32_t remote)
 {
     for (uint32_t i = 1; i < PORTS; i++) {
         if (!world.ports[i].owner) {
-            world.ports[i] = (struct port){.owner = ec, .remote = remote};
+            world.ports[i] = (struct port){ .owner = ec, .remote = remote };
             return (int)i;
         }
     }
@@ -248,11 +228,9 @@ static int new_port(struct svq_evtchn *ec, uint32_t remote)
 
 int svq_evtchn_alloc_unbound(struct svq_evtchn *ec, uint16_t remote_domid)
 {
-    int port;
-
     (void)remote_domid;
     pthread_mutex_lock(&world.lock);
-    port = new_port(ec, 0);
+    int port = new_port(ec, 0);
     pthread_mutex_unlock(&world.lock);
     return port;
 }
@@ -260,11 +238,9 @@ int svq_evtchn_alloc_unbound(struct svq_evtchn *ec, uint16_t remote_domid)
 int svq_evtchn_bind(struct svq_evtchn *ec, uint16_t remote_domid, uint32_t remote_port)
 {
     int port = -ENOENT;
-
     (void)remote_domid;
     pthread_mutex_lock(&world.lock);
-    if (remote_port > 0 && remote_port < PORTS && world.ports[remote_port].owner &&
-        !world.ports[remote_port].remote) {
+    if (remote_port > 0 && remote_port < PORTS && world.ports[remote_port].owner && !world.ports[remote_port].remote) {
         port = new_port(ec, remote_port);
         world.ports[remote_port].remote = (uint32_t)port;
     }
@@ -275,11 +251,9 @@ int svq_evtchn_bind(struct svq_evtchn *ec, uint16_t remote_domid, uint32_t remot
 int svq_evtchn_notify(struct svq_evtchn *ec, uint32_t port)
 {
     int rc = -ENOENT;
-
     pthread_mutex_lock(&world.lock);
     if (world.ports[port].owner == ec) {
         struct port *remote = &world.ports[world.ports[port].remote];
-
         rc = 0;
         if (remote->owner && !remote->pending) {
             remote->pending = true;
@@ -292,14 +266,13 @@ int svq_evtchn_notify(struct svq_evtchn *ec, uint32_t port)
 
 int svq_evtchn_pending(struct svq_evtchn *ec)
 {
-    eventfd_t ignored;
     int port = -EAGAIN;
-
     pthread_mutex_lock(&world.lock);
     for (int i = 1; i < PORTS && port < 0; i++) {
         if (world.ports[i].owner == ec && world.ports[i].pending && !world.ports[i].masked)
             port = i;
     }
+    eventfd_t ignored;
     if (port > 0) {
         world.ports[port].pending = false;
         world.ports[port].masked = true;
@@ -325,7 +298,7 @@ int svq_evtchn_unbind(struct svq_evtchn *ec, uint32_t port)
     (void)ec;
     pthread_mutex_lock(&world.lock);
     world.ports[world.ports[port].remote].remote = 0;
-    memset(&world.ports[port], 0, sizeof(world.ports[port]));
+    memset(&world.ports[port], 0, sizeof world.ports[port]);
     pthread_mutex_unlock(&world.lock);
     return 0;
 }

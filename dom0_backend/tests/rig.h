@@ -4,7 +4,8 @@
 #define SVQ_BE_RIG_H
 
 #include "fake_hv.h"
-#include "layout.h"
+#include "grant.h"
+#include "vring.h"
 #include "svq_backend.h"
 
 enum {

@@ -26,7 +26,6 @@ static uint16_t offer_read(uint32_t queue, uint64_t sector, struct buf bufs[3])
 static void wait_held(uint64_t count)
 {
     struct svq_be_part part;
-
     do {
         svq_be_live_parts(rig.dev, &part, 1); /* answered between two rounds */
     } while (rig_stats(&rig).held_requests < count);
@@ -34,15 +33,13 @@ static void wait_held(uint64_t count)
 
 TEST(hold, "Held requests are mapped, listed and unreturned; released, they go on")
 {
-    struct svq_be_part parts[8];
     struct buf bufs[3], second[3];
-    uint16_t head;
-
     rig_open(&rig, "/tmp", SECTORS, 0);
     rig_start(&rig, 16);
+    struct svq_be_part parts[8];
     REQUIRE_EQUAL(svq_be_live_parts(rig.dev, parts, 8), 0);
     REQUIRE_EQUAL(svq_be_hold(rig.dev, 1), 0);
-    head = offer_read(0, 5, bufs);
+    uint16_t head = offer_read(0, 5, bufs);
     rig_kick(&rig, 0);
     wait_held(1);
     REQUIRE_EQUAL(svq_be_live_parts(rig.dev, NULL, 0), 3);
@@ -72,14 +69,11 @@ TEST(strict_lifetime, "Once a completion is visible nothing of it is mapped; one
     rig_start(&rig, 16);
     for (int i = 0; i < 200; i++) {
         struct buf bufs[5] = {
-            rig_window(&rig, 4080, 16, false),
-            rig_window(&rig, 100, 512, false),
+            rig_window(&rig, 4080, 16, false), rig_window(&rig, 100, 512, false),
             rig_window(&rig, 0, 5000, true), /* more than the status: zeroed */
-            rig_pool(&rig, 0, 10, true),
-            rig_window(&rig, 3, 1, true),
+            rig_pool(&rig, 0, 10, true),       rig_window(&rig, 3, 1, true),
         };
         uint32_t calls = fake_map_calls(FRONTEND);
-
         bufs[0].va[0] = VIRTIO_BLK_T_OUT;
         REQUIRE_EQUAL(rig_do(&rig, bufs, 5), VIRTIO_BLK_S_OK);
         REQUIRE_EQUAL(fake_mapped(FRONTEND), 0);
@@ -90,18 +84,16 @@ TEST(strict_lifetime, "Once a completion is visible nothing of it is mapped; one
 
 TEST(pool_mapped_once, "Mediator pages are mapped at first use only")
 {
-    struct buf bufs[3];
-    uint32_t calls;
-
     rig_open(&rig, "/tmp", SECTORS, 0);
     rig_start(&rig, 16);
+    struct buf bufs[3];
     bufs[0] = rig_header(&rig, VIRTIO_BLK_T_IN, 0);
     bufs[1] = rig_pool(&rig, 0, 8192, true);
     bufs[2] = rig_pool(&rig, 0, 1, true);
     rig_offer_direct(&rig, 0, bufs, 3);
     rig_kick(&rig, 0);
     rig_wait(&rig, 0);
-    calls = fake_map_calls(MEDIATOR);
+    uint32_t calls = fake_map_calls(MEDIATOR);
     for (int i = 0; i < 100; i++) {
         rig_offer_direct(&rig, 0, bufs, 3);
         rig_kick(&rig, 0);
@@ -114,35 +106,31 @@ TEST(pool_mapped_once, "Mediator pages are mapped at first use only")
 
 TEST(pool_page_both_ways, "A mediator page may be described as readable and as writable")
 {
-    struct buf status, header;
-
     rig_open(&rig, "/tmp", SECTORS, 0);
     rig_start(&rig, 16);
-    status = rig_pool(&rig, 100, 1, true);
-    header = status;
+    struct buf status = rig_pool(&rig, 100, 1, true);
+    struct buf header = status;
     header.offset = 0;
     header.len = 16;
     header.va = status.va - 100;
     header.writable = false;
     header.va[0] = VIRTIO_BLK_T_FLUSH;
     for (int i = 0; i < 3; i++)
-        REQUIRE_EQUAL(rig_do(&rig, (struct buf[]){header, status}, 2), VIRTIO_BLK_S_OK);
+        REQUIRE_EQUAL(rig_do(&rig, (struct buf[]){ header, status }, 2), VIRTIO_BLK_S_OK);
     rig_close(&rig);
 }
 
 TEST(cache_bounded, "The cache stays within its bound by unmapping pages not in use")
 {
-    struct svq_be_stats stats;
-
     rig_open(&rig, "/tmp", SECTORS, 0);
     rig.config.cache_pages = 4096;
     rig_start(&rig, 16);
     for (int i = 0; i < 1500; i++) { /* 3 fresh pool pages each: header, table, status */
-        struct buf bufs[2] = {rig_header(&rig, VIRTIO_BLK_T_FLUSH, 0), rig_pool(&rig, 0, 1, true)};
+        struct buf bufs[2] = { rig_header(&rig, VIRTIO_BLK_T_FLUSH, 0), rig_pool(&rig, 0, 1, true) };
 
         REQUIRE_EQUAL(rig_do(&rig, bufs, 2), VIRTIO_BLK_S_OK);
     }
-    stats = rig_stats(&rig);
+    struct svq_be_stats stats = rig_stats(&rig);
     REQUIRE_EQUAL(stats.cache_pages, 4096);
     REQUIRE_EQUAL(stats.cache_evictions, 4500 - 4096);
     rig_close(&rig);
@@ -150,12 +138,11 @@ TEST(cache_bounded, "The cache stays within its bound by unmapping pages not in 
 
 TEST(cache_full, "A request that finds no room in the cache waits in its ring until others have ended")
 {
-    struct buf bufs[3][3];
-
     rig_open(&rig, "/tmp", 16384, 0);
     rig.config.cache_pages = 4096;
     rig_start(&rig, 16);
     svq_be_hold(rig.dev, 1);
+    struct buf bufs[3][3];
     for (int i = 0; i < 3; i++) {
         bufs[i][0] = rig_header(&rig, VIRTIO_BLK_T_IN, 8);
         bufs[i][1] = rig_pool(&rig, 0, 1800 * 4096, true);
@@ -178,7 +165,6 @@ TEST(cache_full, "A request that finds no room in the cache waits in its ring un
 static void run_queues(uint64_t features_off, uint32_t poll_us)
 {
     static struct buf bufs[RIG_QUEUES][16][3];
-
     rig_open(&rig, "/tmp", SECTORS, 0);
     rig.config.queues = RIG_QUEUES;
     rig.config.features &= ~features_off;
@@ -196,7 +182,6 @@ static void run_queues(uint64_t features_off, uint32_t poll_us)
                 REQUIRE_EQUAL(rig_wait(&rig, q).len, 4097);
             for (uint32_t i = 0; i < 16; i++) {
                 uint64_t at = (uint64_t)(round + 1) * (q + 1) * (i + 1) * 512;
-
                 REQUIRE_EQUAL(bufs[q][i][2].va[0], VIRTIO_BLK_S_OK);
                 REQUIRE(bufs[q][i][1].va[0] == rig_byte(at) && bufs[q][i][1].va[4095] == rig_byte(at + 4095));
             }
@@ -207,20 +192,13 @@ static void run_queues(uint64_t features_off, uint32_t poll_us)
     rig_close(&rig);
 }
 
-TEST(queues, "Four queues with more requests than the device has room for all get served")
-{
-    run_queues(0, 20);
-}
+TEST(queues, "Four queues with more requests than the device has room for all get served") { run_queues(0, 20); }
 
-TEST(queues_plain, "The same without EVENT_IDX and without busy waiting")
-{
-    run_queues(1ULL << VIRTIO_F_EVENT_IDX, 0);
-}
+TEST(queues_plain, "The same without EVENT_IDX and without busy waiting") { run_queues(1ULL << VIRTIO_F_EVENT_IDX, 0); }
 
 TEST(stop_in_flight, "Stopping returns what is in flight; starting again goes on from there")
 {
     static struct buf bufs[64][3];
-
     for (int sync = 0; sync <= 1; sync++) {
         rig_open(&rig, "/tmp", SECTORS, 0);
         rig.config.force_sync = (uint8_t)sync;
@@ -244,11 +222,10 @@ TEST(stop_in_flight, "Stopping returns what is in flight; starting again goes on
 
 TEST(stop_held, "Stopping unmaps held requests and does not return them")
 {
-    struct buf bufs[3];
-
     rig_open(&rig, "/tmp", SECTORS, 0);
     rig_start(&rig, 16);
     svq_be_hold(rig.dev, 1);
+    struct buf bufs[3];
     offer_read(0, 1, bufs);
     rig_kick(&rig, 0);
     wait_held(1);
@@ -261,28 +238,38 @@ TEST(stop_held, "Stopping unmaps held requests and does not return them")
 
 static void expect_fault(int fault, int queue)
 {
-    struct pollfd fd = {.fd = svq_be_error_fd(rig.dev), .events = POLLIN};
-    struct svq_be_error error;
-
+    struct pollfd fd = { .fd = svq_be_error_fd(rig.dev), .events = POLLIN };
     REQUIRE_EQUAL(poll(&fd, 1, 20000), 1);
+    struct svq_be_error error;
     REQUIRE_EQUAL(svq_be_read_error(rig.dev, &error), 1);
     REQUIRE_EQUAL(error.fault, fault);
     REQUIRE_EQUAL(error.queue, queue);
     REQUIRE(strstr(error.text, svq_be_fault_text(fault)));
 }
 
+TEST(fault_names, "Each fault has a name and a sentence of its own, and a number that is none has those too")
+{
+    for (int fault = SVQ_BE_FAULT_NONE; fault <= SVQ_BE_FAULT_EVTCHN + 1; fault++) {
+        REQUIRE(!strncmp(svq_be_fault_name(fault), "SVQ_BE_FAULT_", 13));
+        REQUIRE(svq_be_fault_text(fault)[0]);
+        for (int other = SVQ_BE_FAULT_NONE; other < fault; other++)
+            REQUIRE(strcmp(svq_be_fault_name(fault), svq_be_fault_name(other)));
+    }
+    REQUIRE(!strcmp(svq_be_fault_name(SVQ_BE_FAULT_ADDRESS), "SVQ_BE_FAULT_ADDRESS"));
+    REQUIRE(!strcmp(svq_be_fault_name(-1), svq_be_fault_name(SVQ_BE_FAULT_EVTCHN + 1)));
+}
+
 TEST(fault_isolated, "A broken ring stops its queue with the reason, and no other")
 {
-    struct svq_be_error error;
-    struct buf bufs[3];
-
     rig_open(&rig, "/tmp", SECTORS, 0);
     rig.config.queues = 2;
     rig_start(&rig, 16);
+    struct svq_be_error error;
     REQUIRE_EQUAL(svq_be_read_error(rig.dev, &error), 0);
     rig_avail(&rig, 1, 77);
     rig_kick(&rig, 1);
     expect_fault(SVQ_BE_FAULT_HEAD_RANGE, 1);
+    struct buf bufs[3];
     offer_read(0, 1, bufs);
     rig_kick(&rig, 0);
     rig_wait(&rig, 0);
@@ -294,11 +281,10 @@ TEST(fault_isolated, "A broken ring stops its queue with the reason, and no othe
 TEST(pool_not_granted, "A mediator page without the described grant stops the queue")
 {
     for (int i = 0; i < 3; i++) {
-        static const int faults[] = {SVQ_BE_FAULT_POOL_MAP, SVQ_BE_FAULT_POOL_MAP, SVQ_BE_FAULT_INDIRECT_MAP};
-        struct buf bufs[2];
-
+        static const int faults[] = { SVQ_BE_FAULT_POOL_MAP, SVQ_BE_FAULT_POOL_MAP, SVQ_BE_FAULT_INDIRECT_MAP };
         rig_open(&rig, "/tmp", SECTORS, 0);
         rig_start(&rig, 16);
+        struct buf bufs[2];
         bufs[0] = rig_header(&rig, VIRTIO_BLK_T_FLUSH, 0);
         bufs[1] = rig_pool(&rig, 0, 1, i != 1); /* 1: granted read-only, but described as writable */
         bufs[1].writable = true;
@@ -315,10 +301,9 @@ TEST(pool_not_granted, "A mediator page without the described grant stops the qu
 
 TEST(window_not_granted, "A frontend page without a grant costs its request IOERR; the queue goes on")
 {
-    struct buf bufs[3];
-
     rig_open(&rig, "/tmp", SECTORS, 0);
     rig_start(&rig, 16);
+    struct buf bufs[3];
     for (int i = 0; i < 2; i++) {
         offer_read(0, 1, bufs);
         if (i == 1) { /* the status in the window too */
@@ -353,10 +338,9 @@ TEST(window_not_granted, "A frontend page without a grant costs its request IOER
 
 TEST(too_many_pages, "A request beyond the bound on pages gets IOERR and is not mapped")
 {
-    struct buf bufs[3];
-
     rig_open(&rig, "/tmp", SECTORS, 0);
     rig_start(&rig, 16);
+    struct buf bufs[3];
     bufs[0] = rig_header(&rig, VIRTIO_BLK_T_IN, 0);
     bufs[1] = rig_window(&rig, 0, 2048 * 4096, true);
     bufs[2] = rig_pool(&rig, 0, 1, true);
@@ -367,11 +351,10 @@ TEST(too_many_pages, "A request beyond the bound on pages gets IOERR and is not 
 
 TEST(unmap_refused, "A request whose pages may still be mapped is never returned")
 {
-    struct buf bufs[3];
-
     rig_open(&rig, "/tmp", SECTORS, 0);
     rig_start(&rig, 16);
     fake_refuse_unmap(FRONTEND, true);
+    struct buf bufs[3];
     offer_read(0, 1, bufs);
     rig_kick(&rig, 0);
     expect_fault(SVQ_BE_FAULT_UNMAP, 0);
@@ -385,25 +368,22 @@ TEST(random_device, "Random descriptors, tables and indices neither crash a devi
     srandom(2);
     for (int round = 0; round < 60; round++) {
         struct rig_queue *q = &rig.q[0];
-        struct buf pages[4];
-
         rig_open(&rig, "/tmp", 64, 0);
         rig_start(&rig, 16);
+        struct buf pages[4];
         for (int i = 0; i < 4; i++)
             pages[i] = i % 2 ? rig_pool(&rig, 0, 8192, i / 2) : rig_window(&rig, 0, 8192, i / 2);
         for (int i = 0; i < 8192; i += 16) {
             struct buf part = pages[random() % 4];
-            struct vring_desc desc;
-
             part.offset = (uint32_t)random() % 5000;
             part.len = (uint32_t)random() % 3200;
-            desc = rig_desc(&part);
+            struct vring_desc desc = rig_desc(&part);
             desc.flags = (uint16_t)((desc.flags & VRING_DESC_F_WRITE) | (random() % 3 ? VRING_DESC_F_NEXT : 0));
             desc.next = (uint16_t)(random() % 18);
             memcpy(pages[1].va + i, &desc, 16);
             if (random() % 2)
-                desc = (struct vring_desc){svq_grant_addr(pages[1].gref, 16 * (uint32_t)(random() % 200)), 16 * 18,
-                                           VRING_DESC_F_INDIRECT, 0};
+                desc = (struct vring_desc){ svq_grant_addr(pages[1].gref, 16 * (uint32_t)(random() % 200)), 16 * 18,
+                                            VRING_DESC_F_INDIRECT, 0 };
             if (i < 16 * 16)
                 q->desc[i / 16] = desc;
         }
@@ -419,12 +399,11 @@ TEST(random_device, "Random descriptors, tables and indices neither crash a devi
 
 TEST(idle_kicks, "Kicks without work are harmless")
 {
-    struct buf bufs[3];
-
     rig_open(&rig, "/tmp", SECTORS, 0);
     rig_start(&rig, 16);
     for (int i = 0; i < 1000; i++)
         rig_kick(&rig, 0);
+    struct buf bufs[3];
     offer_read(0, 1, bufs);
     rig_kick(&rig, 0);
     rig_wait(&rig, 0);

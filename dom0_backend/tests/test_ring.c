@@ -4,6 +4,7 @@
 
 #include "be_chain.h"
 #include "be_test.h"
+#include "grant.h"
 
 enum { SIZE = 8 };
 
@@ -14,39 +15,38 @@ static struct vring_used *const used = (struct vring_used *)(void *)used_words;
 static struct svq_be_ring ring;
 static struct svq_be_chain chain;
 static int reader_answer;
-static const struct svq_be_window window = {.owner = 2, .first = 1000, .count = 100};
+static const struct svq_be_window window = { .owner = 2, .first = 1000, .count = 100 };
 
 static int read_table(void *context, uint32_t gref, uint32_t offset, uint32_t count, struct vring_desc *to)
 {
     (void)context;
     REQUIRE_EQUAL(gref, 7);
     REQUIRE_EQUAL(offset, 16);
-    memcpy(to, table, count * sizeof(*to));
+    memcpy(to, table, count * sizeof *to);
     return reader_answer;
 }
 
 static void fresh(uint64_t features)
 {
-    memset(desc, 0, sizeof(desc));
-    memset(table, 0, sizeof(table));
-    memset(avail_words, 0, sizeof(avail_words));
-    memset(used_words, 0, sizeof(used_words));
+    memset(desc, 0, sizeof desc);
+    memset(table, 0, sizeof table);
+    memset(avail_words, 0, sizeof avail_words);
+    memset(used_words, 0, sizeof used_words);
     reader_answer = 0;
     svq_be_ring_init(&ring, desc, avail, used, SIZE, features);
 }
 
 static int walk(void)
 {
-    struct svq_be_table_reader reader = {.read = read_table, .table = scratch};
-
+    struct svq_be_table_reader reader = { .read = read_table, .table = scratch };
     return svq_be_chain_walk(&ring, 0, &window, &reader, &chain);
 }
 
 static struct vring_desc part(uint32_t gref, uint32_t offset, uint32_t len, uint16_t flags, uint16_t next)
 {
     bool owned = gref >= window.first && gref < window.first + window.count;
-
-    return (struct vring_desc){owned ? svq_window_addr(gref, offset) : svq_grant_addr(gref, offset), len, flags, next};
+    return (struct vring_desc){ owned ? svq_window_addr(gref, offset) : svq_grant_addr(gref, offset), len, flags,
+                                next };
 }
 
 static void require_fault(int expected)
@@ -57,9 +57,8 @@ static void require_fault(int expected)
 
 TEST(heads, "Heads come in order, and none while it is still live")
 {
-    uint16_t head;
-
     fresh(0);
+    uint16_t head;
     REQUIRE_EQUAL(svq_be_ring_pop(&ring, &head), 0);
     avail->ring[0] = 3;
     avail->ring[1] = 5;
@@ -80,9 +79,8 @@ TEST(heads, "Heads come in order, and none while it is still live")
 
 TEST(wrap, "A returned head may come again, also after the indices wrap")
 {
-    uint16_t head;
-
     fresh(0);
+    uint16_t head;
     for (uint32_t i = 0; i < 70000; i++) { /* indices wrap */
         avail->ring[avail->idx & (SIZE - 1)] = 6;
         avail->idx++;
@@ -97,10 +95,9 @@ TEST(wrap, "A returned head may come again, also after the indices wrap")
 
 TEST(indices, "Indices that run ahead, go back or name no descriptor stop the ring")
 {
-    uint16_t head;
-
     fresh(0);
     avail->idx = SIZE + 1;
+    uint16_t head;
     REQUIRE_EQUAL(svq_be_ring_pop(&ring, &head), -EPROTO);
     REQUIRE_EQUAL(ring.fault, SVQ_BE_FAULT_AVAIL_IDX);
     fresh(0);
@@ -115,8 +112,6 @@ TEST(indices, "Indices that run ahead, go back or name no descriptor stop the ri
 
 TEST(take_up, "A ring is taken up where used idx stands")
 {
-    uint16_t head;
-
     fresh(0);
     used->idx = 65534;
     avail->idx = 1;
@@ -124,6 +119,7 @@ TEST(take_up, "A ring is taken up where used idx stands")
     avail->ring[7] = 2;
     avail->ring[0] = 3;
     svq_be_ring_init(&ring, desc, avail, used, SIZE, 0);
+    uint16_t head;
     for (uint16_t expected = 1; expected <= 3; expected++) {
         REQUIRE_EQUAL(svq_be_ring_pop(&ring, &head), 1);
         REQUIRE_EQUAL(head, expected);
@@ -133,14 +129,13 @@ TEST(take_up, "A ring is taken up where used idx stands")
 
 TEST(event_idx, "EVENT_IDX is honoured both ways, and flags are then ignored")
 {
-    uint16_t head;
-
     fresh(1ULL << VIRTIO_F_EVENT_IDX);
     avail->flags = VRING_AVAIL_F_NO_INTERRUPT; /* to be ignored (2.7.7.2) */
     avail->idx = 3;
     avail->ring[1] = 1;
     avail->ring[2] = 2;
     *vring_used_event(avail, SIZE) = 1;
+    uint16_t head;
     for (int i = 0; i < 3; i++) {
         REQUIRE_EQUAL(svq_be_ring_pop(&ring, &head), 1);
         svq_be_ring_push(&ring, head, 0);
@@ -216,17 +211,18 @@ TEST(addresses, "Addresses without a gref, or beyond the window that they name, 
         uint32_t len;
         int fault;
     } cases[] = {
-        {0x1000, 16, SVQ_BE_FAULT_ADDRESS},                                      /* no grant address */
-        {SVQ_GRANT_ADDR_FLAG | 1ULL << 44, 16, SVQ_BE_FAULT_ADDRESS},            /* gref above 32 bits */
-        {SVQ_GRANT_ADDR_FLAG | 0xffffffffULL << 12 | 4095, 2, SVQ_BE_FAULT_ADDRESS}, /* runs past the last gref */
-        {SVQ_GRANT_ADDR_FLAG | SVQ_WINDOW_ADDR_FLAG | 999ULL << 12, 4097, SVQ_BE_FAULT_WINDOW},      /* into the window */
-        {SVQ_GRANT_ADDR_FLAG | SVQ_WINDOW_ADDR_FLAG | 1099ULL << 12 | 4095, 2, SVQ_BE_FAULT_WINDOW}, /* out of it */
-        {SVQ_GRANT_ADDR_FLAG | SVQ_WINDOW_ADDR_FLAG | 990ULL << 12, 200 * 4096, SVQ_BE_FAULT_WINDOW}, /* all over it */
+        { 0x1000, 16, SVQ_BE_FAULT_ADDRESS },                                          /* no grant address */
+        { SVQ_GRANT_ADDR_FLAG | 1ULL << 44, 16, SVQ_BE_FAULT_ADDRESS },                /* gref above 32 bits */
+        { SVQ_GRANT_ADDR_FLAG | 0xffffffffULL << 12 | 4095, 2, SVQ_BE_FAULT_ADDRESS }, /* runs past the last gref */
+        { SVQ_GRANT_ADDR_FLAG | SVQ_WINDOW_ADDR_FLAG | 999ULL << 12, 4097, SVQ_BE_FAULT_WINDOW }, /* into the window */
+        { SVQ_GRANT_ADDR_FLAG | SVQ_WINDOW_ADDR_FLAG | 1099ULL << 12 | 4095, 2, SVQ_BE_FAULT_WINDOW }, /* out of it */
+        { SVQ_GRANT_ADDR_FLAG | SVQ_WINDOW_ADDR_FLAG | 990ULL << 12, 200 * 4096,
+          SVQ_BE_FAULT_WINDOW }, /* all over it */
     };
 
-    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         fresh(0);
-        desc[0] = (struct vring_desc){.addr = cases[i].addr, .len = cases[i].len};
+        desc[0] = (struct vring_desc){ .addr = cases[i].addr, .len = cases[i].len };
         require_fault(cases[i].fault);
     }
     fresh(0);
@@ -241,15 +237,15 @@ TEST(tables, "Tables of a wrong size or place stop the ring")
         uint16_t flags;
         int fault;
     } cases[] = {
-        {7, 16, 0, 0, SVQ_BE_FAULT_INDIRECT_SIZE},
-        {7, 16, 17, 0, SVQ_BE_FAULT_INDIRECT_SIZE},
-        {7, 16, 16 * (SVQ_BE_TABLE_MAX + 1), 0, SVQ_BE_FAULT_INDIRECT_SIZE},
-        {7, 8, 16, 0, SVQ_BE_FAULT_INDIRECT_SIZE},
-        {7, 16, 16, VRING_DESC_F_NEXT, SVQ_BE_FAULT_INDIRECT_NEXT},
-        {1000, 16, 16, 0, SVQ_BE_FAULT_WINDOW},
+        { 7, 16, 0, 0, SVQ_BE_FAULT_INDIRECT_SIZE },
+        { 7, 16, 17, 0, SVQ_BE_FAULT_INDIRECT_SIZE },
+        { 7, 16, 16 * (SVQ_BE_TABLE_MAX + 1), 0, SVQ_BE_FAULT_INDIRECT_SIZE },
+        { 7, 8, 16, 0, SVQ_BE_FAULT_INDIRECT_SIZE },
+        { 7, 16, 16, VRING_DESC_F_NEXT, SVQ_BE_FAULT_INDIRECT_NEXT },
+        { 1000, 16, 16, 0, SVQ_BE_FAULT_WINDOW },
     };
 
-    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         fresh(1ULL << VIRTIO_F_INDIRECT_DESC);
         desc[0] = part(cases[i].gref, cases[i].offset, cases[i].len, VRING_DESC_F_INDIRECT | cases[i].flags, 0);
         require_fault(cases[i].fault);
@@ -262,9 +258,8 @@ TEST(tables, "Tables of a wrong size or place stop the ring")
 TEST(table_contents, "Tables that nest, loop or are not granted stop the ring")
 {
     for (int i = 0; i < 4; i++) {
-        static const int faults[] = {SVQ_BE_FAULT_INDIRECT_NESTED, SVQ_BE_FAULT_NEXT_RANGE, SVQ_BE_FAULT_LOOP,
-                                     SVQ_BE_FAULT_INDIRECT_MAP};
-
+        static const int faults[] = { SVQ_BE_FAULT_INDIRECT_NESTED, SVQ_BE_FAULT_NEXT_RANGE, SVQ_BE_FAULT_LOOP,
+                                      SVQ_BE_FAULT_INDIRECT_MAP };
         fresh(1ULL << VIRTIO_F_INDIRECT_DESC);
         desc[0] = part(7, 16, 32, VRING_DESC_F_INDIRECT, 0);
         table[0] = part(9, 0, 1, VRING_DESC_F_NEXT, 1);
@@ -282,7 +277,6 @@ TEST(table_contents, "Tables that nest, loop or are not granted stop the ring")
 TEST(random_rings, "Whatever a ring holds, the walk ends and what is said to be of the window lies in it")
 {
     uint32_t accepted = 0;
-
     srandom(1);
     for (int round = 0; round < 200000; round++) {
         fresh(1ULL << VIRTIO_F_INDIRECT_DESC);
@@ -307,7 +301,6 @@ TEST(random_rings, "Whatever a ring holds, the walk ends and what is said to be 
         for (uint32_t i = 0; i < chain.count; i++) {
             const struct svq_be_seg *seg = &chain.segs[i];
             bool first = seg->gref - 1000 < 100, last = seg->gref + svq_be_seg_pages(seg) - 1 - 1000 < 100;
-
             REQUIRE(!seg->in_window || (first && last));
             REQUIRE_EQUAL(seg->writable, i >= chain.readable);
         }

@@ -33,13 +33,12 @@ static struct bench bench;
 
 static void open_image(void)
 {
-    uint8_t sector[512];
-
-    snprintf(bench.path, sizeof(bench.path), "/tmp/svq-sim-XXXXXX");
+    snprintf(bench.path, sizeof bench.path, "/tmp/svq-sim-XXXXXX");
     bench.fd = mkstemp(bench.path);
+    uint8_t sector[512];
     for (int i = 0; i < SECTORS; i++) {
-        memset(sector, i + 1, sizeof(sector));
-        REQUIRE_EQUAL(pwrite(bench.fd, sector, sizeof(sector), i * 512), 512);
+        memset(sector, i + 1, sizeof sector);
+        REQUIRE_EQUAL(pwrite(bench.fd, sector, sizeof sector, i * 512), 512);
     }
     REQUIRE_EQUAL(svq_be_open_image(bench.path, 0, &bench.image, NULL), 0);
 }
@@ -47,7 +46,6 @@ static void open_image(void)
 static void *share(int writable, uint32_t *ref)
 {
     void *va = NULL;
-
     REQUIRE_EQUAL(svq_hv_share_pages(bench.machine.mediator, BACKEND, 1, writable, ref, &va), 0);
     return va;
 }
@@ -63,7 +61,6 @@ static void start(void)
         .window_count = WINDOW_FRAMES * SVQ_GRANTS_PER_FRAME,
         .queues = 1,
     };
-
     fixture_start(&bench.machine);
     open_image();
     bench.desc = share(0, &bench.desc_ref);
@@ -76,15 +73,15 @@ static void start(void)
     REQUIRE(bench.port > 0);
     REQUIRE_EQUAL(svq_be_create(bench.machine.backend, bench.image, &config, &bench.dev), 0);
     REQUIRE_EQUAL(svq_be_queue_attach(bench.dev, 0, SIZE, &bench.desc_ref, &bench.avail_ref, &bench.used_ref,
-                                      (uint32_t)bench.port), 0);
+                                      (uint32_t)bench.port),
+                  0);
     REQUIRE_EQUAL(svq_be_start(bench.dev), 0);
 }
 
 static void stop(void)
 {
-    struct svq_hv_counters counters;
-
     svq_be_destroy(bench.dev);
+    struct svq_hv_counters counters;
     svq_hv_read_counters(bench.machine.backend, &counters);
     REQUIRE_EQUAL(counters.grant_pages_live, 0);
     REQUIRE_EQUAL(counters.ports_live, 0);
@@ -100,17 +97,16 @@ static void offer(uint32_t type, uint64_t sector, uint16_t grant_flags)
 {
     struct vring_desc *table = (struct vring_desc *)(void *)(bench.pool[0] + 1024);
     uint16_t data_flags = type == VIRTIO_BLK_T_IN ? VRING_DESC_F_WRITE : 0;
-
     for (uint32_t i = 0; i < DATA_PAGES; i++)
         fixture_grant(&bench.machine, i, BACKEND, DATA_GFN + i, grant_flags);
-    memcpy(bench.pool[0], &(uint64_t){type}, 8);
+    memcpy(bench.pool[0], &(uint64_t){ type }, 8);
     memcpy(bench.pool[0] + 8, &sector, 8);
     bench.pool[1][0] = 0xff;
-    table[0] = (struct vring_desc){svq_grant_addr(bench.pool_ref[0], 0), 16, VRING_DESC_F_NEXT, 1};
-    table[1] = (struct vring_desc){svq_window_addr(WINDOW_GREF, 0), DATA_PAGES * 4096,
-                                   VRING_DESC_F_NEXT | data_flags, 2};
-    table[2] = (struct vring_desc){svq_grant_addr(bench.pool_ref[1], 0), 1, VRING_DESC_F_WRITE, 0};
-    bench.desc[3] = (struct vring_desc){svq_grant_addr(bench.pool_ref[0], 1024), 48, VRING_DESC_F_INDIRECT, 0};
+    table[0] = (struct vring_desc){ svq_grant_addr(bench.pool_ref[0], 0), 16, VRING_DESC_F_NEXT, 1 };
+    table[1] = (struct vring_desc){ svq_window_addr(WINDOW_GREF, 0), DATA_PAGES * 4096, VRING_DESC_F_NEXT | data_flags,
+                                    2 };
+    table[2] = (struct vring_desc){ svq_grant_addr(bench.pool_ref[1], 0), 1, VRING_DESC_F_WRITE, 0 };
+    bench.desc[3] = (struct vring_desc){ svq_grant_addr(bench.pool_ref[0], 1024), 48, VRING_DESC_F_INDIRECT, 0 };
     bench.avail->ring[bench.avail->idx % SIZE] = 3;
     svq_release_u16(&bench.avail->idx, (uint16_t)(bench.avail->idx + 1));
     REQUIRE_EQUAL(svq_evtchn_notify(bench.evtchn, (uint32_t)bench.port), 0);
@@ -119,10 +115,9 @@ static void offer(uint32_t type, uint64_t sector, uint16_t grant_flags)
 static void wait_used(uint16_t idx)
 {
     while (svq_acquire_u16(&bench.used->idx) != idx) {
-        struct pollfd fd = {.fd = svq_evtchn_fd(bench.evtchn), .events = POLLIN};
-        int port;
-
+        struct pollfd fd = { .fd = svq_evtchn_fd(bench.evtchn), .events = POLLIN };
         REQUIRE_EQUAL(poll(&fd, 1, 20000), 1);
+        int port;
         while ((port = svq_evtchn_pending(bench.evtchn)) > 0)
             svq_evtchn_unmask(bench.evtchn, (uint32_t)port);
     }
@@ -137,8 +132,7 @@ static void require_flags(uint16_t flags)
 /* Waits, by questions that the device's thread answers, until the request is held. */
 static void wait_held(void)
 {
-    struct svq_be_part part = {0};
-
+    struct svq_be_part part = { 0 };
     do {
         svq_be_live_parts(bench.dev, &part, 1);
     } while (!part.held);
@@ -146,10 +140,8 @@ static void wait_held(void)
 
 TEST(sim_lifetime, "The grant entries of a request are in use while it lives, and free once it is returned")
 {
-    uint8_t *data;
-
     start();
-    data = bench.machine.ram + DATA_GFN * 4096;
+    uint8_t *data = bench.machine.ram + DATA_GFN * 4096;
     svq_be_hold(bench.dev, 1);
     offer(VIRTIO_BLK_T_IN, 3, 0);
     wait_held();

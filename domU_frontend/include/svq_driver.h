@@ -19,6 +19,10 @@
 #include <stdint.h>
 
 #include "svq_hv.h"
+#include "svq_ledger.h"
+
+/* The libraries export what their headers declare, and nothing else. */
+#pragma GCC visibility push(default)
 
 struct svq_drv;
 
@@ -63,15 +67,16 @@ enum {
 };
 
 struct svq_drv_config {
-    uint64_t first_gfn;    /* the driver's memory: from here on (sim); xen ignores it */
-    uint64_t pages;        /* of the driver's memory: rings, tables, slabs, and the rest for data */
-    uint64_t features;     /* feature bits that svq_drv_start may be given at most */
-    uint32_t poll_us;      /* spin at most this long for completions before sleeping; 0: always sleep */
-    uint32_t timeout_ms;   /* svq_drv_run gives up when nothing completes for so long; 0: SVQ_DRV_TIMEOUT_MS */
-    uint32_t max_segments; /* data segments that an indirect table has room for; 0: 62; at most 254 */
+    uint64_t first_gfn;        /* the driver's memory: from here on (sim); xen ignores it */
+    uint64_t pages;            /* of the driver's memory: rings, tables, slabs, and the rest for data */
+    uint64_t features;         /* feature bits that svq_drv_start may be given at most */
+    uint32_t poll_us;          /* spin at most this long for completions before sleeping; 0: always sleep */
+    uint32_t timeout_ms;       /* svq_drv_run gives up when nothing completes for so long; 0: SVQ_DRV_TIMEOUT_MS */
+    uint32_t max_segments;     /* data segments that an indirect table has room for; 0: 62; at most 254 */
+    struct svq_ledger *ledger; /* or NULL: of svq_ledger_bytes(pages), zeroed; it has to outlive the driver */
     uint16_t mediator_domid;
     uint16_t queues;
-    uint16_t queue_size;   /* a power of two */
+    uint16_t queue_size; /* a power of two */
 };
 
 /* What is published in XenStore about one queue: guest physical addresses, and the local unbound port. */
@@ -95,7 +100,7 @@ struct svq_drv_req {
     uint32_t type;
     uint32_t len;      /* bytes, 0 for none */
     uint32_t flags;    /* SVQ_DRV_REQ_* */
-    uint32_t segments; /* split the data evenly into so many (0: one), at sector borders if it is whole sectors */
+    uint32_t segments; /* split the data evenly into so many (0: one): by whole pages or sectors where it has them */
 };
 
 struct svq_drv_result {
@@ -111,12 +116,12 @@ struct svq_drv_progress {
     uint64_t requests_done;
     uint64_t bytes_done; /* data of requests that ended with SVQ_DRV_STATUS_OK */
     uint32_t in_flight;
-    uint32_t stop;       /* SVQ_DRV_STOP_* */
+    uint32_t stop; /* SVQ_DRV_STOP_* */
 };
 
 struct svq_drv_counters {
     uint64_t kicks;            /* notifications sent to the device */
-    uint64_t kicks_suppressed; /* the device asked not to get */
+    uint64_t kicks_suppressed; /* the device had asked not to be kicked */
     uint64_t kicks_lost;       /* nobody was at the other end (sim says so, xen does not); the run goes on */
     uint64_t interrupts;       /* event channel notifications received */
     uint64_t completions;
@@ -168,6 +173,15 @@ int svq_drv_run(struct svq_drv *d, const struct svq_drv_req *reqs, size_t n, uns
 int svq_drv_queue_reset_prepare(struct svq_drv *d, unsigned queue);
 int svq_drv_queue_rearm(struct svq_drv *d, unsigned queue, unsigned size);
 
+/*
+ * While the device is Closing with held pages: what is not in `held` (a bit for each head) has ended. It is for the
+ * ledger alone: such a device completes nothing any more, and svq_drv_run has to be stopped by its caller.
+ */
+int svq_drv_not_held(struct svq_drv *d, unsigned queue, const uint8_t *held, size_t held_bytes);
+
+/* All of the driver's memory is its own again (enum svq_back): for the ledger alone, too. */
+void svq_drv_take_back(struct svq_drv *d, int back);
+
 /* --- the driver's memory: pages 0 .. config.pages - 1, one after another in our address space ------------ */
 
 /* The largest run of pages that is left for data. */
@@ -192,10 +206,23 @@ int svq_drv_wait_interrupt(struct svq_drv *d, unsigned timeout_ms);
 /* Fills pages: each 16 bytes name their own guest frame and offset in it, and the seed (0 .. 65535). */
 int svq_drv_fill_tags(struct svq_drv *d, size_t first_page, size_t count, unsigned seed);
 
+/*
+ * What the driver does with memory that it has back, by its ledger: it fills with tags those of the pages that are its
+ * own, and answers how many. Then, as long as nothing else has come back: how many of those have been changed by
+ * somebody.
+ */
+int64_t svq_drv_use_own(struct svq_drv *d, size_t first_page, size_t count, unsigned seed);
+int64_t svq_drv_own_changed(const struct svq_drv *d, size_t first_page, size_t count, unsigned seed);
+
+/* How many requests are given away, by the ledger. */
+unsigned svq_drv_given(const struct svq_drv *d);
+
 /* Are these 16 bytes a tag? Its seed (then *gfn and *offset are where it was written), or -ENOENT. */
 int svq_tag_at(const void *bytes, uint64_t *gfn, uint32_t *offset);
 
 /* Looks for a tag at every byte of `len` bytes from *at on. Its seed, with *at where it is, or -ENOENT. */
 int svq_tag_find(const void *bytes, size_t len, size_t *at, uint64_t *gfn, uint32_t *offset);
+
+#pragma GCC visibility pop
 
 #endif

@@ -2,21 +2,33 @@
 /*
  * virtio over XenBus: a device of the class "virtio" becomes a virtio device, its queues stay in this guest's
  * memory, and each queue has an event channel. The module grants nothing to anyone: the mediator, a domain that
- * this one trusts, reaches the rings by foreign mapping (docs/protocol.md).
+ * this one trusts, reaches the rings by foreign mapping (docs/protocol.md), and writes the grants of requests
+ * itself, in entries that the module reserves for it.
+ *
+ * What is given back. From the moment that rings are published, requests, rings and reserved entries belong to
+ * the mediator, until something proves that no backend reaches them any more (virtio_xenbus_held.c). `rings_out`
+ * says so. No time limit and no vanished mediator is such a proof.
  *
  * Who runs where. The watch callbacks run in the kernel's one XenBus watch thread, so they only note that
- * something happened. svq_step() compares the mediator's state with ours and acts; the state work calls it, and
- * so does whoever waits for the mediator, so that a wait goes on even when it is the watch thread itself that
- * waits (the device's directory vanished). Registering a virtio device runs its driver's probe, and
- * unregistering waits for its requests: both belong to the device work, which holds no lock meanwhile. Ending
- * the requests of a device that was lost has a work of its own, because those may be what the device work waits
- * for.
+ * something happened; removing a device there waits for nothing either. svq_step() compares the mediator's state
+ * with ours and acts; the state work calls it, and so does whoever waits for the mediator. Registering a virtio
+ * device runs its driver's probe, and unregistering waits for its requests: both belong to the device work, which
+ * holds no lock meanwhile. Ending the requests of a device that was lost has a work of its own, because those may
+ * be what the device work waits for.
+ *
+ * Who outlives whom. XenBus takes its device away when the toolstack removes the directory, whatever is in flight.
+ * So the virtio device is the child of a device of ours (`anchor`), and what is in flight stays with a front that
+ * has no XenBus device any more: an orphan, which keeps the module loaded, and which a new XenBus device of the
+ * same directory takes over.
  */
 #ifndef VIRTIO_XENBUS_H
 #define VIRTIO_XENBUS_H
 
 #include <linux/atomic.h>
+#include <linux/device.h>
+#include <linux/list.h>
 #include <linux/mutex.h>
+#include <linux/printk.h>
 #include <linux/spinlock.h>
 #include <linux/types.h>
 #include <linux/virtio.h>
@@ -33,13 +45,23 @@ enum svq_phase {
 	SVQ_OFFERED,	/* Initialising: the offer was read, a driver may set up its rings */
 	SVQ_READY,	/* Initialised: the rings stand in XenStore */
 	SVQ_CONNECTED,	/* Connected */
-	SVQ_CLOSING,	/* Closing: until the mediator is Closed, it may still use the rings that it had */
+	SVQ_CLOSING,	/* Closing: until what was published is proven to be out of reach */
+};
+
+/* Why a device that closes does not get its buffers back yet: what was last said of it in the log. */
+enum svq_hindrance {
+	SVQ_NOT_HINDERED,
+	SVQ_MEDIATOR_LATE,
+	SVQ_MEDIATOR_GONE,
+	SVQ_PAGES_HELD,
 };
 
 /* What the mediator offers; checked when read. */
 struct svq_offer {
 	u64 features;
 	u32 generation;
+	u32 grant_refs_wanted;
+	u32 close_timeout_ms;
 	u16 device_type;
 	u16 num_queues;
 	u16 queue_size_max;
@@ -48,6 +70,7 @@ struct svq_offer {
 };
 
 struct svq_vdev;
+struct svq_refs;
 
 struct svq_queue {
 	struct virtqueue *vq;
@@ -64,6 +87,10 @@ struct svq_queue {
 	u16 used_seen;
 	bool blind;		/* we missed something: until nothing is in flight, `alive` says nothing */
 	s8 *alive;		/* per head: how often made available, less how often used */
+
+	/* Which of them the backend still has pages of; under the front's `lock`. */
+	bool held_known;	/* else any of them may */
+	u8 held[SVQ_BYTES_MAX_VIRTIO_BACK_QUEUE_HELD];
 };
 
 /* One virtio device. A new one is made for each registration; the driver core frees it. */
@@ -72,27 +99,35 @@ struct svq_vdev {
 	struct svq_front *front;
 	bool live;		/* the virtio core has set `vdev` up */
 	unsigned int num_queues;
+	unsigned int kept_queues;	/* of a driver that is gone: their rings may still be written to */
 	struct svq_queue *queues;
 };
 
-/* One XenBus device. `lock` guards all that does not say otherwise. */
+/* One directory of ours in XenStore. `lock` guards all that does not say otherwise. */
 struct svq_front {
-	struct xenbus_device *xendev;
+	struct device anchor;		/* parent of the virtio device; its last reference frees us */
+	struct list_head entry;		/* in svq_fronts, as is `orphan`: see virtio_xenbus_front.c */
+	bool orphan;			/* has no XenBus device, and a reference to the module */
+	struct xenbus_device *xendev;	/* NULL while XenBus has none; changes under shown_lock as well */
+	const char *nodename;		/* of our directory */
+	const char *record_path;	/* of dom0's record */
 	struct workqueue_struct *workqueue;
 	struct delayed_work state_work;
-	struct work_struct abort_work;
+	struct work_struct end_work;
 	struct work_struct device_work;
+	struct work_struct free_work;
 
 	/* Bumped, and `wait` woken, by each watch event. No lock. */
 	atomic_t events;
 	wait_queue_head_t wait;
 	struct xenbus_watch watch;
+	struct xenbus_watch record_watch;
 
 	struct mutex lock;
 	char *otherend;			/* the mediator's directory; ours, as XenBus frees its own on resume */
 	enum svq_phase phase;
 	enum xenbus_state own_state;	/* what stands in our `state` node */
-	bool rings_out;			/* the mediator may use the rings */
+	bool rings_out;			/* what we published may be reached: by the mediator, and by the backend */
 	bool removing;			/* our driver is being unbound */
 	bool dying;			/* nothing may be queued any more */
 	bool disowned;			/* the toolstack removed or reset our directory: it is no longer ours */
@@ -101,14 +136,34 @@ struct svq_front {
 	unsigned int failures;		/* connections in a row that ended badly */
 	unsigned long hold_until;	/* jiffies: no new connection before that */
 	unsigned long connected_at;	/* jiffies */
+	unsigned long closing_at;	/* jiffies */
 	u8 status;			/* virtio 2.1 */
 	struct svq_vdev *dev;
 	struct svq_offer offer;		/* `config` and `generation` of it are under config_lock as well */
 	spinlock_t config_lock;
 
+	/* What tells, later, whether `rings_out` is over; see virtio_xenbus_held.c. */
+	u32 swept;			/* as dom0's record said when the rings were published */
+	bool held_stale;		/* there were held pages when the rings were published */
+	u32 held_pages;
+	unsigned long pause;		/* jiffies until we look again, without being told to */
+	bool gone;			/* there was no mediator when we last looked, since gone_at (jiffies) */
+	unsigned long gone_at;
+	enum svq_hindrance said;
+	u32 said_pages;
+	struct svq_vdev *kept;		/* whose `kept_queues` there are */
+
+	struct svq_refs *refs;		/* that were published with the rings; NULL: none */
+
 	enum xenbus_state shown_state;	/* for XenBus's copy of our state; under shown_lock */
 	spinlock_t shown_lock;
 };
+
+#define svq_say(level, front, format, ...) \
+	printk(level "virtio_xenbus %s: " format, dev_name(&(front)->anchor), ##__VA_ARGS__)
+#define svq_err(front, format, ...) svq_say(KERN_ERR, front, format, ##__VA_ARGS__)
+#define svq_warn(front, format, ...) svq_say(KERN_WARNING, front, format, ##__VA_ARGS__)
+#define svq_info(front, format, ...) svq_say(KERN_INFO, front, format, ##__VA_ARGS__)
 
 static inline struct svq_vdev *svq_of(struct virtio_device *vdev)
 {
@@ -116,18 +171,43 @@ static inline struct svq_vdev *svq_of(struct virtio_device *vdev)
 }
 
 /* virtio_xenbus_main.c */
-extern unsigned int svq_peer_timeout_s;
+extern bool svq_halting;
+int svq_adopt_state(struct svq_front *front);
 
-/* virtio_xenbus_state.c: all but svq_wait, svq_wake and svq_note_event want `lock` held */
+/* virtio_xenbus_front.c */
+extern struct list_head svq_fronts;
+extern struct mutex svq_fronts_lock;
+int svq_fronts_init(void);
+void svq_fronts_exit(void);
+struct svq_front *svq_front_take(struct xenbus_device *xendev);
+int svq_front_watch(struct svq_front *front);
+void svq_front_unwatch(struct svq_front *front);
+void svq_front_leave(struct svq_front *front);
+void svq_front_check(struct svq_front *front);
+bool svq_front_is_empty(struct svq_front *front, void *arg);
+void svq_note_event(struct svq_front *front);
+
+/* virtio_xenbus_device.c */
+void svq_device_work(struct work_struct *work);
+
+/* virtio_xenbus_state.c: all but svq_wait, svq_wake and svq_peer_timeout want `lock` held */
 void svq_step(struct svq_front *front);
+void svq_step_later(struct svq_front *front, unsigned long delay);
 void svq_begin_close(struct svq_front *front, bool orderly);
 void svq_lose(struct svq_front *front, const char *why);
 bool svq_wants_open(const struct svq_front *front);
 void svq_queue_work(struct svq_front *front, struct work_struct *work);
-bool svq_wait(struct svq_front *front, bool (*done)(struct svq_front *front, void *arg), void *arg);
-bool svq_is_stopped(struct svq_front *front, void *arg);
+unsigned long svq_peer_timeout(void);
+bool svq_wait(struct svq_front *front, bool (*done)(struct svq_front *front, void *arg), void *arg,
+	      unsigned long timeout);
 void svq_wake(struct svq_front *front);
-void svq_note_event(struct svq_front *front);
+
+/* virtio_xenbus_held.c: `lock` held, but for svq_end_work and svq_wait_ended */
+void svq_all_ended(struct svq_front *front);
+void svq_look_for_end(struct svq_front *front, enum xenbus_state peer);
+void svq_end_work(struct work_struct *work);
+bool svq_is_late(const struct svq_front *front);
+bool svq_wait_ended(struct svq_vdev *dev);
 
 /* virtio_xenbus_node.c: `lock` held */
 int svq_node_peer_state(struct svq_front *front);
@@ -137,6 +217,15 @@ int svq_node_read_config(struct svq_front *front, struct svq_offer *out);
 int svq_node_read_generation(struct svq_front *front, u32 *out);
 u32 svq_node_read_reset_done(struct svq_front *front, unsigned int queue);
 int svq_node_own_state(struct svq_front *front);
+bool svq_node_same_otherend(struct svq_front *front);
+int svq_node_read_held_pages(struct svq_front *front, struct xenbus_transaction xbt, u32 *out);
+bool svq_node_read_held(struct svq_front *front, struct svq_queue *queue);
+int svq_node_read_swept(struct svq_front *front, struct xenbus_transaction xbt, u32 *out);
+int svq_read_state(struct xenbus_transaction xbt, const char *dir);
+
+/* virtio_xenbus_own.c: `lock` held */
+void svq_node_check_own(struct svq_front *front);
+void svq_show_state(struct svq_front *front, enum xenbus_state state, bool ahead);
 int svq_node_switch(struct svq_front *front, enum xenbus_state state);
 int svq_node_write_status(struct svq_front *front);
 int svq_node_write_rings(struct svq_front *front);
@@ -149,16 +238,39 @@ void svq_config_refresh(struct svq_front *front);
 
 /* virtio_xenbus_vq.c */
 void svq_del_vqs(struct virtio_device *vdev);
+void svq_free_kept(struct svq_front *front);
 void svq_synchronize_cbs(struct virtio_device *vdev);
 int svq_disable_vq_and_reset(struct virtqueue *vq);
 int svq_enable_vq_after_reset(struct virtqueue *vq);
 void svq_kick_all(struct svq_vdev *dev);
 
 /* virtio_xenbus_abort.c */
+enum svq_ending {
+	SVQ_END_ALL,		/* nothing of them can be reached */
+	SVQ_END_RELEASED,	/* but for those whose pages may be held */
+	SVQ_END_PINNED,		/* all, and their pages are never used again */
+};
+
+#define SVQ_IN_FLIGHT_UNKNOWN UINT_MAX
+
 int svq_track_init(struct svq_queue *queue);
 void svq_track_restart(struct svq_queue *queue);
 void svq_track_free(struct svq_queue *queue);
 void svq_track(struct svq_queue *queue);
-void svq_abort_requests(struct svq_vdev *dev);
+unsigned int svq_in_flight(struct svq_vdev *dev);
+void svq_end_requests(struct svq_vdev *dev, enum svq_ending ending);
+
+/* virtio_xenbus_refs.c: a front's with `lock` held */
+struct svq_refs {
+	struct list_head entry;
+	domid_t mediator;
+	grant_ref_t first;
+	u32 count;
+	unsigned int users;	/* fronts */
+};
+
+void svq_refs_get(struct svq_front *front);
+void svq_refs_put(struct svq_front *front);
+void svq_refs_exit(void);
 
 #endif

@@ -2,8 +2,8 @@
 /*
  * Ending the requests of a device that is gone. virtio_blk waits for every request when it is unbound, and only
  * the device ends them: without one, the unbinding, and whoever waits for the disk, would hang for ever. So when
- * the mediator has stopped and the rings are ours alone, we answer in its place: each request fails with an I/O
- * error.
+ * the mediator has let go of the rings, we answer in its place: each request of which nothing can be reached any
+ * more fails with an I/O error.
  *
  * Which requests are in flight is known only to the ring code, so we count along: what the driver made available
  * and what came back used, as seen at each interrupt. The driver takes back used buffers in its interrupt
@@ -117,8 +117,23 @@ static void *svq_dma_to_virt(u64 addr, u64 bytes)
 	return phys_to_virt(addr);
 }
 
-/* The status of a block request is the last byte that the device may write (virtio 5.2.6). */
-static u8 *svq_find_status(struct virtio_device *vdev, const struct vring *vring, u16 head)
+/* Nobody gets these pages when their owner frees them. */
+static void svq_pin_pages(u64 addr, u64 bytes)
+{
+	u64 pfn = addr >> PAGE_SHIFT;
+
+	if (!svq_dma_to_virt(addr, bytes))
+		return;
+	for (; pfn <= (addr + bytes - 1) >> PAGE_SHIFT; pfn++)
+		if (pfn_valid(pfn))
+			get_page(pfn_to_page(pfn));
+}
+
+/*
+ * Walks a block request, and pins its pages if asked to. Its status is the last byte that the device may write
+ * (virtio 5.2.6).
+ */
+static u8 *svq_find_status(struct virtio_device *vdev, const struct vring *vring, u16 head, bool pin)
 {
 	const struct vring_desc *table = vring->desc;
 	const struct vring_desc *last = NULL;
@@ -136,6 +151,8 @@ static u8 *svq_find_status(struct virtio_device *vdev, const struct vring *vring
 		flags = virtio16_to_cpu(vdev, table[i].flags);
 		if (flags & VRING_DESC_F_WRITE)
 			last = &table[i];
+		if (pin)
+			svq_pin_pages(virtio64_to_cpu(vdev, table[i].addr), virtio32_to_cpu(vdev, table[i].len));
 		if (!(flags & VRING_DESC_F_NEXT))
 			break;
 		i = virtio16_to_cpu(vdev, table[i].next);
@@ -148,12 +165,12 @@ static u8 *svq_find_status(struct virtio_device *vdev, const struct vring *vring
 }
 
 /* Answers one request as the device would. */
-static void svq_fail_request(struct svq_queue *queue, const struct vring *vring, u16 head)
+static void svq_fail_request(struct svq_queue *queue, const struct vring *vring, u16 head, bool pin)
 {
 	struct virtio_device *vdev = &queue->dev->vdev;
 	u16 used = virtio16_to_cpu(vdev, vring->used->idx);
 	struct vring_used_elem *element = &vring->used->ring[used & (vring->num - 1)];
-	u8 *status = svq_find_status(vdev, vring, head);
+	u8 *status = svq_find_status(vdev, vring, head, pin);
 
 	if (!status) {
 		queue->blind = true;
@@ -168,7 +185,12 @@ static void svq_fail_request(struct svq_queue *queue, const struct vring *vring,
 	queue->used_seen = used + 1;
 }
 
-static unsigned int svq_fail_requests(struct svq_queue *queue)
+static bool svq_may_be_held(const struct svq_queue *queue, u32 head)
+{
+	return !queue->held_known || queue->held[head / BITS_PER_BYTE] & BIT(head % BITS_PER_BYTE);
+}
+
+static unsigned int svq_fail_requests(struct svq_queue *queue, enum svq_ending ending)
 {
 	const struct vring *vring = virtqueue_get_vring(queue->vq);
 	unsigned int failed = 0;
@@ -178,10 +200,10 @@ static unsigned int svq_fail_requests(struct svq_queue *queue)
 	spin_lock_irqsave(&queue->track_lock, flags);
 	svq_track_locked(queue);
 	for (id = 0; id < vring->num && !queue->blind; id++) {
-		if (queue->alive[id] > 0) {
-			svq_fail_request(queue, vring, id);
-			failed++;
-		}
+		if (queue->alive[id] <= 0 || (ending == SVQ_END_RELEASED && svq_may_be_held(queue, id)))
+			continue;
+		svq_fail_request(queue, vring, id, ending == SVQ_END_PINNED);
+		failed++;
 	}
 	spin_unlock_irqrestore(&queue->track_lock, flags);
 	return failed;
@@ -199,8 +221,37 @@ static void svq_let_driver_look(struct svq_queue *queue)
 	local_irq_restore(flags);
 }
 
-/* With the front's `lock` held, when the device is broken and the mediator has stopped. */
-void svq_abort_requests(struct svq_vdev *dev)
+/*
+ * How many requests the driver has given away, SVQ_IN_FLIGHT_UNKNOWN when that cannot be told. With the front's
+ * `lock` held.
+ */
+unsigned int svq_in_flight(struct svq_vdev *dev)
+{
+	struct svq_queue *queue;
+	unsigned int i, id, count = 0;
+	unsigned long flags;
+	bool blind;
+
+	for (i = 0; i < dev->num_queues; i++) {
+		queue = &dev->queues[i];
+		if (!queue->alive)
+			return SVQ_IN_FLIGHT_UNKNOWN;
+		if (READ_ONCE(queue->vq->reset)) /* a reset that is done has given them back */
+			continue;
+		spin_lock_irqsave(&queue->track_lock, flags);
+		svq_track_locked(queue);
+		blind = queue->blind;
+		for (id = 0; id < queue->vq->num_max; id++)
+			count += queue->alive[id] > 0;
+		spin_unlock_irqrestore(&queue->track_lock, flags);
+		if (blind)
+			return SVQ_IN_FLIGHT_UNKNOWN;
+	}
+	return count;
+}
+
+/* With the front's `lock` held, when the device is broken and the mediator leaves the rings alone. */
+void svq_end_requests(struct svq_vdev *dev, enum svq_ending ending)
 {
 	unsigned int round, i, failed = 1;
 
@@ -209,13 +260,13 @@ void svq_abort_requests(struct svq_vdev *dev)
 		/* The driver adds to a ring with interrupts off, which this waits for. */
 		synchronize_rcu();
 		for (failed = 0, i = 0; i < dev->num_queues; i++) {
-			if (!dev->queues[i].alive)
+			if (!dev->queues[i].alive || READ_ONCE(dev->queues[i].vq->reset))
 				continue;
-			failed += svq_fail_requests(&dev->queues[i]);
+			failed += svq_fail_requests(&dev->queues[i], ending);
 			svq_let_driver_look(&dev->queues[i]);
 		}
 	}
-	for (i = 0; i < dev->num_queues; i++)
+	for (i = 0; i < dev->num_queues && ending != SVQ_END_RELEASED; i++)
 		if (failed || dev->queues[i].blind)
-			dev_err(&dev->vdev.dev, "queue %u: cannot end all requests in flight\n", i);
+			svq_err(dev->front, "queue %u: cannot end all requests in flight\n", i);
 }

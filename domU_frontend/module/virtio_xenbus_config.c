@@ -132,11 +132,12 @@ static int svq_publish(struct svq_vdev *dev)
 
 	if (front->phase != SVQ_OFFERED || front->lost || !dev->num_queues)
 		return -ENODEV;
-	/* Also if this fails: who knows how far it came. */
-	front->rings_out = true;
+	svq_refs_get(front);
 	err = svq_node_write_rings(front);
 	if (!err)
 		front->phase = SVQ_READY;
+	else if (!front->rings_out)
+		svq_refs_put(front);
 	return err;
 }
 
@@ -153,7 +154,7 @@ static void svq_driver_ok(struct svq_vdev *dev)
 	err = svq_publish(dev);
 	mutex_unlock(&front->lock);
 	if (!err)
-		svq_wait(front, svq_is_connected, NULL);
+		svq_wait(front, svq_is_connected, NULL, svq_peer_timeout());
 
 	mutex_lock(&front->lock);
 	if (front->phase != SVQ_CONNECTED) {
@@ -189,9 +190,9 @@ static bool svq_is_settled(struct svq_front *front, void *arg)
 }
 
 /*
- * The driver frees its buffers after this, so it waits until the mediator has let go of them: Closing, then the
- * mediator Closed. Then it connects again, up to the mediator's next offer. A mediator that does not answer
- * costs the device.
+ * The driver frees its buffers after this, and cannot be told that it must not. So it waits until nobody reaches
+ * them: Closing, then a proof, however long that takes. Then it connects again, up to the mediator's next offer. A
+ * mediator that does not make one costs the device.
  */
 static void svq_reset(struct virtio_device *vdev)
 {
@@ -207,19 +208,18 @@ static void svq_reset(struct virtio_device *vdev)
 	svq_node_write_status(front);
 	mutex_unlock(&front->lock);
 
-	if (svq_wait(front, svq_is_settled, NULL))
+	if (svq_wait_ended(dev) && svq_wait(front, svq_is_settled, NULL, svq_peer_timeout()))
+		return;
+	if (READ_ONCE(svq_halting))
 		return;
 	mutex_lock(&front->lock);
-	if (front->rings_out)
-		dev_crit(&vdev->dev, "no stop in %u s: memory of requests in flight may yet change\n",
-			 svq_peer_timeout_s);
 	svq_lose(front, "the mediator did not answer a reset");
 	mutex_unlock(&front->lock);
 }
 
 static const char *svq_bus_name(struct virtio_device *vdev)
 {
-	return dev_name(&svq_of(vdev)->front->xendev->dev);
+	return dev_name(&svq_of(vdev)->front->anchor);
 }
 
 const struct virtio_config_ops svq_config_ops = {

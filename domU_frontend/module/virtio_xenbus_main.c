@@ -1,235 +1,37 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* The XenBus driver: finding devices, registering them as virtio devices, and taking them away. */
-#include <linux/dma-mapping.h>
+/* The XenBus driver: devices come and go, the domain is restored elsewhere, the system goes down. */
+#include <linux/delay.h>
+#include <linux/err.h>
+#include <linux/jiffies.h>
 #include <linux/module.h>
-#include <linux/pm.h>
+#include <linux/reboot.h>
+#include <linux/sched.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 #include <xen/xen.h>
 #include <xen/xenbus.h>
 
-#include "compat.h"
 #include "virtio_xenbus.h"
 
-#define SVQ_VENDOR_XEN 0x5853 /* as of Xen's PCI devices; no driver asks */
+/* So long drivers may take to let go of their devices when the system goes down. */
+#define SVQ_HALT_GRACE (2 * HZ)
+#define SVQ_HALT_POLL_MS 50
 
-unsigned int svq_peer_timeout_s = 30;
-module_param_named(peer_timeout_s, svq_peer_timeout_s, uint, 0644);
-MODULE_PARM_DESC(peer_timeout_s,
-		 "How long to wait for the mediator to connect, stop or reset a queue, in seconds");
+/* The system goes down, and this domain with it: nothing waits any more. */
+bool svq_halting;
 
-static void svq_release(struct device *device)
-{
-	kfree(svq_of(dev_to_virtio(device)));
-}
-
-#ifdef CONFIG_PM_SLEEP
-/* The virtio bus leaves suspend to us. A frozen device has no request in flight and no ring with the mediator. */
-static int svq_freeze(struct device *device)
-{
-	return virtio_device_freeze(dev_to_virtio(device));
-}
-
-static int svq_restore(struct device *device)
-{
-	return virtio_device_restore(dev_to_virtio(device));
-}
-#endif
-
-static const struct dev_pm_ops svq_pm_ops = {
-	SET_SYSTEM_SLEEP_PM_OPS(svq_freeze, svq_restore)
-};
-
-static const struct device_type svq_device_type = {
-	.name = "virtio_xenbus",
-	.pm = &svq_pm_ops,
-};
-
-/* Makes a virtio device of the offer and lets the driver core find it a driver. Without `lock`. */
-static void svq_register(struct svq_front *front, struct svq_vdev *dev)
-{
-	int err;
-
-	err = register_virtio_device(&dev->vdev);
-	if (!err)
-		return;
-	dev_err(&front->xendev->dev, "cannot register a virtio device: %d\n", err);
-	mutex_lock(&front->lock);
-	front->refused = true;
-	front->lost = false;
-	front->dev = NULL;
-	svq_begin_close(front, true);
-	mutex_unlock(&front->lock);
-	put_device(&dev->vdev.dev);
-}
-
-/* Waits for the driver to let go. Without `lock`. */
-static void svq_unregister(struct svq_front *front)
-{
-	struct svq_vdev *dev = front->dev;
-
-	/* The other works find the device by `dev` until it is cleared. */
-	get_device(&dev->vdev.dev);
-	unregister_virtio_device(&dev->vdev);
-	mutex_lock(&front->lock);
-	front->dev = NULL;
-	front->status = 0;
-	front->lost = false;
-	mutex_unlock(&front->lock);
-	put_device(&dev->vdev.dev);
-}
-
-static struct svq_vdev *svq_new_device(struct svq_front *front)
-{
-	struct svq_vdev *dev;
-
-	dev = kzalloc(sizeof(*dev), GFP_KERNEL);
-	if (!dev)
-		return NULL;
-	dev->front = front;
-	dev->vdev.id.device = front->offer.device_type;
-	dev->vdev.id.vendor = SVQ_VENDOR_XEN;
-	dev->vdev.config = &svq_config_ops;
-	dev->vdev.dev.parent = &front->xendev->dev; /* which also is the device that DMA mappings are made for */
-	dev->vdev.dev.type = &svq_device_type;
-	dev->vdev.dev.release = svq_release;
-	return dev;
-}
-
-/* The only one, besides svq_remove, who registers and unregisters. */
-static void svq_device_work(struct work_struct *work)
-{
-	struct svq_front *front = container_of(work, struct svq_front, device_work);
-	struct svq_vdev *fresh = NULL;
-	bool gone;
-
-	mutex_lock(&front->lock);
-	gone = front->dev && front->lost && !front->removing;
-	if (!front->dev && front->phase == SVQ_OFFERED && !front->removing) {
-		fresh = svq_new_device(front);
-		front->dev = fresh;
-		if (!fresh)
-			svq_lose(front, "no memory"); /* and so try again, after a pause */
-	}
-	mutex_unlock(&front->lock);
-
-	if (fresh)
-		svq_register(front, fresh);
-	if (!gone)
-		return;
-	svq_unregister(front);
-	mutex_lock(&front->lock);
-	svq_step(front);
-	mutex_unlock(&front->lock);
-}
-
-static void svq_abort_work(struct work_struct *work)
-{
-	struct svq_front *front = container_of(work, struct svq_front, abort_work);
-
-	if (!svq_wait(front, svq_is_stopped, NULL))
-		dev_crit(&front->xendev->dev, "no stop in %u s: failing its requests nevertheless\n",
-			 svq_peer_timeout_s);
-	mutex_lock(&front->lock);
-	if (front->dev && front->lost)
-		svq_abort_requests(front->dev);
-	mutex_unlock(&front->lock);
-}
-
-static void svq_state_work(struct work_struct *work)
-{
-	struct svq_front *front = container_of(to_delayed_work(work), struct svq_front, state_work);
-
-	mutex_lock(&front->lock);
-	svq_step(front);
-	mutex_unlock(&front->lock);
-}
-
-/* Everything in the mediator's directory, for what besides its state may change: see svq_look_at_device. */
-static void svq_watch_fired(struct xenbus_watch *watch, const char *path, const char *token)
-{
-	svq_note_event(container_of(watch, struct svq_front, watch));
-}
-
-/* One event that still waits to be handled stands for all of them. */
-static bool svq_watch_wanted(struct xenbus_watch *watch, const char *path, const char *token)
-{
-	return !watch->nr_pending;
-}
-
-static int svq_watch_start(struct svq_front *front)
-{
-	char *path;
-	int err;
-
-	path = kstrdup(front->xendev->otherend, GFP_KERNEL);
-	if (!path)
-		return -ENOMEM;
-	err = xenbus_watch_path(front->xendev, path, &front->watch, svq_watch_wanted, svq_watch_fired);
-	if (err)
-		kfree(path);
-	return err;
-}
-
-static void svq_watch_stop(struct svq_front *front)
-{
-	if (!front->watch.node)
-		return;
-	unregister_xenbus_watch(&front->watch);
-	kfree(front->watch.node);
-	front->watch.node = NULL;
-}
+/* XenBus has one thread for all watches of all devices. It is known as soon as a watch of ours has fired. */
+static struct task_struct *svq_watch_thread;
 
 /* In the watch thread. */
 static void svq_otherend_changed(struct xenbus_device *xendev, enum xenbus_state state)
 {
+	WRITE_ONCE(svq_watch_thread, current);
 	svq_note_event(dev_get_drvdata(&xendev->dev));
 }
 
-static void svq_front_free(struct svq_front *front)
-{
-	destroy_workqueue(front->workqueue);
-	mutex_destroy(&front->lock);
-	kfree(front->otherend);
-	kfree(front);
-}
-
-static struct svq_front *svq_front_new(struct xenbus_device *xendev)
-{
-	struct svq_front *front;
-
-	front = kzalloc(sizeof(*front), GFP_KERNEL);
-	if (!front)
-		return NULL;
-	front->otherend = kstrdup(xendev->otherend, GFP_KERNEL);
-	/*
-	 * Unbound: a work that waits for a driver must not hold up the others. Freezable: after a restore, none
-	 * may look at the nodes of the mediator that was, before svq_resume. Not WQ_MEM_RECLAIM: a driver that is
-	 * unbound flushes works of its own, which need not be that either.
-	 */
-	front->workqueue = alloc_workqueue("%s", WQ_UNBOUND | WQ_FREEZABLE, 0, dev_name(&xendev->dev));
-	if (!front->otherend || !front->workqueue) {
-		if (front->workqueue)
-			destroy_workqueue(front->workqueue);
-		kfree(front->otherend);
-		kfree(front);
-		return NULL;
-	}
-	front->xendev = xendev;
-	INIT_DELAYED_WORK(&front->state_work, svq_state_work);
-	INIT_WORK(&front->abort_work, svq_abort_work);
-	INIT_WORK(&front->device_work, svq_device_work);
-	atomic_set(&front->events, 0);
-	init_waitqueue_head(&front->wait);
-	mutex_init(&front->lock);
-	spin_lock_init(&front->config_lock);
-	spin_lock_init(&front->shown_lock);
-	front->hold_until = jiffies;
-	return front;
-}
-
 /* Our directory may still tell of a driver before us: then its connection has to be closed first. */
-static int svq_adopt_state(struct svq_front *front)
+int svq_adopt_state(struct svq_front *front)
 {
 	int state;
 
@@ -237,8 +39,7 @@ static int svq_adopt_state(struct svq_front *front)
 	if (state < 0)
 		return state;
 	front->own_state = state;
-	front->shown_state = state;
-	front->xendev->state = state;
+	svq_show_state(front, state, true);
 	switch (state) {
 	case XenbusStateInitialising:
 		front->phase = SVQ_WAITING;
@@ -250,8 +51,31 @@ static int svq_adopt_state(struct svq_front *front)
 		return -ENODEV;
 	default:
 		front->phase = SVQ_CLOSING;
+		front->closing_at = jiffies;
 		return svq_node_switch(front, XenbusStateClosing);
 	}
+}
+
+/* Gives a front, new or an orphan, to its XenBus device. */
+static int svq_bind(struct svq_front *front, struct xenbus_device *xendev)
+{
+	unsigned long flags;
+	int err = 0;
+
+	mutex_lock(&front->lock);
+	spin_lock_irqsave(&front->shown_lock, flags);
+	front->xendev = xendev;
+	spin_unlock_irqrestore(&front->shown_lock, flags);
+	if (svq_front_is_empty(front, NULL)) {
+		front->disowned = false;
+		err = svq_adopt_state(front);
+	} else {
+		/* It goes on where it stands; a directory that was made anew has to wait until that is over. */
+		svq_node_check_own(front);
+		svq_show_state(front, front->disowned ? XenbusStateInitialising : front->own_state, true);
+	}
+	mutex_unlock(&front->lock);
+	return err;
 }
 
 static int svq_probe(struct xenbus_device *xendev, const struct xenbus_device_id *id)
@@ -259,68 +83,64 @@ static int svq_probe(struct xenbus_device *xendev, const struct xenbus_device_id
 	struct svq_front *front;
 	int err;
 
-	/* XenBus sets no DMA mask; any guest page will do, so nothing ever bounces for its address. */
-	err = dma_coerce_mask_and_coherent(&xendev->dev, DMA_BIT_MASK(64));
-	if (err)
-		return err;
-	front = svq_front_new(xendev);
-	if (!front)
-		return -ENOMEM;
-	err = svq_adopt_state(front);
-	if (err)
-		goto free;
+	front = svq_front_take(xendev);
+	if (IS_ERR(front))
+		return PTR_ERR(front);
 	dev_set_drvdata(&xendev->dev, front);
-	err = svq_watch_start(front);
-	if (err)
-		goto stop;
-	return 0;
-
-stop:
-	front->dying = true;
-	cancel_delayed_work_sync(&front->state_work);
-	dev_set_drvdata(&xendev->dev, NULL);
-free:
-	svq_front_free(front);
+	err = svq_bind(front, xendev);
+	if (!err) {
+		svq_front_unwatch(front);
+		err = svq_front_watch(front);
+	}
+	if (err) {
+		dev_set_drvdata(&xendev->dev, NULL);
+		svq_front_leave(front);
+	}
 	return err;
 }
 
+/* For the one who unbinds us by hand; he may not wait when the watch thread wants the lock that he holds. */
+static bool svq_may_leave(struct svq_front *front, void *arg)
+{
+	svq_node_check_own(front);
+	return svq_front_is_empty(front, NULL) || front->disowned;
+}
+
+/*
+ * Takes the device away from its driver, and closes. What cannot be ended now goes on without a XenBus device:
+ * nobody waits for that, least of all the watch thread, which serves every other device as well.
+ */
 static void svq_remove(struct xenbus_device *xendev)
 {
 	struct svq_front *front = dev_get_drvdata(&xendev->dev);
-	int state;
+	bool may_wait = current != READ_ONCE(svq_watch_thread);
 
 	mutex_lock(&front->lock);
 	front->removing = true;
 	/* If the directory is no longer ours, neither is the mediator's service. */
-	state = svq_node_own_state(front);
-	if (state == XenbusStateUnknown ||
-	    (state == XenbusStateInitialising && front->own_state != XenbusStateInitialising)) {
-		front->disowned = true;
+	svq_node_check_own(front);
+	if (front->disowned)
 		svq_lose(front, "it was removed");
-	}
+	svq_queue_work(front, &front->device_work);
 	mutex_unlock(&front->lock);
 	svq_wake(front);
 
-	/* The other two works go on: a driver that is being bound or unbound may need them to end its requests. */
-	cancel_work_sync(&front->device_work);
-	if (front->dev)
-		svq_unregister(front);
-
-	mutex_lock(&front->lock);
-	front->dying = true;
-	mutex_unlock(&front->lock);
-	svq_watch_stop(front);
-	cancel_delayed_work_sync(&front->state_work);
-	cancel_work_sync(&front->abort_work);
-	cancel_work_sync(&front->device_work);
+	/* Its driver lets requests end by themselves. If they do not, the device is lost: they end with an error. */
+	if (may_wait && !svq_wait(front, svq_may_leave, NULL, svq_peer_timeout())) {
+		mutex_lock(&front->lock);
+		svq_lose(front, "its driver was unbound, and its requests do not end");
+		mutex_unlock(&front->lock);
+		if (!svq_wait(front, svq_may_leave, NULL, svq_peer_timeout()))
+			svq_warn(front, "unbound, but not at an end: until then the module cannot be unloaded\n");
+	}
 	dev_set_drvdata(&xendev->dev, NULL);
-	svq_front_free(front);
+	svq_front_leave(front);
 }
 
 /*
  * After a restore, perhaps on another host: event channels are gone, and the mediator is another one. The device
  * was frozen before, so it has nothing in flight; when it is restored after us, its reset waits for the new
- * offer.
+ * offer. What a backend had mapped was the memory of the domain before.
  */
 static int svq_resume(struct xenbus_device *xendev)
 {
@@ -331,7 +151,7 @@ static int svq_resume(struct xenbus_device *xendev)
 	otherend = kstrdup(xendev->otherend, GFP_KERNEL);
 	if (!otherend)
 		return -ENOMEM;
-	svq_watch_stop(front);
+	svq_front_unwatch(front);
 	mutex_lock(&front->lock);
 	kfree(front->otherend);
 	front->otherend = otherend;
@@ -339,12 +159,12 @@ static int svq_resume(struct xenbus_device *xendev)
 	front->refused = false;
 	front->failures = 0;
 	if (front->rings_out) {
-		front->rings_out = false;
+		svq_all_ended(front);
 		svq_lose(front, "its driver does not survive a restore");
 	}
 	err = svq_adopt_state(front);
 	mutex_unlock(&front->lock);
-	return err ? err : svq_watch_start(front);
+	return err ? err : svq_front_watch(front);
 }
 
 static const struct xenbus_device_id svq_ids[] = {
@@ -362,21 +182,115 @@ static struct xenbus_driver svq_driver = {
 	.otherend_changed = svq_otherend_changed,
 };
 
+/* Whether a driver's probe or removal has hold of the device; the driver core waits for that before it shuts down. */
+static bool svq_is_busy(struct svq_front *front)
+{
+	bool busy;
+
+	mutex_lock(&front->lock);
+	busy = front->dev && front->dev->live && !device_trylock(&front->dev->vdev.dev);
+	if (front->dev && front->dev->live && !busy)
+		device_unlock(&front->dev->vdev.dev);
+	mutex_unlock(&front->lock);
+	return busy;
+}
+
+static bool svq_any_is_busy(void)
+{
+	struct svq_front *front;
+	bool busy = false;
+
+	mutex_lock(&svq_fronts_lock);
+	list_for_each_entry(front, &svq_fronts, entry)
+		busy = busy || svq_is_busy(front);
+	mutex_unlock(&svq_fronts_lock);
+	return busy;
+}
+
+/*
+ * A driver that still waits for requests then would keep the system up. They are ended whoever reaches them, which
+ * is Xen's to end with this domain, but nobody gets their pages for something else.
+ */
+static void svq_release_busy(void)
+{
+	struct svq_front *front;
+
+	mutex_lock(&svq_fronts_lock);
+	list_for_each_entry(front, &svq_fronts, entry) {
+		if (!svq_is_busy(front))
+			continue;
+		mutex_lock(&front->lock);
+		svq_lose(front, "the system goes down");
+		if (front->dev)
+			svq_end_requests(front->dev, SVQ_END_PINNED);
+		mutex_unlock(&front->lock);
+	}
+	mutex_unlock(&svq_fronts_lock);
+}
+
+static int svq_going_down(struct notifier_block *block, unsigned long event, void *command)
+{
+	unsigned long deadline = jiffies + SVQ_HALT_GRACE;
+	struct svq_front *front;
+
+	/* The domain stays, and its memory gets another kernel: buffers have to be proven ended as ever. */
+	if (event == SYS_RESTART && command && !strcmp(command, "kexec reboot"))
+		return NOTIFY_DONE;
+	WRITE_ONCE(svq_halting, true);
+	mutex_lock(&svq_fronts_lock);
+	list_for_each_entry(front, &svq_fronts, entry)
+		svq_wake(front);
+	mutex_unlock(&svq_fronts_lock);
+	while (svq_any_is_busy()) {
+		if (time_after(jiffies, deadline)) {
+			svq_release_busy();
+			break;
+		}
+		msleep(SVQ_HALT_POLL_MS);
+	}
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block svq_reboot_notifier = {
+	.notifier_call = svq_going_down,
+};
+
 static int __init svq_init(void)
 {
+	int err;
+
 	if (!xen_domain())
 		return -ENODEV;
 	if (xen_pv_domain()) {
 		pr_err("virtio_xenbus: a PV guest has no guest physical addresses that the mediator could map\n");
 		return -ENODEV;
 	}
-	return xenbus_register_frontend(&svq_driver);
+	err = svq_fronts_init();
+	if (err)
+		return err;
+	err = register_reboot_notifier(&svq_reboot_notifier);
+	if (err)
+		goto exit_fronts;
+	err = xenbus_register_frontend(&svq_driver);
+	if (err)
+		goto unregister_notifier;
+	return 0;
+
+unregister_notifier:
+	unregister_reboot_notifier(&svq_reboot_notifier);
+exit_fronts:
+	svq_fronts_exit();
+	return err;
 }
 module_init(svq_init);
 
+/* Whoever has something in flight has a reference to the module, so there is nothing left. */
 static void __exit svq_exit(void)
 {
 	xenbus_unregister_driver(&svq_driver);
+	unregister_reboot_notifier(&svq_reboot_notifier);
+	svq_fronts_exit();
+	svq_refs_exit();
 }
 module_exit(svq_exit);
 

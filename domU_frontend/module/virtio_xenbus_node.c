@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Reading the mediator's nodes and writing ours. The mediator is trusted with our rings, not with our stability:
+ * Reading the mediator's nodes and dom0's record. The mediator is trusted with our rings, not with our stability:
  * each value is checked against the bounds of the protocol before anything believes it.
  */
 #include <linux/ctype.h>
@@ -14,8 +14,6 @@
 #include "compat.h"
 #include "virtio_xenbus.h"
 
-/* A transaction fails when someone else wrote meanwhile; after so many times something is wrong with XenStore. */
-#define SVQ_TRANSACTION_TRIES 32
 /* `config` may change between reading it and reading its generation, but not for ever. */
 #define SVQ_CONFIG_TRIES 4
 #define SVQ_DIGITS_MAX 20
@@ -42,12 +40,12 @@ static int svq_parse_number(const char *untrusted_text, u64 max, u64 *out)
  * 0, -ENOENT when there is no such node, -EINVAL or -ERANGE when it holds no such number, else why it cannot be
  * told.
  */
-static int svq_read_number(const char *dir, const char *name, u64 max, u64 *out)
+static int svq_read_number_in(struct xenbus_transaction xbt, const char *dir, const char *name, u64 max, u64 *out)
 {
 	char *untrusted_text;
 	int err;
 
-	untrusted_text = xenbus_read(XBT_NIL, dir, name, NULL);
+	untrusted_text = xenbus_read(xbt, dir, name, NULL);
 	if (IS_ERR(untrusted_text))
 		return PTR_ERR(untrusted_text);
 	err = svq_parse_number(untrusted_text, max, out);
@@ -55,12 +53,26 @@ static int svq_read_number(const char *dir, const char *name, u64 max, u64 *out)
 	return err;
 }
 
-static int svq_read_state(const char *dir)
+static int svq_read_number(const char *dir, const char *name, u64 max, u64 *out)
+{
+	return svq_read_number_in(XBT_NIL, dir, name, max, out);
+}
+
+/* The same for a node that need not be there; then `out` stays as it is. */
+static int svq_read_optional(struct xenbus_transaction xbt, const char *dir, const char *name, u64 max, u64 *out)
+{
+	int err = svq_read_number_in(xbt, dir, name, max, out);
+
+	return err == -ENOENT ? 0 : err;
+}
+
+/* An enum xenbus_state, Unknown when its owner is gone, or -errno when that cannot be told now. */
+int svq_read_state(struct xenbus_transaction xbt, const char *dir)
 {
 	u64 state = XenbusStateUnknown;
 	int err;
 
-	err = svq_read_number(dir, SVQ_NODE_VIRTIO_BACK_STATE, XenbusStateReconfigured, &state);
+	err = svq_read_number_in(xbt, dir, SVQ_NODE_VIRTIO_BACK_STATE, XenbusStateReconfigured, &state);
 	switch (err) {
 	case 0:
 		return state;
@@ -74,15 +86,68 @@ static int svq_read_state(const char *dir)
 	}
 }
 
-/* An enum xenbus_state, Unknown when the mediator is gone, or -errno when that cannot be told now. */
 int svq_node_peer_state(struct svq_front *front)
 {
-	return svq_read_state(front->otherend);
+	return svq_read_state(XBT_NIL, front->otherend);
 }
 
 int svq_node_own_state(struct svq_front *front)
 {
-	return svq_read_state(front->xendev->nodename);
+	return svq_read_state(XBT_NIL, front->nodename);
+}
+
+/* Whether our directory, perhaps made anew, names the mediator's directory that we know. */
+bool svq_node_same_otherend(struct svq_front *front)
+{
+	char *path = xenbus_read(XBT_NIL, front->nodename, SVQ_NODE_VIRTIO_FRONT_BACKEND, NULL);
+	bool same;
+
+	if (IS_ERR(path))
+		return false;
+	same = !strcmp(path, front->otherend);
+	kfree(path);
+	return same;
+}
+
+/* `out` is 0 when there is no such node. */
+int svq_node_read_held_pages(struct svq_front *front, struct xenbus_transaction xbt, u32 *out)
+{
+	u64 pages = SVQ_DEFAULT_VIRTIO_BACK_HELD_PAGES;
+	int err;
+
+	err = svq_read_optional(xbt, front->otherend, SVQ_NODE_VIRTIO_BACK_HELD_PAGES, U32_MAX, &pages);
+	*out = pages;
+	return err;
+}
+
+/* Reads which requests of a queue are held; false when the mediator says nothing, or nothing that makes sense. */
+bool svq_node_read_held(struct svq_front *front, struct svq_queue *queue)
+{
+	char name[SVQ_NODE_NAME_SIZE];
+	char *untrusted_text;
+	unsigned int length;
+	bool read = false;
+
+	snprintf(name, sizeof(name), SVQ_NODE_VIRTIO_BACK_QUEUE_HELD, queue->index);
+	untrusted_text = xenbus_read(XBT_NIL, front->otherend, name, &length);
+	if (IS_ERR(untrusted_text))
+		return false;
+	memset(queue->held, 0xff, sizeof(queue->held)); /* what lies beyond the end: it may be held */
+	if (length && length % 2 == 0 && length <= 2 * sizeof(queue->held))
+		read = !hex2bin(queue->held, untrusted_text, length / 2);
+	kfree(untrusted_text);
+	return read;
+}
+
+/* How often dom0 says, in its record of the device, that nothing of it is granted any more. */
+int svq_node_read_swept(struct svq_front *front, struct xenbus_transaction xbt, u32 *out)
+{
+	u64 swept = SVQ_DEFAULT_VIRTIO_RECORD_SWEPT;
+	int err;
+
+	err = svq_read_optional(xbt, front->record_path, SVQ_NODE_VIRTIO_RECORD_SWEPT, U32_MAX, &swept);
+	*out = swept;
+	return err;
 }
 
 /* A node that is 0 or 1. */
@@ -165,6 +230,14 @@ static int svq_read_offered(struct svq_front *front, const char *name, u64 min, 
 	return err;
 }
 
+static int svq_read_offered_option(struct svq_front *front, const char *name, u64 min, u64 max, u64 standard, u64 *out)
+{
+	if (xenbus_exists(XBT_NIL, front->otherend, name))
+		return svq_read_offered(front, name, min, max, out);
+	*out = standard;
+	return 0;
+}
+
 static int svq_check_offer(struct svq_front *front, const struct svq_offer *offer)
 {
 	const u64 required = BIT_ULL(VIRTIO_F_VERSION_1) | BIT_ULL(VIRTIO_F_ACCESS_PLATFORM);
@@ -186,7 +259,7 @@ static int svq_check_offer(struct svq_front *front, const struct svq_offer *offe
 /* Everything that the mediator must have written by InitWait. An error was reported when this fails. */
 int svq_node_read_offer(struct svq_front *front, struct svq_offer *out)
 {
-	u64 version, device_type, features, num_queues, queue_size_max;
+	u64 version, device_type, features, num_queues, queue_size_max, refs_wanted, close_timeout_ms;
 	int err;
 
 	err = svq_read_offered(front, SVQ_NODE_VIRTIO_BACK_VERSION, SVQ_PROTOCOL_VERSION, SVQ_PROTOCOL_VERSION,
@@ -203,6 +276,14 @@ int svq_node_read_offer(struct svq_front *front, struct svq_offer *out)
 		err = svq_read_offered(front, SVQ_NODE_VIRTIO_BACK_QUEUE_SIZE_MAX,
 				       SVQ_MIN_VIRTIO_BACK_QUEUE_SIZE_MAX,
 				       SVQ_MAX_VIRTIO_BACK_QUEUE_SIZE_MAX, &queue_size_max);
+	if (!err)
+		err = svq_read_offered_option(front, SVQ_NODE_VIRTIO_BACK_GRANT_REFS_WANTED, 0, U32_MAX,
+					      SVQ_DEFAULT_VIRTIO_BACK_GRANT_REFS_WANTED, &refs_wanted);
+	if (!err)
+		err = svq_read_offered_option(front, SVQ_NODE_VIRTIO_BACK_CLOSE_TIMEOUT_MS,
+					      SVQ_MIN_VIRTIO_BACK_CLOSE_TIMEOUT_MS,
+					      SVQ_MAX_VIRTIO_BACK_CLOSE_TIMEOUT_MS,
+					      SVQ_DEFAULT_VIRTIO_BACK_CLOSE_TIMEOUT_MS, &close_timeout_ms);
 	if (err)
 		return err;
 	err = svq_node_read_config(front, out);
@@ -216,164 +297,7 @@ int svq_node_read_offer(struct svq_front *front, struct svq_offer *out)
 	out->features = features;
 	out->num_queues = num_queues;
 	out->queue_size_max = queue_size_max;
+	out->grant_refs_wanted = refs_wanted;
+	out->close_timeout_ms = close_timeout_ms;
 	return svq_check_offer(front, out);
-}
-
-/*
- * Our directory is ours as long as its `state` is what we wrote: the toolstack may have removed it, and writing
- * would bring it back to life; or have made it anew for a new connection, with Initialising, which is not ours
- * to spoil.
- */
-static int svq_check_own(struct svq_front *front, struct xenbus_transaction xbt)
-{
-	int state, err;
-
-	err = xenbus_scanf(xbt, front->xendev->nodename, SVQ_NODE_VIRTIO_FRONT_STATE, "%d", &state);
-	if (err < 0 && err != -ENOENT)
-		return err;
-	if (err != 1 || (state == XenbusStateInitialising && front->own_state != XenbusStateInitialising)) {
-		front->disowned = true;
-		return -ENOENT;
-	}
-	return 0;
-}
-
-/*
- * XenBus keeps a copy of our state. Newer kernels take a device whose node says Initialising while the copy does
- * not for one that the toolstack made anew, and unbind it. They compare in the watch thread; so the copy has to
- * say Initialising before the node does, and to leave that in no other thread: svq_note_event brings it up to
- * date.
- */
-static void svq_show_state(struct svq_front *front, enum xenbus_state state, bool ahead)
-{
-	unsigned long flags;
-
-	spin_lock_irqsave(&front->shown_lock, flags);
-	front->shown_state = state;
-	if (ahead || front->xendev->state != XenbusStateInitialising)
-		front->xendev->state = state;
-	spin_unlock_irqrestore(&front->shown_lock, flags);
-}
-
-/* All that `fill` writes, and the state, or nothing. */
-static int svq_commit(struct svq_front *front, enum xenbus_state state, struct svq_queue *queue,
-		      int (*fill)(struct svq_front *front, struct xenbus_transaction xbt, struct svq_queue *queue))
-{
-	struct xenbus_transaction xbt;
-	unsigned int i;
-	int err;
-
-	for (i = 0; i < SVQ_TRANSACTION_TRIES && !front->disowned; i++) {
-		err = xenbus_transaction_start(&xbt);
-		if (err)
-			return err;
-		err = svq_check_own(front, xbt);
-		if (!err && fill)
-			err = fill(front, xbt, queue);
-		if (!err && state != front->own_state)
-			err = xenbus_printf(xbt, front->xendev->nodename, SVQ_NODE_VIRTIO_FRONT_STATE, "%d",
-					    state);
-		if (err) {
-			xenbus_transaction_end(xbt, 1);
-			return err;
-		}
-		err = xenbus_transaction_end(xbt, 0);
-		if (!err)
-			svq_show_state(front, state, false);
-		if (!err)
-			front->own_state = state;
-		if (err != -EAGAIN)
-			return err;
-	}
-	return front->disowned ? -ENOENT : -EAGAIN;
-}
-
-int svq_node_switch(struct svq_front *front, enum xenbus_state state)
-{
-	int err;
-
-	if (state == XenbusStateInitialising && !front->disowned)
-		svq_show_state(front, state, true);
-	err = svq_commit(front, state, NULL, NULL);
-	if (err && err != -ENOENT)
-		dev_err(&front->xendev->dev, "cannot write state %d to XenStore: %d\n", state, err);
-	return err;
-}
-
-static int svq_fill_status(struct svq_front *front, struct xenbus_transaction xbt, struct svq_queue *queue)
-{
-	return xenbus_printf(xbt, front->xendev->nodename, SVQ_NODE_VIRTIO_FRONT_STATUS, "%u", front->status);
-}
-
-int svq_node_write_status(struct svq_front *front)
-{
-	return svq_commit(front, front->own_state, NULL, svq_fill_status);
-}
-
-static int svq_put(struct svq_front *front, struct xenbus_transaction xbt, const char *format, unsigned int index,
-		   u64 value)
-{
-	char name[SVQ_NODE_NAME_SIZE];
-
-	snprintf(name, sizeof(name), format, index);
-	return xenbus_printf(xbt, front->xendev->nodename, name, "%llu", value);
-}
-
-/* The ring addresses are DMA addresses, which svq_find_vqs has found to be guest physical ones. */
-static int svq_fill_queue(struct svq_front *front, struct xenbus_transaction xbt, struct svq_queue *queue)
-{
-	struct virtqueue *vq = queue->vq;
-	unsigned int n = queue->index;
-	int err;
-
-	err = svq_put(front, xbt, SVQ_NODE_VIRTIO_FRONT_QUEUE_SIZE, n, virtqueue_get_vring_size(vq));
-	if (!err)
-		err = svq_put(front, xbt, SVQ_NODE_VIRTIO_FRONT_QUEUE_DESC, n, virtqueue_get_desc_addr(vq));
-	if (!err)
-		err = svq_put(front, xbt, SVQ_NODE_VIRTIO_FRONT_QUEUE_AVAIL, n, virtqueue_get_avail_addr(vq));
-	if (!err)
-		err = svq_put(front, xbt, SVQ_NODE_VIRTIO_FRONT_QUEUE_USED, n, virtqueue_get_used_addr(vq));
-	if (!err)
-		err = svq_put(front, xbt, SVQ_NODE_VIRTIO_FRONT_QUEUE_EVENT_CHANNEL, n, queue->port);
-	if (!err)
-		err = svq_put(front, xbt, SVQ_NODE_VIRTIO_FRONT_QUEUE_RESET, n, queue->resets);
-	if (!err)
-		err = svq_put(front, xbt, SVQ_NODE_VIRTIO_FRONT_QUEUE_ENABLE, n, queue->resets);
-	return err;
-}
-
-static int svq_fill_rings(struct svq_front *front, struct xenbus_transaction xbt, struct svq_queue *queue)
-{
-	const char *dir = front->xendev->nodename;
-	struct svq_vdev *dev = front->dev;
-	unsigned int i;
-	int err;
-
-	err = xenbus_printf(xbt, dir, SVQ_NODE_VIRTIO_FRONT_FEATURES_ACCEPTED, "%llu", dev->vdev.features);
-	if (!err)
-		err = xenbus_printf(xbt, dir, SVQ_NODE_VIRTIO_FRONT_NUM_QUEUES, "%u", dev->num_queues);
-	for (i = 0; !err && i < dev->num_queues; i++)
-		err = svq_fill_queue(front, xbt, &dev->queues[i]);
-	return err ? err : svq_fill_status(front, xbt, NULL);
-}
-
-/* Publishes what the driver accepted and set up, and says Initialised, in one. */
-int svq_node_write_rings(struct svq_front *front)
-{
-	return svq_commit(front, XenbusStateInitialised, NULL, svq_fill_rings);
-}
-
-static int svq_fill_reset(struct svq_front *front, struct xenbus_transaction xbt, struct svq_queue *queue)
-{
-	return svq_put(front, xbt, SVQ_NODE_VIRTIO_FRONT_QUEUE_RESET, queue->index, queue->resets);
-}
-
-int svq_node_write_reset(struct svq_front *front, struct svq_queue *queue)
-{
-	return svq_commit(front, front->own_state, queue, svq_fill_reset);
-}
-
-int svq_node_write_enable(struct svq_front *front, struct svq_queue *queue)
-{
-	return svq_commit(front, front->own_state, queue, svq_fill_queue);
 }

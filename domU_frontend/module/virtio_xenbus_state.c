@@ -2,10 +2,16 @@
 /* The state machine of the frontend's side, as docs/protocol.md draws it, and waiting for the mediator. */
 #include <linux/jiffies.h>
 #include <linux/kernel.h>
+#include <linux/moduleparam.h>
+#include <linux/sched.h>
 #include <linux/virtio_config.h>
 
 #include "compat.h"
 #include "virtio_xenbus.h"
+
+static unsigned int svq_peer_timeout_s = 30;
+module_param_named(peer_timeout_s, svq_peer_timeout_s, uint, 0644);
+MODULE_PARM_DESC(peer_timeout_s, "How long a driver that starts waits for the mediator to connect, in seconds");
 
 /* A device that keeps failing is offered to its driver no more than this often, and after a pause. */
 #define SVQ_FAILURES_MAX 32
@@ -14,8 +20,8 @@
 #define SVQ_GOOD_CONNECTION (10 * HZ)
 /* No wait is longer, whatever the module parameter says. */
 #define SVQ_PEER_TIMEOUT_S_MAX 3600U
-/* Waits look this often even if no watch fires: the watch thread may be the one that waits. */
-#define SVQ_POLL_INTERVAL (HZ / 10)
+/* Waits look this often even if no watch fires: while devices are suspended the state work does not run. */
+#define SVQ_POLL_INTERVAL (HZ / 2)
 
 /* Something happened that a wait may be waiting for. */
 void svq_wake(struct svq_front *front)
@@ -24,26 +30,13 @@ void svq_wake(struct svq_front *front)
 	wake_up_all(&front->wait);
 }
 
-/* In the watch thread. */
-void svq_note_event(struct svq_front *front)
-{
-	unsigned long flags;
-
-	/* See svq_node_switch: here, and nowhere else, XenBus's copy of our state leaves Initialising. */
-	spin_lock_irqsave(&front->shown_lock, flags);
-	front->xendev->state = front->shown_state;
-	spin_unlock_irqrestore(&front->shown_lock, flags);
-	svq_wake(front);
-	mod_delayed_work(front->workqueue, &front->state_work, 0);
-}
-
 void svq_queue_work(struct svq_front *front, struct work_struct *work)
 {
 	if (!front->dying)
 		queue_work(front->workqueue, work);
 }
 
-static void svq_step_later(struct svq_front *front, unsigned long delay)
+void svq_step_later(struct svq_front *front, unsigned long delay)
 {
 	if (!front->dying)
 		mod_delayed_work(front->workqueue, &front->state_work, delay);
@@ -53,7 +46,7 @@ static void svq_step_later(struct svq_front *front, unsigned long delay)
 bool svq_wants_open(const struct svq_front *front)
 {
 	return !front->removing && !front->lost && !front->refused && !front->disowned &&
-	       front->failures < SVQ_FAILURES_MAX && system_state <= SYSTEM_RUNNING;
+	       front->failures < SVQ_FAILURES_MAX && !READ_ONCE(svq_halting) && system_state <= SYSTEM_RUNNING;
 }
 
 /* Starts closing, unless that has been done. Not orderly: it counts as a failure of the connection. */
@@ -66,15 +59,20 @@ void svq_begin_close(struct svq_front *front, bool orderly)
 		    time_after(jiffies, front->connected_at + SVQ_GOOD_CONNECTION))
 			front->failures = 0;
 		if (++front->failures == SVQ_FAILURES_MAX)
-			dev_err(&front->xendev->dev, "failed %u times: bind the driver anew to try again\n",
-				SVQ_FAILURES_MAX);
+			svq_err(front, "failed %u times: bind the driver anew to try again\n", SVQ_FAILURES_MAX);
 		front->hold_until = jiffies + SVQ_HOLD_OFF;
 	}
 	front->phase = SVQ_CLOSING;
+	front->closing_at = jiffies;
+	front->pause = 0;
+	front->gone = false;
 	svq_node_switch(front, XenbusStateClosing);
 }
 
-/* The device is gone or broken: fail its driver's requests, take it away from the driver, and close. */
+/*
+ * The device is gone or broken: close, fail its driver's requests as soon as nothing reaches them any more, and then
+ * take it away from the driver.
+ */
 void svq_lose(struct svq_front *front, const char *why)
 {
 	struct svq_vdev *dev = front->dev;
@@ -82,7 +80,7 @@ void svq_lose(struct svq_front *front, const char *why)
 	svq_begin_close(front, false);
 	if (!dev || front->lost)
 		return;
-	dev_err(&front->xendev->dev, "device lost: %s\n", why);
+	svq_err(front, "device lost: %s\n", why);
 	front->lost = true;
 	if (dev->live) {
 		virtio_break_device(&dev->vdev);
@@ -91,7 +89,7 @@ void svq_lose(struct svq_front *front, const char *why)
 			virtio_config_changed(&dev->vdev);
 		}
 	}
-	svq_queue_work(front, &front->abort_work);
+	svq_queue_work(front, &front->end_work);
 	svq_queue_work(front, &front->device_work);
 }
 
@@ -101,6 +99,8 @@ static void svq_take_offer(struct svq_front *front)
 	unsigned long flags;
 	int err;
 
+	if (!front->xendev)
+		return;
 	err = svq_node_read_offer(front, &offer);
 	if (err == -EAGAIN || err == -ENOMEM) {
 		svq_step_later(front, SVQ_HOLD_OFF);
@@ -135,6 +135,22 @@ static void svq_reopen(struct svq_front *front)
 		front->phase = SVQ_WAITING;
 }
 
+/* The toolstack has made our directory anew: it is ours again, now that all of the connection before is over. */
+static void svq_take_over(struct svq_front *front)
+{
+	if (front->dev) {
+		svq_lose(front, "it was removed");
+		return;
+	}
+	if (!front->xendev || front->removing || svq_node_own_state(front) != XenbusStateInitialising ||
+	    !svq_node_same_otherend(front))
+		return;
+	front->disowned = false;
+	front->refused = false;
+	front->failures = 0;
+	svq_adopt_state(front);
+}
+
 static void svq_connected(struct svq_front *front)
 {
 	front->phase = SVQ_CONNECTED;
@@ -163,22 +179,43 @@ static void svq_look_at_device(struct svq_front *front)
 		svq_config_refresh(front);
 }
 
+/*
+ * Goes on with closing; returns whether that is done. A mediator that is Closed does not take up rings: it would see
+ * our Closing. So that has to stand there before its state is believed.
+ */
+static bool svq_close(struct svq_front *front, enum xenbus_state peer)
+{
+	svq_node_check_own(front);
+	if (!front->disowned && front->own_state != XenbusStateClosing) {
+		svq_node_switch(front, XenbusStateClosing);
+		svq_step_later(front, SVQ_HOLD_OFF);
+		return false;
+	}
+	if (front->rings_out)
+		svq_look_for_end(front, peer);
+	if (front->rings_out)
+		return false;
+	/* If the toolstack made the directories anew, the mediator need not pass through Closed again. */
+	if (peer != XenbusStateClosed && peer != XenbusStateUnknown &&
+	    !(front->disowned && (peer == XenbusStateInitialising || peer == XenbusStateInitWait)))
+		return false;
+	svq_node_switch(front, XenbusStateClosed);
+	return true;
+}
+
 static void svq_step_once(struct svq_front *front, enum xenbus_state peer)
 {
 	bool peer_ends = peer == XenbusStateClosing || peer == XenbusStateClosed || peer == XenbusStateUnknown;
 
 	switch (front->phase) {
 	case SVQ_CLOSING:
-		/* If the toolstack made the directories anew, the mediator need not pass through Closed again. */
-		if (peer == XenbusStateClosed || peer == XenbusStateUnknown ||
-		    (front->disowned && (peer == XenbusStateInitialising || peer == XenbusStateInitWait))) {
+		if (svq_close(front, peer))
 			front->phase = SVQ_CLOSED;
-			front->rings_out = false;
-			svq_node_switch(front, XenbusStateClosed);
-		}
 		break;
 	case SVQ_CLOSED:
-		if (peer == XenbusStateClosed)
+		if (front->disowned)
+			svq_take_over(front);
+		else if (peer == XenbusStateClosed)
 			svq_reopen(front);
 		else if (peer == XenbusStateUnknown && front->dev && !front->lost)
 			svq_lose(front, "the mediator is gone");
@@ -216,11 +253,14 @@ void svq_step(struct svq_front *front)
 	unsigned int i;
 	int peer;
 
-	peer = svq_node_peer_state(front);
-	if (peer < 0)
-		return;
 	/* One state of the mediator leads through each phase at most once. */
 	for (i = 0; i <= SVQ_CLOSING; i++) {
+		/* Each time: what it was before we wrote ours does not count any more, see svq_close. */
+		peer = svq_node_peer_state(front);
+		if (peer < 0) {
+			svq_step_later(front, SVQ_HOLD_OFF);
+			return;
+		}
 		before = front->phase;
 		svq_step_once(front, peer);
 		if (front->phase == before)
@@ -230,24 +270,25 @@ void svq_step(struct svq_front *front)
 		svq_look_at_device(front);
 }
 
-/* Nobody but us uses the rings. */
-bool svq_is_stopped(struct svq_front *front, void *arg)
+/* How long a driver that starts, or the unbinding of ours, waits for the mediator. */
+unsigned long svq_peer_timeout(void)
 {
-	return !front->rings_out;
+	return min(READ_ONCE(svq_peer_timeout_s), SVQ_PEER_TIMEOUT_S_MAX) * HZ;
 }
 
 /*
- * Waits until `done`, which is asked with `lock` held, but no longer than the timeout for the mediator. Returns
- * what `done` said last. Call without `lock`.
+ * Waits until `done`, which is asked with `lock` held, but no longer than `timeout` (MAX_SCHEDULE_TIMEOUT: no limit),
+ * and not when the system goes down. Returns what `done` said last. Call without `lock`.
  */
-bool svq_wait(struct svq_front *front, bool (*done)(struct svq_front *front, void *arg), void *arg)
+bool svq_wait(struct svq_front *front, bool (*done)(struct svq_front *front, void *arg), void *arg,
+	      unsigned long timeout)
 {
-	unsigned long deadline = jiffies + min(READ_ONCE(svq_peer_timeout_s), SVQ_PEER_TIMEOUT_S_MAX) * HZ;
+	unsigned long deadline = jiffies + timeout;
 	bool finished, expired;
 	int seen;
 
 	for (;;) {
-		expired = time_after(jiffies, deadline);
+		expired = READ_ONCE(svq_halting) || (timeout != MAX_SCHEDULE_TIMEOUT && time_after(jiffies, deadline));
 		seen = atomic_read(&front->events);
 		mutex_lock(&front->lock);
 		svq_step(front);

@@ -49,6 +49,8 @@ static int svq_connect_irq(struct svq_queue *queue)
 	struct xenbus_device *xendev = queue->dev->front->xendev;
 	int err;
 
+	if (!xendev)
+		return -ENODEV;
 	err = xenbus_alloc_evtchn(xendev, &queue->port);
 	if (err)
 		return err;
@@ -80,20 +82,9 @@ static bool svq_maps_one_to_one(struct virtqueue *vq)
 	return virtqueue_get_desc_addr(vq) == phys;
 }
 
-static void svq_del_queue(struct svq_queue *queue)
+static void svq_stop_queue(struct svq_queue *queue)
 {
-	struct virtio_device *vdev = &queue->dev->vdev;
-
 	unbind_from_irqhandler(queue->irq, queue);
-	if (queue->dev->front->rings_out) {
-		/* The mediator may still write to it: better a leak than someone else's memory. */
-		dev_crit(&vdev->dev, "queue %u may still be in use: its ring is not freed\n", queue->index);
-		spin_lock(&vdev->vqs_list_lock);
-		list_del(&queue->vq->list);
-		spin_unlock(&vdev->vqs_list_lock);
-	} else {
-		vring_del_virtqueue(queue->vq);
-	}
 	svq_track_free(queue);
 }
 
@@ -113,7 +104,7 @@ static int svq_new_queue(struct svq_vdev *dev, struct svq_queue *queue, const st
 
 	err = -EOPNOTSUPP;
 	if (!svq_maps_one_to_one(queue->vq)) {
-		dev_err(&dev->vdev.dev, "DMA addresses of this kernel are not guest physical addresses\n");
+		svq_err(front, "DMA addresses of this kernel are not guest physical addresses\n");
 		goto delete_vq;
 	}
 	err = svq_track_init(queue);
@@ -134,29 +125,63 @@ delete_vq:
 	return err;
 }
 
+static void svq_free_rings(struct svq_vdev *dev, unsigned int count)
+{
+	while (count)
+		vring_del_virtqueue(dev->queues[--count].vq);
+	kfree(dev->queues);
+	dev->queues = NULL;
+}
+
+/* Rings that may still be written to are kept: better a leak, for a while, than someone else's memory. */
+static void svq_keep_rings(struct svq_vdev *dev, unsigned int count)
+{
+	struct svq_front *front = dev->front;
+
+	svq_err(front, "the rings of %u queue%s may still be in use: they are kept until that is over\n", count,
+		count == 1 ? "" : "s");
+	get_device(&dev->vdev.dev);
+	dev->kept_queues = count;
+	front->kept = dev;
+}
+
 /* With `lock` held. */
 static void svq_del_queues(struct svq_vdev *dev)
 {
-	while (dev->num_queues)
-		svq_del_queue(&dev->queues[--dev->num_queues]);
-	kfree(dev->queues);
-	dev->queues = NULL;
+	unsigned int i, count = dev->num_queues;
+
+	for (i = 0; i < count; i++)
+		svq_stop_queue(&dev->queues[i]);
+	dev->num_queues = 0;
+	if (count && dev->front->rings_out)
+		svq_keep_rings(dev, count);
+	else
+		svq_free_rings(dev, count);
+}
+
+/* With `lock` held, when nobody reaches them any more. */
+void svq_free_kept(struct svq_front *front)
+{
+	struct svq_vdev *dev = front->kept;
+
+	if (!dev)
+		return;
+	front->kept = NULL;
+	svq_free_rings(dev, dev->kept_queues);
+	put_device(&dev->vdev.dev);
 }
 
 void svq_del_vqs(struct virtio_device *vdev)
 {
 	struct svq_vdev *dev = svq_of(vdev);
 	struct svq_front *front = dev->front;
-	bool stop;
 
 	mutex_lock(&front->lock);
 	/* A probe that fails after DRIVER_OK comes here without a reset. */
-	stop = front->phase == SVQ_READY || front->phase == SVQ_CONNECTED;
-	if (stop)
+	if (front->phase == SVQ_READY || front->phase == SVQ_CONNECTED)
 		svq_begin_close(front, true);
 	mutex_unlock(&front->lock);
-	if (stop)
-		svq_wait(front, svq_is_stopped, NULL);
+	svq_wait_ended(dev);
 
 	mutex_lock(&front->lock);
 	svq_del_queues(dev);
@@ -173,7 +198,7 @@ int svq_find_vqs(struct virtio_device *vdev, unsigned int nvqs, struct virtqueue
 	int err = 0;
 
 	mutex_lock(&front->lock);
-	if (front->phase != SVQ_OFFERED || front->lost || dev->num_queues)
+	if (front->phase != SVQ_OFFERED || front->lost || dev->queues)
 		err = -ENODEV;
 	else if (!nvqs)
 		err = -EINVAL;
@@ -187,8 +212,7 @@ int svq_find_vqs(struct virtio_device *vdev, unsigned int nvqs, struct virtqueue
 		if (!infos[i].name)
 			continue;
 		if (dev->num_queues == front->offer.num_queues) {
-			dev_err(&vdev->dev, "the driver wants more than the %u queues offered\n",
-				front->offer.num_queues);
+			svq_err(front, "the driver wants more than the %u queues offered\n", front->offer.num_queues);
 			err = -ENOENT;
 			break;
 		}
@@ -222,6 +246,20 @@ static bool svq_reset_is_done(struct svq_front *front, void *arg)
 	return front->phase != SVQ_CONNECTED || svq_node_read_reset_done(front, queue->index) == queue->resets;
 }
 
+/*
+ * Waits for the mediator to carry out a reset. That it takes too long is an error, on which the driver gets nothing
+ * back, and no proof of anything.
+ */
+static int svq_await_reset(struct svq_front *front, struct svq_queue *queue)
+{
+	unsigned int close_timeout_ms = front->offer.close_timeout_ms;
+
+	if (svq_wait(front, svq_reset_is_done, queue, msecs_to_jiffies(close_timeout_ms)))
+		return 0;
+	svq_warn(front, "queue %u: the mediator has not reset it within %u ms\n", queue->index, close_timeout_ms);
+	return svq_wait(front, svq_reset_is_done, queue, svq_peer_timeout()) ? 0 : -ETIMEDOUT;
+}
+
 /* virtio 2.6.1: the queue's requests end and the mediator lets go of its ring. */
 int svq_disable_vq_and_reset(struct virtqueue *vq)
 {
@@ -237,8 +275,8 @@ int svq_disable_vq_and_reset(struct virtqueue *vq)
 		err = svq_node_write_reset(front, queue);
 	}
 	mutex_unlock(&front->lock);
-	if (!err && !svq_wait(front, svq_reset_is_done, queue))
-		err = -ETIMEDOUT;
+	if (!err)
+		err = svq_await_reset(front, queue);
 
 	mutex_lock(&front->lock);
 	if (err)

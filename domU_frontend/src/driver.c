@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "barrier.h"
+#include "drv_ledger.h"
 #include "drv_queue.h"
 
 enum {
@@ -14,8 +15,8 @@ enum {
 static bool config_sane(const struct svq_drv_config *c)
 {
     return c->pages > 0 && c->pages <= PAGES_MAX && c->queues > 0 && c->queues <= SVQ_DRV_QUEUES_MAX &&
-           c->queue_size > 0 && c->queue_size <= SVQ_DRV_QUEUE_SIZE_MAX &&
-           !(c->queue_size & (c->queue_size - 1)) && c->max_segments <= SVQ_DRV_TABLE_ENTRIES_MAX - 2;
+           c->queue_size > 0 && c->queue_size <= SVQ_DRV_QUEUE_SIZE_MAX && !(c->queue_size & (c->queue_size - 1)) &&
+           c->max_segments <= SVQ_DRV_TABLE_ENTRIES_MAX - 2;
 }
 
 /* Room for header, status and the segments, rounded up so that no table straddles two pages. */
@@ -31,8 +32,10 @@ static uint32_t table_entries(const struct svq_drv_config *c)
 static int open_all(struct svq_drv *d)
 {
     int rc = svq_drv_mem_open(&d->mem, d->hv, d->config.first_gfn, d->config.pages);
-    if (!rc)
+    if (!rc) {
+        svq_drv_ledger_open(d);
         rc = svq_evtchn_open(d->hv, &d->ec);
+    }
     for (unsigned i = 0; !rc && i < d->config.queues; i++)
         rc = svq_drv_queue_open(d, &d->queues[i]);
     return rc;
@@ -42,7 +45,7 @@ int svq_drv_create(struct svq_hv *hv, const struct svq_drv_config *config, struc
 {
     if (!config_sane(config))
         return -EINVAL;
-    struct svq_drv *d = calloc(1, sizeof(*d));
+    struct svq_drv *d = calloc(1, sizeof *d);
     if (!d)
         return -ENOMEM;
     d->hv = hv;
@@ -51,9 +54,9 @@ int svq_drv_create(struct svq_hv *hv, const struct svq_drv_config *config, struc
         d->config.timeout_ms = SVQ_DRV_TIMEOUT_MS;
     d->table_entries = table_entries(config);
     d->sg_max = config->queue_size; /* virtio 2.7.5.2: no chain may be longer, indirect or not */
-    d->spin_ns = (uint64_t)config->poll_us * 1000;
-    d->queues = calloc(config->queues, sizeof(*d->queues));
-    d->sg = calloc(d->sg_max, sizeof(*d->sg));
+    d->busy_wait = svq_busy_wait_up_to(config->poll_us);
+    d->queues = calloc(config->queues, sizeof *d->queues);
+    d->sg = calloc(d->sg_max, sizeof *d->sg);
     int rc = d->queues && d->sg ? open_all(d) : -ENOMEM;
     if (rc) {
         svq_drv_destroy(d);
@@ -81,6 +84,7 @@ int svq_drv_start(struct svq_drv *d, uint64_t features)
 {
     if (features & ~d->config.features || !(features >> VIRTIO_F_VERSION_1 & 1))
         return -EINVAL;
+    svq_drv_take_back(d, SVQ_BACK_OFFERED); /* the caller has seen an offer */
     d->indirect = features >> VIRTIO_F_INDIRECT_DESC & 1;
     d->event_idx = features >> VIRTIO_F_EVENT_IDX & 1;
     for (unsigned i = 0; i < d->config.queues; i++)
@@ -132,6 +136,16 @@ void *svq_drv_va(const struct svq_drv *d, uint64_t gpa, size_t len)
 {
     int64_t offset = svq_drv_mem_offset(&d->mem, gpa, len);
     return offset < 0 ? NULL : d->mem.va + offset;
+}
+
+int svq_drv_not_held(struct svq_drv *d, unsigned queue, const uint8_t *held, size_t held_bytes)
+{
+    if (queue >= d->config.queues)
+        return -EINVAL;
+    for (size_t head = 0; head < d->queues[queue].ring.size; head++)
+        if (head / 8 >= held_bytes || !(held[head / 8] >> head % 8 & 1))
+            svq_drv_ledger_back(d, &d->queues[queue].slots[head], SVQ_BACK_NOT_HELD);
+    return 0;
 }
 
 int svq_drv_kick(struct svq_drv *d, unsigned queue)

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "drv_ledger.h"
 #include "drv_tag.h"
 
 enum {
@@ -48,7 +49,7 @@ static int push(struct svq_drv *d, uint32_t *n, uint64_t addr, uint32_t len)
 {
     if (*n == d->sg_max)
         return -E2BIG;
-    d->sg[(*n)++] = (struct svq_drv_sg){.addr = addr, .len = len};
+    d->sg[(*n)++] = (struct svq_drv_sg){ .addr = addr, .len = len };
     return 0;
 }
 
@@ -66,6 +67,14 @@ static int push_straight(struct svq_drv *d, uint32_t *n, uint64_t offset, uint32
     return 0;
 }
 
+/* The largest of page, sector and byte of which each segment gets at least one, and none is left over. */
+static uint32_t largest_unit(uint32_t len, uint32_t segments)
+{
+    if (len % SVQ_PAGE_SIZE == 0 && len / SVQ_PAGE_SIZE >= segments)
+        return SVQ_PAGE_SIZE;
+    return len % SECTOR_BYTES == 0 && len / SECTOR_BYTES >= segments ? SECTOR_BYTES : 1;
+}
+
 static int push_data(struct svq_drv *d, uint32_t *n, const struct svq_drv_req *req)
 {
     if (req->len == 0)
@@ -80,7 +89,7 @@ static int push_data(struct svq_drv *d, uint32_t *n, const struct svq_drv_req *r
         return -EINVAL;
     if (segments > d->sg_max)
         return -E2BIG;
-    uint32_t unit = req->len % SECTOR_BYTES == 0 && req->len / SECTOR_BYTES >= segments ? SECTOR_BYTES : 1;
+    uint32_t unit = largest_unit(req->len, segments);
     uint32_t units = req->len / unit;
     uint64_t offset = (uint64_t)start;
     for (uint32_t k = 0; k < segments; k++) {
@@ -108,15 +117,14 @@ static int build(struct svq_drv *d, uint64_t slab, const struct svq_drv_req *req
     return rc;
 }
 
-static void write_slab(const struct svq_drv *d, struct svq_drv_slot *slot, uint64_t slab,
-                       const struct svq_drv_req *req)
+static void write_slab(const struct svq_drv *d, struct svq_drv_slot *slot, uint64_t slab, const struct svq_drv_req *req)
 {
-    const struct blk_header header = {.type = req->type, .sector = req->sector};
+    const struct blk_header header = { .type = req->type, .sector = req->sector };
     uint64_t gfn = d->mem.gfns[slab >> SVQ_PAGE_SHIFT];
     uint32_t in_page = slab & (SVQ_PAGE_SIZE - 1);
     uint8_t *image = slot->image;
     svq_tag_write(image, gfn, in_page, SVQ_DRV_SLAB_SEED);
-    memcpy(image + SLAB_HEADER, &header, sizeof(header));
+    memcpy(image + SLAB_HEADER, &header, sizeof header);
     memset(image + SLAB_STATUS, SLAB_CANARY, SLAB_TAG2 - SLAB_STATUS);
     image[SLAB_STATUS] = SVQ_DRV_STATUS_NONE;
     svq_tag_write(image + SLAB_TAG2, gfn, in_page + SLAB_TAG2, SVQ_DRV_SLAB_SEED);
@@ -135,7 +143,7 @@ int svq_drv_blk_add(struct svq_drv *d, struct svq_drv_queue *q, const struct svq
     if (rc)
         return rc;
 
-    struct svq_drv_table table = {0};
+    struct svq_drv_table table = { 0 };
     bool indirect = d->indirect && req->flags & SVQ_DRV_REQ_INDIRECT;
     if (indirect) {
         uint64_t offset = table_offset(d, q, head);
@@ -143,9 +151,12 @@ int svq_drv_blk_add(struct svq_drv *d, struct svq_drv_queue *q, const struct svq
         table.gpa = svq_drv_mem_gpa(&d->mem, offset);
         table.size = d->table_entries;
     }
+    svq_drv_ledger_give(d, &q->slots[head], slab, req, device_writes(req->type));
     rc = svq_drv_ring_add(&q->ring, d->sg, n_out, n_in, indirect ? &table : NULL);
-    if (rc < 0)
+    if (rc < 0) {
+        svq_drv_ledger_back(d, &q->slots[head], SVQ_BACK_ALWAYS);
         return rc;
+    }
     write_slab(d, &q->slots[head], slab, req); /* the device sees nothing before the ring is published */
     q->dirty = true;
     return head;

@@ -4,15 +4,16 @@
 
 #include "barrier.h"
 #include "drv_blk.h"
+#include "drv_ledger.h"
 #include "drv_wait.h"
 
 struct job {
     const struct svq_drv_req *reqs;
     size_t n;
     unsigned depth;
-    struct svq_drv_result *results;     /* or NULL */
-    struct svq_drv_progress *progress;  /* never NULL */
-    size_t next;                        /* the first request that was not submitted yet */
+    struct svq_drv_result *results;    /* or NULL */
+    struct svq_drv_progress *progress; /* never NULL */
+    size_t next;                       /* the first request that was not submitted yet */
     unsigned in_flight;
     uint64_t done_ns; /* when something completed last */
 };
@@ -28,7 +29,7 @@ static unsigned queues_running(const struct svq_drv *d)
 static void prepare_results(struct job *job)
 {
     for (size_t i = 0; job->results && i < job->n; i++)
-        job->results[i] = (struct svq_drv_result){.error = -ECANCELED, .status = SVQ_DRV_STATUS_NONE};
+        job->results[i] = (struct svq_drv_result){ .error = -ECANCELED, .status = SVQ_DRV_STATUS_NONE };
 }
 
 static void ended(struct job *job, uint64_t data_bytes)
@@ -45,7 +46,7 @@ static void submitted(struct svq_drv *d, struct job *job, unsigned queue, uint16
     slot->job = d->job;
     slot->index = job->next;
     slot->data_len = job->reqs[job->next].len;
-    slot->submitted_ns = svq_drv_now_ns();
+    slot->submitted_ns = svq_now_ns();
     if (job->results) {
         job->results[job->next].error = -EINPROGRESS;
         job->results[job->next].queue = queue;
@@ -104,11 +105,11 @@ static int publish_all(struct svq_drv *d)
 
 /* --- completion ------------------------------------------------------------------------------------------ */
 
-static void completed(struct svq_drv *d, struct job *job, struct svq_drv_queue *q, uint16_t head,
-                      uint32_t used_len)
+static void completed(struct svq_drv *d, struct job *job, struct svq_drv_queue *q, uint16_t head, uint32_t used_len)
 {
     struct svq_drv_slot *slot = &q->slots[head];
     uint32_t status = SVQ_DRV_STATUS_NONE;
+    svq_drv_ledger_back(d, slot, SVQ_BACK_USED);
     int error = svq_drv_blk_finish(d, q, head, &status);
     svq_count(&d->counters.completions, 1);
     if (error)
@@ -119,7 +120,7 @@ static void completed(struct svq_drv *d, struct job *job, struct svq_drv_queue *
     }
     slot->job = 0;
     job->in_flight--;
-    job->done_ns = svq_drv_now_ns();
+    job->done_ns = svq_now_ns();
     if (job->results) {
         struct svq_drv_result *result = &job->results[slot->index];
         result->latency_ns = job->done_ns - slot->submitted_ns;
@@ -179,7 +180,7 @@ static int turn(struct svq_drv *d, struct job *job)
     if (job->in_flight == 0 && (stop || job->next == job->n))
         return 1;
     uint64_t deadline_ns = job->done_ns + (uint64_t)d->config.timeout_ms * 1000000;
-    if (svq_drv_now_ns() >= deadline_ns)
+    if (svq_now_ns() >= deadline_ns)
         return -ETIMEDOUT;
     return svq_drv_wait(d, deadline_ns);
 }
@@ -187,12 +188,12 @@ static int turn(struct svq_drv *d, struct job *job)
 int svq_drv_run(struct svq_drv *d, const struct svq_drv_req *reqs, size_t n, unsigned depth,
                 struct svq_drv_result *results, struct svq_drv_progress *progress)
 {
-    struct svq_drv_progress unwatched = {0};
+    struct svq_drv_progress unwatched = { 0 };
     if (depth == 0)
         return -EINVAL;
     if (queues_running(d) == 0)
         return -ENOTCONN;
-    struct job job = {.reqs = reqs, .n = n, .depth = depth, .results = results, .done_ns = svq_drv_now_ns()};
+    struct job job = { .reqs = reqs, .n = n, .depth = depth, .results = results, .done_ns = svq_now_ns() };
     job.progress = progress ? progress : &unwatched;
     prepare_results(&job);
     d->job++;

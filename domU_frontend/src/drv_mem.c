@@ -20,21 +20,21 @@ static int index_frames(struct svq_drv_mem *mem)
         linear = mem->gfns[i] == mem->gfns[0] + i;
     if (linear)
         return 0;
-    mem->sorted = calloc(mem->pages, sizeof(*mem->sorted));
+    mem->sorted = calloc(mem->pages, sizeof *mem->sorted);
     if (!mem->sorted)
         return -ENOMEM;
     for (size_t i = 0; i < mem->pages; i++)
-        mem->sorted[i] = (struct svq_drv_gfn){.gfn = mem->gfns[i], .page = i};
-    qsort(mem->sorted, mem->pages, sizeof(*mem->sorted), by_gfn);
+        mem->sorted[i] = (struct svq_drv_gfn){ .gfn = mem->gfns[i], .page = i };
+    qsort(mem->sorted, mem->pages, sizeof *mem->sorted, by_gfn);
     return 0;
 }
 
 int svq_drv_mem_open(struct svq_drv_mem *mem, struct svq_hv *hv, uint64_t first_gfn, size_t pages)
 {
     void *va = NULL;
-    *mem = (struct svq_drv_mem){.hv = hv, .pages = pages};
-    mem->gfns = calloc(pages, sizeof(*mem->gfns));
-    mem->taken = calloc(pages, sizeof(*mem->taken));
+    *mem = (struct svq_drv_mem){ .hv = hv, .pages = pages };
+    mem->gfns = calloc(pages, sizeof *mem->gfns);
+    mem->taken = calloc(pages, sizeof *mem->taken);
     int rc = mem->gfns && mem->taken ? svq_hv_own_pages(hv, first_gfn, pages, mem->gfns, &va) : -ENOMEM;
     if (!rc) {
         mem->va = va;
@@ -52,7 +52,7 @@ void svq_drv_mem_close(struct svq_drv_mem *mem)
     free(mem->gfns);
     free(mem->sorted);
     free(mem->taken);
-    *mem = (struct svq_drv_mem){0};
+    *mem = (struct svq_drv_mem){ 0 };
 }
 
 long svq_drv_mem_take(struct svq_drv_mem *mem, size_t count)
@@ -91,8 +91,8 @@ int64_t svq_drv_mem_offset(const struct svq_drv_mem *mem, uint64_t gpa, size_t l
     uint64_t gfn = gpa >> SVQ_PAGE_SHIFT;
     size_t page;
     if (mem->sorted) {
-        struct svq_drv_gfn key = {.gfn = gfn};
-        const struct svq_drv_gfn *found = bsearch(&key, mem->sorted, mem->pages, sizeof(key), by_gfn);
+        struct svq_drv_gfn key = { .gfn = gfn };
+        const struct svq_drv_gfn *found = bsearch(&key, mem->sorted, mem->pages, sizeof key, by_gfn);
         if (!found)
             return -EFAULT;
         page = found->page;

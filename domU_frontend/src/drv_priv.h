@@ -3,6 +3,8 @@
 #ifndef SVQ_DRV_PRIV_H
 #define SVQ_DRV_PRIV_H
 
+#include "busy_wait.h"
+#include "clock.h"
 #include "drv_mem.h"
 #include "drv_ring.h"
 #include "svq_driver.h"
@@ -18,6 +20,10 @@ struct svq_drv_slot {
     size_t index; /* within that run */
     uint64_t submitted_ns;
     uint32_t data_len;
+    uint32_t given;       /* 1: the ledger has it as given away */
+    uint64_t data_offset; /* these three: for the ledger */
+    uint64_t slab_page;
+    bool device_writes;
     uint8_t image[SVQ_SLAB_BYTES]; /* what the slab slot must still hold at completion, but for the status byte */
 };
 
@@ -44,8 +50,8 @@ struct svq_drv {
     bool indirect;          /* agreed */
     bool event_idx;
     uint64_t job;
-    unsigned next_queue; /* round robin */
-    uint64_t spin_ns;    /* adaptive, at most config.poll_us */
+    unsigned next_queue;            /* round robin */
+    struct svq_busy_wait busy_wait; /* at most config.poll_us */
     struct svq_drv_counters counters;
 };
 
@@ -53,7 +59,5 @@ static inline uint32_t svq_drv_tables_per_page(const struct svq_drv *d)
 {
     return SVQ_PAGE_SIZE / (d->table_entries * (uint32_t)sizeof(struct vring_desc));
 }
-
-uint64_t svq_drv_now_ns(void);
 
 #endif

@@ -4,11 +4,13 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "drv_ledger.h"
+
 /* Pages that need not follow one another: enough for `size` heads with `per_page` of them on each. */
 static int take_pages(struct svq_drv *d, uint32_t size, uint32_t per_page, size_t **out)
 {
     size_t count = (size + per_page - 1) / per_page;
-    *out = calloc(count, sizeof(**out));
+    *out = calloc(count, sizeof **out);
     if (!*out)
         return -ENOMEM;
     for (size_t i = 0; i < count; i++) {
@@ -23,7 +25,7 @@ static int take_pages(struct svq_drv *d, uint32_t size, uint32_t per_page, size_
 /* Each part on pages of its own, which follow one another in guest physical memory (2.7: contiguous parts). */
 static int take_ring(struct svq_drv *d, struct svq_drv_queue *q, uint32_t size)
 {
-    const size_t bytes[3] = {vring_desc_bytes(size), vring_avail_bytes(size), vring_used_bytes(size)};
+    const size_t bytes[3] = { vring_desc_bytes(size), vring_avail_bytes(size), vring_used_bytes(size) };
     for (int part = 0; part < 3; part++) {
         long page = svq_drv_mem_take(&d->mem, svq_pages_for(bytes[part]));
         if (page < 0)
@@ -39,7 +41,7 @@ static int take_ring(struct svq_drv *d, struct svq_drv_queue *q, uint32_t size)
 int svq_drv_queue_open(struct svq_drv *d, struct svq_drv_queue *q)
 {
     uint32_t size = d->config.queue_size;
-    q->slots = calloc(size, sizeof(*q->slots));
+    q->slots = calloc(size, sizeof *q->slots);
     int rc = q->slots ? take_ring(d, q, size) : -ENOMEM;
     if (!rc)
         rc = take_pages(d, size, SVQ_SLABS_PER_PAGE, &q->slab_pages);
@@ -90,6 +92,8 @@ int svq_drv_queue_rearm(struct svq_drv *d, unsigned queue, unsigned size)
         size = q->ring.size;
     if (size > d->config.queue_size || (size & (size - 1)))
         return -EINVAL;
+    for (uint32_t head = 0; head < q->ring.size; head++)
+        svq_drv_ledger_back(d, &q->slots[head], SVQ_BACK_RESET);
     svq_drv_queue_start(d, q, size);
     return 0;
 }

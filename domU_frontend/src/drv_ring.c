@@ -9,8 +9,8 @@
 
 int svq_drv_ring_alloc(struct svq_drv_ring *r, uint32_t size_max)
 {
-    r->next = calloc(size_max, sizeof(*r->next));
-    r->chains = calloc(size_max, sizeof(*r->chains));
+    r->next = calloc(size_max, sizeof *r->next);
+    r->chains = calloc(size_max, sizeof *r->chains);
     if (r->next && r->chains)
         return 0;
     svq_drv_ring_free(r);
@@ -35,7 +35,7 @@ void svq_drv_ring_reset(struct svq_drv_ring *r, uint32_t size, bool event_idx)
     r->error = 0;
     for (uint32_t i = 0; i < size; i++) {
         r->next[i] = (uint16_t)(i + 1);
-        r->chains[i] = (struct svq_drv_chain){0};
+        r->chains[i] = (struct svq_drv_chain){ 0 };
     }
     r->free_head = 0;
     r->free_count = (uint16_t)size;
@@ -76,11 +76,9 @@ static uint16_t write_indirect(struct svq_drv_ring *r, const struct svq_drv_sg *
                                const struct svq_drv_table *table)
 {
     for (uint32_t k = 0; k < n; k++)
-        write_desc(&table->entries[k], sg[k].addr, sg[k].len, sg_flags(k, n_out, n),
-                   (uint16_t)(k + 1 < n ? k + 1 : 0));
+        write_desc(&table->entries[k], sg[k].addr, sg[k].len, sg_flags(k, n_out, n), (uint16_t)(k + 1 < n ? k + 1 : 0));
     /* 2.7.5.3.1: never together with VRING_DESC_F_NEXT */
-    write_desc(&r->desc[r->free_head], table->gpa, n * (uint32_t)sizeof(struct vring_desc),
-               VRING_DESC_F_INDIRECT, 0);
+    write_desc(&r->desc[r->free_head], table->gpa, n * (uint32_t)sizeof(struct vring_desc), VRING_DESC_F_INDIRECT, 0);
     return r->free_head;
 }
 
@@ -102,7 +100,7 @@ int svq_drv_ring_add(struct svq_drv_ring *r, const struct svq_drv_sg *sg, uint32
         writable += sg[k].len;
     uint16_t head = r->free_head;
     uint16_t last = table ? write_indirect(r, sg, n_out, n, table) : write_direct(r, sg, n_out, n);
-    r->chains[head] = (struct svq_drv_chain){.descs = (uint16_t)descs, .last = last, .writable = writable};
+    r->chains[head] = (struct svq_drv_chain){ .descs = (uint16_t)descs, .last = last, .writable = writable };
     r->free_head = r->next[last];
     r->free_count = (uint16_t)(r->free_count - descs);
     r->live++;

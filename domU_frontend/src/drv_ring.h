@@ -5,7 +5,7 @@
 
 #include <stdbool.h>
 
-#include "layout.h"
+#include "vring.h"
 
 /* One segment of a chain. */
 struct svq_drv_sg {
@@ -33,7 +33,7 @@ struct svq_drv_ring {
     struct vring_used *used;
     uint32_t size;
     bool event_idx;
-    int error; /* the device lied so; latched */
+    int error;      /* the device lied so; latched */
     uint16_t *next; /* free list and chains, private: the shared `next` is for the device only */
     struct svq_drv_chain *chains;
     uint16_t free_head;
@@ -72,7 +72,7 @@ bool svq_drv_ring_pending(const struct svq_drv_ring *r);
 
 /* Asks for a notification of the next used entry. True: one is there already. */
 bool svq_drv_ring_arm(struct svq_drv_ring *r);
-/* Asks for none, as well as that can be done. */
+/* Disables notifications, best effort. */
 void svq_drv_ring_disarm(struct svq_drv_ring *r);
 
 #endif

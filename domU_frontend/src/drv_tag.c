@@ -35,15 +35,15 @@ static uint64_t tag_check(uint64_t gfn, uint32_t offset, uint16_t seed)
 
 void svq_tag_write(void *bytes, uint64_t gfn, uint32_t offset, uint16_t seed)
 {
-    struct tag tag = {.magic = TAG_MAGIC, .offset = (uint16_t)offset, .seed = seed};
+    struct tag tag = { .magic = TAG_MAGIC, .offset = (uint16_t)offset, .seed = seed };
     tag.gfn_and_check = gfn | tag_check(gfn, offset, seed) << TAG_GFN_BITS;
-    memcpy(bytes, &tag, sizeof(tag));
+    memcpy(bytes, &tag, sizeof tag);
 }
 
 int svq_tag_at(const void *bytes, uint64_t *gfn, uint32_t *offset)
 {
     struct tag tag;
-    memcpy(&tag, bytes, sizeof(tag));
+    memcpy(&tag, bytes, sizeof tag);
     if (tag.magic != TAG_MAGIC || tag.offset >= SVQ_PAGE_SIZE || tag.offset % SVQ_TAG_BYTES)
         return -ENOENT;
     uint64_t tag_gfn = tag.gfn_and_check & ((1ULL << TAG_GFN_BITS) - 1);

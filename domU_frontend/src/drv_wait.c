@@ -8,17 +8,9 @@
 #include "barrier.h"
 
 enum {
-    SPIN_START_NS = 2000,
     SPIN_LOOKS = 32, /* looks at the rings between two looks at the clock */
     NS_PER_MS = 1000000,
 };
-
-uint64_t svq_drv_now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000ULL + (uint64_t)now.tv_nsec;
-}
 
 static bool any_pending(const struct svq_drv *d)
 {
@@ -30,7 +22,7 @@ static bool any_pending(const struct svq_drv *d)
 
 static bool spin(struct svq_drv *d, uint64_t start_ns)
 {
-    if (d->spin_ns == 0)
+    if (d->busy_wait.ns == 0)
         return any_pending(d);
     do {
         for (int i = 0; i < SPIN_LOOKS; i++) {
@@ -38,20 +30,8 @@ static bool spin(struct svq_drv *d, uint64_t start_ns)
                 return true;
             svq_spin_hint();
         }
-    } while (svq_drv_now_ns() - start_ns < d->spin_ns);
+    } while (svq_now_ns() - start_ns < d->busy_wait.ns);
     return false;
-}
-
-/* Longer where spinning, had it gone on, would have won; shorter where it was in vain. */
-static void adapt(struct svq_drv *d, uint64_t waited_ns)
-{
-    uint64_t max_ns = (uint64_t)d->config.poll_us * 1000;
-    if (waited_ns > max_ns)
-        d->spin_ns /= 2;
-    else
-        d->spin_ns = d->spin_ns ? d->spin_ns * 2 : SPIN_START_NS;
-    if (d->spin_ns > max_ns)
-        d->spin_ns = max_ns;
 }
 
 static bool arm_all(struct svq_drv *d)
@@ -89,12 +69,12 @@ static int take_ports(struct svq_drv *d)
 
 int svq_drv_wait_interrupt(struct svq_drv *d, unsigned timeout_ms)
 {
-    struct pollfd pfd = {.fd = svq_evtchn_fd(d->ec), .events = POLLIN};
-    uint64_t deadline_ns = svq_drv_now_ns() + (uint64_t)timeout_ms * NS_PER_MS;
+    struct pollfd pfd = { .fd = svq_evtchn_fd(d->ec), .events = POLLIN };
+    uint64_t deadline_ns = svq_now_ns() + (uint64_t)timeout_ms * NS_PER_MS;
     for (;;) {
-        uint64_t now_ns = svq_drv_now_ns();
+        uint64_t now_ns = svq_now_ns();
         uint64_t left_ns = deadline_ns > now_ns ? deadline_ns - now_ns : 0;
-        struct timespec left = {.tv_sec = (time_t)(left_ns / 1000000000), .tv_nsec = (long)(left_ns % 1000000000)};
+        struct timespec left = { .tv_sec = (time_t)(left_ns / 1000000000), .tv_nsec = (long)(left_ns % 1000000000) };
         int rc = ppoll(&pfd, 1, &left, NULL);
         if (rc < 0 && errno != EINTR)
             return -errno;
@@ -107,7 +87,7 @@ int svq_drv_wait_interrupt(struct svq_drv *d, unsigned timeout_ms)
 
 int svq_drv_wait(struct svq_drv *d, uint64_t deadline_ns)
 {
-    uint64_t start_ns = svq_drv_now_ns();
+    uint64_t start_ns = svq_now_ns();
     if (spin(d, start_ns)) {
         svq_count(&d->counters.spins_won, 1);
         return 0;
@@ -119,7 +99,6 @@ int svq_drv_wait(struct svq_drv *d, uint64_t deadline_ns)
         rc = svq_drv_wait_interrupt(d, nap_ms < SVQ_DRV_NAP_MS ? (unsigned)nap_ms : SVQ_DRV_NAP_MS);
     }
     disarm_all(d);
-    if (d->config.poll_us)
-        adapt(d, svq_drv_now_ns() - start_ns);
+    svq_busy_wait_adapt(&d->busy_wait, svq_now_ns() - start_ns);
     return rc < 0 ? rc : 0;
 }

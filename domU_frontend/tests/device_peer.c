@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "barrier.h"
-#include "layout.h"
+#include "vring.h"
 
 static void violated(struct device_peer *p, const char *what)
 {
@@ -24,8 +24,10 @@ static uint16_t *used_word(struct device_peer *p, uint32_t index)
 
 static struct vring_desc read_desc(const struct vring_desc *desc)
 {
-    return (struct vring_desc){.addr = svq_load_u64(&desc->addr), .len = svq_load_u32(&desc->len),
-                               .flags = svq_load_u16(&desc->flags), .next = svq_load_u16(&desc->next)};
+    return (struct vring_desc){ .addr = svq_load_u64(&desc->addr),
+                                .len = svq_load_u32(&desc->len),
+                                .flags = svq_load_u16(&desc->flags),
+                                .next = svq_load_u16(&desc->next) };
 }
 
 static void take_segment(struct device_peer *p, struct peer_chain *chain, const struct vring_desc *desc)
@@ -40,7 +42,7 @@ static void take_segment(struct device_peer *p, struct peer_chain *chain, const 
     if (chain->n == PEER_SEGMENTS_MAX)
         violated(p, "more segments than any queue size");
     else
-        chain->seg[chain->n++] = (struct peer_segment){.gpa = desc->addr, .len = desc->len, .writable = writable};
+        chain->seg[chain->n++] = (struct peer_segment){ .gpa = desc->addr, .len = desc->len, .writable = writable };
 }
 
 static void walk(struct device_peer *p, struct peer_chain *chain, const struct vring_desc *table, uint32_t entries,
@@ -130,7 +132,7 @@ static uint32_t execute(struct device_peer *p, const struct peer_chain *chain)
     struct {
         uint32_t type, reserved;
         uint64_t sector;
-    } header = {0};
+    } header = { 0 };
     if (chain->n < 2 || chain->seg[0].len != 16 || chain->seg[0].writable || chain->seg[chain->n - 1].len != 1 ||
         !chain->seg[chain->n - 1].writable) {
         violated(p, "not header, data, status");
@@ -138,7 +140,7 @@ static uint32_t execute(struct device_peer *p, const struct peer_chain *chain)
     }
     uint8_t *header_va = p->va(p->opaque, chain->seg[0].gpa, 16);
     uint8_t *status = p->va(p->opaque, chain->seg[chain->n - 1].gpa, 1);
-    memcpy(&header, header_va, sizeof(header));
+    memcpy(&header, header_va, sizeof header);
     uint32_t moved = header.type <= 1 ? transfer(p, chain, header.sector, header.type == 1) : 0;
     if (p->lie == PEER_NO_STATUS)
         return 0;

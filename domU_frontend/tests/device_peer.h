@@ -17,15 +17,15 @@ enum {
 
 enum peer_lie {
     PEER_HONEST,
-    PEER_SILENT,          /* takes requests, never answers */
-    PEER_BAD_ID,          /* used id beyond the ring */
-    PEER_TWICE,           /* each completion two times */
-    PEER_LONG,            /* used len beyond the writable bytes */
-    PEER_JUMP,            /* used.idx far ahead */
-    PEER_SPILL,           /* writes the byte after the status */
-    PEER_HEADER,          /* writes into the header */
-    PEER_FAILS,           /* status 1, honestly */
-    PEER_NO_STATUS,       /* used len 0, status untouched */
+    PEER_SILENT,    /* takes requests, never answers */
+    PEER_BAD_ID,    /* used id beyond the ring */
+    PEER_TWICE,     /* each completion two times */
+    PEER_LONG,      /* used len beyond the writable bytes */
+    PEER_JUMP,      /* used.idx far ahead */
+    PEER_SPILL,     /* writes the byte after the status */
+    PEER_HEADER,    /* writes into the header */
+    PEER_FAILS,     /* status 1, honestly */
+    PEER_NO_STATUS, /* used len 0, status untouched */
 };
 
 struct peer_segment {

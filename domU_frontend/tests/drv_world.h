@@ -7,7 +7,7 @@
 
 #include "device_peer.h"
 #include "fake_hv.h"
-#include "layout.h"
+#include "vring.h"
 #include "svq_driver.h"
 #include "svq_test.h"
 
@@ -17,8 +17,8 @@ enum {
     WORLD_PAGES = 512,
 };
 
-#define WORLD_FEATURES                                                                                            \
-    (1ULL << VIRTIO_F_VERSION_1 | 1ULL << VIRTIO_F_ACCESS_PLATFORM | 1ULL << VIRTIO_F_INDIRECT_DESC |             \
+#define WORLD_FEATURES                                                                                                 \
+    (1ULL << VIRTIO_F_VERSION_1 | 1ULL << VIRTIO_F_ACCESS_PLATFORM | 1ULL << VIRTIO_F_INDIRECT_DESC |                  \
      1ULL << VIRTIO_F_EVENT_IDX | 1ULL << VIRTIO_F_RING_RESET)
 
 struct world {
@@ -28,9 +28,9 @@ struct world {
     struct svq_drv_progress progress;
     uint8_t *disk;
     size_t data_page, data_pages;
-    uint64_t data; /* guest physical address of data_page */
-    unsigned burst_max;      /* chains that one kick brought */
-    uint64_t stop_after;     /* chains; then progress.stop becomes stop_how */
+    uint64_t data;       /* guest physical address of data_page */
+    unsigned burst_max;  /* chains that one kick brought */
+    uint64_t stop_after; /* chains; then progress.stop becomes stop_how */
     uint32_t stop_how;
 };
 
@@ -51,8 +51,13 @@ static inline void world_notified(void *opaque, uint32_t port)
 
 static inline struct svq_drv_config world_config(void)
 {
-    return (struct svq_drv_config){.first_gfn = 100, .pages = WORLD_PAGES, .features = WORLD_FEATURES,
-                                   .timeout_ms = 5000, .mediator_domid = 1, .queues = 1, .queue_size = 64};
+    return (struct svq_drv_config){ .first_gfn = 100,
+                                    .pages = WORLD_PAGES,
+                                    .features = WORLD_FEATURES,
+                                    .timeout_ms = 5000,
+                                    .mediator_domid = 1,
+                                    .queues = 1,
+                                    .queue_size = 64 };
 }
 
 /* The device starts over with queue `i` as it is published now. */
@@ -60,18 +65,22 @@ static inline void world_attach(struct world *w, unsigned i, uint64_t features)
 {
     struct svq_drv_queue_info info;
     REQUIRE(svq_drv_queue_info(w->drv, i, &info) == 0);
-    w->peer[i] = (struct device_peer){.va = fake_hv_va, .opaque = &w->hv, .desc = info.desc, .avail = info.avail,
-                                      .used = info.used, .size = info.size, .disk = w->disk,
-                                      .event_idx = features >> VIRTIO_F_EVENT_IDX & 1,
-                                      .indirect = features >> VIRTIO_F_INDIRECT_DESC & 1,
-                                      .disk_bytes = WORLD_DISK_BYTES};
+    w->peer[i] = (struct device_peer){ .va = fake_hv_va,
+                                       .opaque = &w->hv,
+                                       .desc = info.desc,
+                                       .avail = info.avail,
+                                       .used = info.used,
+                                       .size = info.size,
+                                       .disk = w->disk,
+                                       .event_idx = features >> VIRTIO_F_EVENT_IDX & 1,
+                                       .indirect = features >> VIRTIO_F_INDIRECT_DESC & 1,
+                                       .disk_bytes = WORLD_DISK_BYTES };
     peer_arm(&w->peer[i]);
 }
 
-static inline void world_open(struct world *w, const struct svq_drv_config *config, uint64_t features,
-                              bool scattered)
+static inline void world_open(struct world *w, const struct svq_drv_config *config, uint64_t features, bool scattered)
 {
-    *w = (struct world){.hv.layout = {.scattered = scattered, .on_notify = world_notified, .opaque = w}};
+    *w = (struct world){ .hv.layout = { .scattered = scattered, .on_notify = world_notified, .opaque = w } };
     w->disk = calloc(1, WORLD_DISK_BYTES);
     REQUIRE(w->disk && svq_drv_create(&w->hv, config, &w->drv) == 0);
     REQUIRE(svq_drv_start(w->drv, features) == 0);
@@ -89,7 +98,7 @@ static inline void world_close(struct world *w)
             printf("# queue %u: %s\n", i, w->peer[i].violation);
     }
     svq_drv_destroy(w->drv);
-    CHECK(w->hv.va == NULL && w->hv.ec == NULL);
+    CHECK(!w->hv.va && !w->hv.ec);
     free(w->disk);
 }
 

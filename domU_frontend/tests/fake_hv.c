@@ -57,7 +57,7 @@ void *fake_hv_va(void *opaque, uint64_t gpa, uint64_t len)
 
 int svq_evtchn_open(struct svq_hv *hv, struct svq_evtchn **out)
 {
-    struct svq_evtchn *ec = calloc(1, sizeof(*ec));
+    struct svq_evtchn *ec = calloc(1, sizeof *ec);
     if (!ec)
         return -ENOMEM;
     ec->hv = hv;
@@ -74,10 +74,7 @@ void svq_evtchn_close(struct svq_evtchn *ec)
     free(ec);
 }
 
-int svq_evtchn_fd(struct svq_evtchn *ec)
-{
-    return ec->fd;
-}
+int svq_evtchn_fd(struct svq_evtchn *ec) { return ec->fd; }
 
 int svq_evtchn_alloc_unbound(struct svq_evtchn *ec, uint16_t remote_domid)
 {
@@ -95,21 +92,18 @@ int svq_evtchn_notify(struct svq_evtchn *ec, uint32_t port)
 
 int svq_evtchn_pending(struct svq_evtchn *ec)
 {
-    eventfd_t value;
     for (uint32_t port = 1; port <= ec->ports; port++) {
         if (ec->pending >> port & 1) {
             ec->pending &= ~(1ULL << port);
             return (int)port;
         }
     }
+    eventfd_t value;
     eventfd_read(ec->fd, &value);
     return -EAGAIN;
 }
 
-int svq_evtchn_unmask(struct svq_evtchn *ec, uint32_t port)
-{
-    return port == 0 || port > ec->ports ? -EINVAL : 0;
-}
+int svq_evtchn_unmask(struct svq_evtchn *ec, uint32_t port) { return port == 0 || port > ec->ports ? -EINVAL : 0; }
 
 void fake_hv_interrupt(struct svq_hv *hv, uint32_t port)
 {

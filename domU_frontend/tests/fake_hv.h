@@ -15,7 +15,7 @@
 enum { FAKE_FIRST_GFN = 0x1000 };
 
 struct fake_layout {
-    bool scattered; /* frames in reverse, but pairs: pages 2k and 2k+1 follow one another */
+    bool scattered;   /* frames in reverse, but pairs: pages 2k and 2k+1 follow one another */
     int evtchn_error; /* what alloc_unbound answers instead of a port */
     void (*on_notify)(void *opaque, uint32_t port);
     void *opaque;

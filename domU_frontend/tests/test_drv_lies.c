@@ -2,21 +2,18 @@
 /* Devices that lie, spill, or fall silent; queue resets; tags that show where memory came from. */
 #include "drv_world.h"
 
-static struct svq_drv_req flush(void)
-{
-    return (struct svq_drv_req){.type = SVQ_DRV_FLUSH};
-}
+static struct svq_drv_req flush(void) { return (struct svq_drv_req){ .type = SVQ_DRV_FLUSH }; }
 
 static void lies(enum peer_lie lie, int expected)
 {
     struct world w;
-    struct svq_drv_req reqs[4];
-    struct svq_drv_result results[4];
     struct svq_drv_config config = world_config();
     world_open(&w, &config, WORLD_FEATURES, false);
+    struct svq_drv_req reqs[4];
     for (int i = 0; i < 4; i++)
-        reqs[i] = (struct svq_drv_req){.type = SVQ_DRV_IN, .len = 512, .buf_gpa = w.data};
+        reqs[i] = (struct svq_drv_req){ .type = SVQ_DRV_IN, .len = 512, .buf_gpa = w.data };
     w.peer[0].lie = lie;
+    struct svq_drv_result results[4];
     CHECK_EQUAL(svq_drv_run(w.drv, reqs, 4, 2, results, &w.progress), expected);
     CHECK_EQUAL(results[3].error, -ECANCELED);
     w.peer[0].lie = PEER_HONEST;
@@ -39,11 +36,11 @@ TEST(lying_device, "Each lie of a device ends this run and all later ones, until
 TEST(double_completion, "A chain that is completed twice while another is in flight ends the run")
 {
     struct world w;
-    struct svq_drv_req reqs[2] = {flush(), flush()};
+    struct svq_drv_req reqs[2] = { flush(), flush() };
     struct svq_drv_config config = world_config();
     world_open(&w, &config, WORLD_FEATURES, false);
     w.peer[0].lie = PEER_SILENT;
-    struct svq_drv_progress second = {0};
+    struct svq_drv_progress second = { 0 };
     w.stop_after = 2;
     w.stop_how = SVQ_DRV_STOP_NOW;
     CHECK_EQUAL(svq_drv_run(w.drv, reqs, 2, 2, NULL, &w.progress), -EINTR);
@@ -57,11 +54,11 @@ TEST(double_completion, "A chain that is completed twice while another is in fli
 static void spills(enum peer_lie lie)
 {
     struct world w;
-    struct svq_drv_req reqs[2] = {flush(), flush()};
-    struct svq_drv_result results[2];
+    struct svq_drv_req reqs[2] = { flush(), flush() };
     struct svq_drv_config config = world_config();
     world_open(&w, &config, WORLD_FEATURES, false);
     w.peer[0].lie = lie;
+    struct svq_drv_result results[2];
     CHECK_EQUAL(svq_drv_run(w.drv, reqs, 1, 1, results, NULL), 0);
     CHECK_EQUAL(results[0].error, -EBADMSG);
     CHECK_EQUAL(results[0].status, SVQ_DRV_STATUS_OK);
@@ -82,11 +79,11 @@ TEST(canaries, "A write beside the status byte or into the header is seen, once"
 TEST(status_not_written, "A completion without a status byte, and a failed one, are told apart from success")
 {
     struct world w;
-    struct svq_drv_result result;
     struct svq_drv_config config = world_config();
     world_open(&w, &config, WORLD_FEATURES, false);
-    struct svq_drv_req req = {.type = SVQ_DRV_OUT, .len = 512, .buf_gpa = w.data};
+    struct svq_drv_req req = { .type = SVQ_DRV_OUT, .len = 512, .buf_gpa = w.data };
     w.peer[0].lie = PEER_NO_STATUS;
+    struct svq_drv_result result;
     CHECK_EQUAL(svq_drv_run(w.drv, &req, 1, 1, &result, &w.progress), 0);
     CHECK_EQUAL(result.status, SVQ_DRV_STATUS_NONE);
     CHECK_EQUAL(result.used_len, 0);
@@ -99,13 +96,13 @@ TEST(status_not_written, "A completion without a status byte, and a failed one, 
 
 TEST(silent_device, "A device that never answers ends the run in time, and its late answers harm no later run")
 {
-    struct world w;
-    struct svq_drv_req reqs[4] = {flush(), flush(), flush(), flush()};
-    struct svq_drv_result results[4];
+    struct svq_drv_req reqs[4] = { flush(), flush(), flush(), flush() };
     struct svq_drv_config config = world_config();
     config.timeout_ms = 5;
+    struct world w;
     world_open(&w, &config, WORLD_FEATURES, false);
     w.peer[0].lie = PEER_SILENT;
+    struct svq_drv_result results[4];
     CHECK_EQUAL(svq_drv_run(w.drv, reqs, 4, 3, results, &w.progress), -ETIMEDOUT);
     CHECK_EQUAL(w.progress.in_flight, 3);
     for (int i = 0; i < 4; i++)
@@ -126,17 +123,16 @@ TEST(silent_device, "A device that never answers ends the run in time, and its l
 
 TEST(queue_reset, "A queue being reset is left alone, the others go on, and it comes back with another size")
 {
-    struct world w;
-    struct svq_drv_req reqs[8];
-    struct svq_drv_result results[8];
-    struct svq_drv_queue_info info;
     struct svq_drv_config config = world_config();
     config.queues = 2;
+    struct svq_drv_req reqs[8];
     for (int i = 0; i < 8; i++)
         reqs[i] = flush();
+    struct world w;
     world_open(&w, &config, WORLD_FEATURES, false);
     CHECK_EQUAL(svq_drv_queue_rearm(w.drv, 0, 0), -EBUSY);
     CHECK_EQUAL(svq_drv_queue_reset_prepare(w.drv, 0), 0);
+    struct svq_drv_result results[8];
     CHECK_EQUAL(svq_drv_run(w.drv, reqs, 8, 4, results, NULL), 0);
     CHECK_EQUAL(w.peer[0].chains, 0);
     CHECK_EQUAL(w.peer[1].chains, 8);
@@ -147,6 +143,7 @@ TEST(queue_reset, "A queue being reset is left alone, the others go on, and it c
     CHECK_EQUAL(svq_drv_queue_rearm(w.drv, 2, 8), -EINVAL);
     CHECK_EQUAL(svq_drv_queue_reset_prepare(w.drv, 2), -EINVAL);
     CHECK_EQUAL(svq_drv_queue_rearm(w.drv, 0, 8), 0);
+    struct svq_drv_queue_info info;
     REQUIRE(svq_drv_queue_info(w.drv, 0, &info) == 0);
     CHECK_EQUAL(info.size, 8);
     world_attach(&w, 0, WORLD_FEATURES);
@@ -159,7 +156,6 @@ TEST(queue_reset, "A queue being reset is left alone, the others go on, and it c
 TEST(tags, "Tagged memory names its frame and offset wherever it turns up, and other bytes are no tags")
 {
     struct world w;
-    uint8_t leak[4096];
     uint64_t gfn = 0;
     uint32_t offset = 0;
     struct svq_drv_config config = world_config();
@@ -173,17 +169,18 @@ TEST(tags, "Tagged memory names its frame and offset wherever it turns up, and o
         CHECK_EQUAL(offset, at);
     }
     CHECK_EQUAL(svq_tag_at(page + 1, &gfn, &offset), -ENOENT);
-    memset(leak, 0x53, sizeof(leak)); /* the first byte of a tag, over and over */
+    uint8_t leak[4096];
+    memset(leak, 0x53, sizeof leak); /* the first byte of a tag, over and over */
     memcpy(leak + 1001, page + 160, 16);
     size_t at = 0;
-    CHECK_EQUAL(svq_tag_find(leak, sizeof(leak), &at, &gfn, &offset), 0xbeef);
+    CHECK_EQUAL(svq_tag_find(leak, sizeof leak, &at, &gfn, &offset), 0xbeef);
     CHECK_EQUAL(at, 1001);
     CHECK_EQUAL(offset, 160);
     at++;
-    CHECK_EQUAL(svq_tag_find(leak, sizeof(leak), &at, &gfn, &offset), -ENOENT);
+    CHECK_EQUAL(svq_tag_find(leak, sizeof leak, &at, &gfn, &offset), -ENOENT);
     leak[1001 + 12] ^= 1;
     at = 0;
-    CHECK_EQUAL(svq_tag_find(leak, sizeof(leak), &at, &gfn, &offset), -ENOENT);
+    CHECK_EQUAL(svq_tag_find(leak, sizeof leak, &at, &gfn, &offset), -ENOENT);
     CHECK_EQUAL(svq_tag_find(leak, 15, &at, &gfn, &offset), -ENOENT);
     CHECK_EQUAL(svq_drv_fill_tags(w.drv, WORLD_PAGES - 1, 2, 0), -EINVAL);
     CHECK_EQUAL(svq_drv_fill_tags(w.drv, 0, 1, 0x10000), -EINVAL);
@@ -192,16 +189,16 @@ TEST(tags, "Tagged memory names its frame and offset wherever it turns up, and o
 
 TEST(slab_tags, "The bytes around header and status are tags, so that a leaked slab page can be recognised")
 {
-    struct world w;
-    struct peer_chain chain;
     uint64_t gfn = 0;
     uint32_t offset = 0;
     struct svq_drv_req req = flush();
     struct svq_drv_config config = world_config();
     config.timeout_ms = 1;
+    struct world w;
     world_open(&w, &config, WORLD_FEATURES & ~(1ULL << VIRTIO_F_EVENT_IDX), false);
     peer_disarm(&w.peer[0]);
     CHECK_EQUAL(svq_drv_run(w.drv, &req, 1, 1, NULL, NULL), -ETIMEDOUT);
+    struct peer_chain chain;
     REQUIRE(peer_pop(&w.peer[0], &chain) && chain.n == 2);
     CHECK_EQUAL(chain.seg[0].gpa / 4096, chain.seg[1].gpa / 4096);
     const uint8_t *page = svq_drv_va(w.drv, chain.seg[0].gpa & ~4095ULL, 4096);

@@ -10,7 +10,7 @@ enum { PAGES = 16 };
 
 static void open_mem(struct svq_drv_mem *mem, struct svq_hv *hv, bool scattered)
 {
-    *hv = (struct svq_hv){.layout.scattered = scattered};
+    *hv = (struct svq_hv){ .layout.scattered = scattered };
     REQUIRE(svq_drv_mem_open(mem, hv, 100, PAGES) == 0);
 }
 
@@ -55,14 +55,14 @@ TEST(taking, "Pages are taken where enough frames follow one another, once each,
 {
     struct svq_drv_mem mem;
     struct svq_hv hv;
-    size_t first;
-    size_t count;
     open_mem(&mem, &hv, true);
     CHECK_EQUAL(svq_drv_mem_take(&mem, 1), 0);
     CHECK_EQUAL(svq_drv_mem_take(&mem, 2), 2);
     CHECK_EQUAL(svq_drv_mem_take(&mem, 3), -ENOSPC);
     CHECK_EQUAL(svq_drv_mem_take(&mem, 1), 1);
     CHECK_EQUAL(svq_drv_mem_take(&mem, 1), 4);
+    size_t first;
+    size_t count;
     svq_drv_mem_largest(&mem, &first, &count);
     CHECK_EQUAL(first, 5);
     CHECK_EQUAL(count, 11);

@@ -34,7 +34,7 @@ static void *flat(void *opaque, uint64_t gpa, uint64_t len)
 
 static void open_bench(struct bench *b, bool event_idx)
 {
-    memset(b, 0, sizeof(*b));
+    memset(b, 0, sizeof *b);
     b->memory = aligned_alloc(4096, MEMORY_BYTES);
     REQUIRE(b->memory);
     memset(b->memory, 0xee, MEMORY_BYTES);
@@ -43,9 +43,14 @@ static void open_bench(struct bench *b, bool event_idx)
     b->ring.used = (void *)(b->memory + USED_AT);
     REQUIRE(svq_drv_ring_alloc(&b->ring, SIZE) == 0);
     svq_drv_ring_reset(&b->ring, SIZE, event_idx);
-    b->peer = (struct device_peer){.va = flat, .opaque = b->memory, .desc = BASE_GPA, .avail = BASE_GPA + AVAIL_AT,
-                                   .used = BASE_GPA + USED_AT, .size = SIZE, .event_idx = event_idx,
-                                   .indirect = true};
+    b->peer = (struct device_peer){ .va = flat,
+                                    .opaque = b->memory,
+                                    .desc = BASE_GPA,
+                                    .avail = BASE_GPA + AVAIL_AT,
+                                    .used = BASE_GPA + USED_AT,
+                                    .size = SIZE,
+                                    .event_idx = event_idx,
+                                    .indirect = true };
 }
 
 static void close_bench(struct bench *b)
@@ -62,7 +67,7 @@ static int add(struct bench *b, uint32_t out, uint32_t in, const struct svq_drv_
 {
     struct svq_drv_sg sg[SIZE + 4];
     for (uint32_t k = 0; k < out + in; k++)
-        sg[k] = (struct svq_drv_sg){.addr = BASE_GPA + 32768 + 64 * k, .len = k < out ? 10 : 20};
+        sg[k] = (struct svq_drv_sg){ .addr = BASE_GPA + 32768 + 64 * k, .len = k < out ? 10 : 20 };
     return svq_drv_ring_add(&b->ring, sg, out, in, table);
 }
 
@@ -76,12 +81,10 @@ static int get(struct bench *b, uint16_t *head, uint32_t *len)
 TEST(direct_chain, "A direct chain reaches the device segment by segment and comes back with its length")
 {
     struct bench b;
-    struct peer_chain chain;
-    uint16_t head;
-    uint32_t len;
     open_bench(&b, false);
     int added = add(&b, 2, 3, NULL);
     CHECK(added >= 0);
+    struct peer_chain chain;
     CHECK(!peer_pop(&b.peer, &chain));
     CHECK(svq_drv_ring_publish(&b.ring));
     CHECK(!svq_drv_ring_publish(&b.ring));
@@ -91,6 +94,8 @@ TEST(direct_chain, "A direct chain reaches the device segment by segment and com
     CHECK_EQUAL(chain.seg[1].len, 10);
     CHECK(!chain.seg[1].writable && chain.seg[2].writable);
     CHECK_EQUAL(chain.seg[4].gpa, BASE_GPA + 32768 + 256);
+    uint16_t head;
+    uint32_t len;
     CHECK_EQUAL(get(&b, &head, &len), 0);
     peer_push(&b.peer, chain.head, 60);
     CHECK_EQUAL(get(&b, &head, &len), 1);
@@ -104,12 +109,12 @@ TEST(direct_chain, "A direct chain reaches the device segment by segment and com
 TEST(indirect_chain, "An indirect chain takes one descriptor and the device finds all segments in its table")
 {
     struct bench b;
-    struct peer_chain chain;
     open_bench(&b, false);
-    struct svq_drv_table table = {(void *)(b.memory + TABLES_AT), BASE_GPA + TABLES_AT, 8};
+    struct svq_drv_table table = { (void *)(b.memory + TABLES_AT), BASE_GPA + TABLES_AT, 8 };
     CHECK(add(&b, 3, 5, &table) >= 0);
     CHECK_EQUAL(b.ring.free_count, SIZE - 1);
     svq_drv_ring_publish(&b.ring);
+    struct peer_chain chain;
     REQUIRE(peer_pop(&b.peer, &chain));
     CHECK(chain.indirect);
     CHECK_EQUAL(chain.n, 8);
@@ -120,7 +125,7 @@ TEST(limits, "A chain is refused for ever when it is too long, and for now when 
 {
     struct bench b;
     open_bench(&b, false);
-    struct svq_drv_table table = {(void *)(b.memory + TABLES_AT), BASE_GPA + TABLES_AT, 4};
+    struct svq_drv_table table = { (void *)(b.memory + TABLES_AT), BASE_GPA + TABLES_AT, 4 };
     CHECK_EQUAL(add(&b, 0, 0, NULL), -EINVAL);
     CHECK_EQUAL(add(&b, 10, 7, NULL), -E2BIG);
     CHECK_EQUAL(add(&b, 4, 1, &table), -E2BIG);
@@ -135,20 +140,20 @@ TEST(limits, "A chain is refused for ever when it is too long, and for now when 
 TEST(any_order, "Random chains completed in random order over 70000 turns neither leak nor mix descriptors")
 {
     struct bench b;
-    uint16_t held[SIZE];
     unsigned n_held = 0;
-    struct peer_chain chain;
-    uint16_t head;
-    uint32_t len;
     uint32_t seed = 12345;
     uint64_t completed = 0;
     open_bench(&b, true);
+    uint16_t held[SIZE];
+    struct peer_chain chain;
+    uint16_t head;
+    uint32_t len;
     for (int turn = 0; turn < 70000; turn++) {
         seed = seed * 1664525 + 1013904223;
         uint32_t out = 1 + (seed >> 8) % 3;
         uint32_t in = (seed >> 12) % 3;
-        struct svq_drv_table table = {(void *)(b.memory + TABLES_AT + 256 * b.ring.free_head),
-                                      BASE_GPA + TABLES_AT + 256u * b.ring.free_head, SIZE};
+        struct svq_drv_table table = { (void *)(b.memory + TABLES_AT + 256 * b.ring.free_head),
+                                       BASE_GPA + TABLES_AT + 256u * b.ring.free_head, SIZE };
         bool indirect = b.ring.free_count && seed >> 16 & 1;
         if (add(&b, out, in, indirect ? &table : NULL) >= 0) {
             svq_drv_ring_publish(&b.ring);
@@ -178,13 +183,11 @@ TEST(any_order, "Random chains completed in random order over 70000 turns neithe
 static void suppression(bool event_idx)
 {
     struct bench b;
-    struct peer_chain chain;
-    uint16_t head;
-    uint32_t len;
     open_bench(&b, event_idx);
     CHECK(!peer_arm(&b.peer));
     add(&b, 1, 1, NULL);
     CHECK(svq_drv_ring_publish(&b.ring)); /* asked for */
+    struct peer_chain chain;
     CHECK(peer_pop(&b.peer, &chain));
     peer_disarm(&b.peer);
     add(&b, 1, 1, NULL);
@@ -195,6 +198,8 @@ static void suppression(bool event_idx)
     peer_push(&b.peer, chain.head, 0);
     CHECK(peer_wants_interrupt(&b.peer));
     svq_drv_ring_disarm(&b.ring);
+    uint16_t head;
+    uint32_t len;
     CHECK_EQUAL(get(&b, &head, &len), 1);
     CHECK(peer_pop(&b.peer, &chain));
     peer_push(&b.peer, chain.head, 0);
@@ -216,10 +221,7 @@ TEST(suppression_by_event_idx, "With EVENT_IDX both sides are notified exactly w
     suppression(true);
 }
 
-TEST(suppression_by_flags, "Without EVENT_IDX the flags words suppress notifications both ways")
-{
-    suppression(false);
-}
+TEST(suppression_by_flags, "Without EVENT_IDX the flags words suppress notifications both ways") { suppression(false); }
 
 TEST(event_idx_batches, "With EVENT_IDX a batch that steps over the device's event index is announced")
 {
@@ -240,16 +242,16 @@ TEST(event_idx_batches, "With EVENT_IDX a batch that steps over the device's eve
 static void lie(int expected, void (*tell)(struct bench *b, uint16_t live, uint16_t done))
 {
     struct bench b;
-    struct peer_chain first;
-    struct peer_chain second;
-    uint16_t head;
-    uint32_t len;
     open_bench(&b, false);
     add(&b, 1, 2, NULL);
     add(&b, 1, 2, NULL);
     svq_drv_ring_publish(&b.ring);
+    struct peer_chain first;
+    struct peer_chain second;
     REQUIRE(peer_pop(&b.peer, &first) && peer_pop(&b.peer, &second));
     peer_push(&b.peer, first.head, 40);
+    uint16_t head;
+    uint32_t len;
     CHECK_EQUAL(get(&b, &head, &len), 1);
     tell(&b, second.head, first.head);
     CHECK(svq_drv_ring_pending(&b.ring));

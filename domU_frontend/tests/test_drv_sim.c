@@ -6,7 +6,7 @@
 
 #include "barrier.h"
 #include "device_peer.h"
-#include "layout.h"
+#include "vring.h"
 #include "svq_driver.h"
 #include "svq_sim.h"
 #include "svq_test.h"
@@ -46,7 +46,7 @@ static struct svq_hv *open_domain(struct machine *m, uint16_t domid)
 {
     struct svq_hv *hv = NULL;
     char path[128];
-    (void)snprintf(path, sizeof(path), "%s/hv-dom%u.sock", m->directory, domid);
+    (void)snprintf(path, sizeof path, "%s/hv-dom%u.sock", m->directory, domid);
     REQUIRE(svq_hv_open_sim(path, &hv) == 0);
     return hv;
 }
@@ -67,8 +67,8 @@ static void *device_thread(void *opaque)
 {
     struct machine *m = opaque;
     struct svq_evtchn *ec = NULL;
-    int port[QUEUES];
     REQUIRE(svq_evtchn_open(m->mediator, &ec) == 0);
+    int port[QUEUES];
     for (unsigned i = 0; i < QUEUES; i++) {
         struct svq_drv_queue_info info;
         REQUIRE(svq_drv_queue_info(m->drv, i, &info) == 0);
@@ -84,7 +84,7 @@ static void *device_thread(void *opaque)
             if (peer_wants_interrupt(&m->peer[i]))
                 REQUIRE(svq_evtchn_notify(ec, (uint32_t)port[i]) == 0);
         }
-        struct pollfd pfd = {.fd = svq_evtchn_fd(ec), .events = POLLIN};
+        struct pollfd pfd = { .fd = svq_evtchn_fd(ec), .events = POLLIN };
         if (more || poll(&pfd, 1, 10) <= 0)
             continue;
         m->wakeups++;
@@ -97,10 +97,14 @@ static void *device_thread(void *opaque)
 
 static void open_machine(struct machine *m, uint64_t features, uint32_t poll_us)
 {
-    struct svq_drv_config config = {.first_gfn = FIRST_GFN, .pages = PAGES, .features = features,
-                                    .poll_us = poll_us, .mediator_domid = MEDIATOR, .queues = QUEUES,
-                                    .queue_size = 128};
-    *m = (struct machine){.directory = "/tmp/svq-drv-XXXXXX"};
+    struct svq_drv_config config = { .first_gfn = FIRST_GFN,
+                                     .pages = PAGES,
+                                     .features = features,
+                                     .poll_us = poll_us,
+                                     .mediator_domid = MEDIATOR,
+                                     .queues = QUEUES,
+                                     .queue_size = 128 };
+    *m = (struct machine){ .directory = "/tmp/svq-drv-XXXXXX" };
     REQUIRE(mkdtemp(m->directory));
     REQUIRE(svq_sim_machine_start(m->directory, &m->sim) == 0);
     REQUIRE(svq_sim_domain_create(m->sim, FRONTEND, RAM_PAGES, 64, SVQ_SIM_PRIVILEGE_NONE) == 0);
@@ -114,23 +118,29 @@ static void open_machine(struct machine *m, uint64_t features, uint32_t poll_us)
     for (unsigned i = 0; i < QUEUES; i++) {
         struct svq_drv_queue_info info;
         REQUIRE(svq_drv_queue_info(m->drv, i, &info) == 0);
-        m->peer[i] = (struct device_peer){.va = mapped, .opaque = m->ram, .desc = info.desc, .avail = info.avail,
-                                          .used = info.used, .size = info.size, .disk = m->disk,
-                                          .disk_bytes = DISK_BYTES, .reverse = true,
-                                          .event_idx = features >> VIRTIO_F_EVENT_IDX & 1,
-                                          .indirect = features >> VIRTIO_F_INDIRECT_DESC & 1};
+        m->peer[i] = (struct device_peer){ .va = mapped,
+                                           .opaque = m->ram,
+                                           .desc = info.desc,
+                                           .avail = info.avail,
+                                           .used = info.used,
+                                           .size = info.size,
+                                           .disk = m->disk,
+                                           .disk_bytes = DISK_BYTES,
+                                           .reverse = true,
+                                           .event_idx = features >> VIRTIO_F_EVENT_IDX & 1,
+                                           .indirect = features >> VIRTIO_F_INDIRECT_DESC & 1 };
     }
     REQUIRE(pthread_create(&m->thread, NULL, device_thread, m) == 0);
 }
 
 static void close_machine(struct machine *m)
 {
-    struct svq_hv_counters counters;
     svq_release_u32(&m->stop, 1);
     pthread_join(m->thread, NULL);
     for (unsigned i = 0; i < QUEUES; i++)
         CHECK_EQUAL(m->peer[i].violations, 0);
     svq_drv_destroy(m->drv);
+    struct svq_hv_counters counters;
     svq_hv_read_counters(m->frontend, &counters);
     CHECK_EQUAL(counters.ports_live, 0);
     CHECK_EQUAL(svq_hv_unmap_foreign(m->mediator, m->ram, RAM_PAGES), 0);
@@ -147,8 +157,7 @@ static void load(uint64_t extra_features, uint32_t poll_us, unsigned depth)
     static struct svq_drv_req reqs[N];
     static struct svq_drv_result results[N];
     struct machine m;
-    struct svq_drv_progress progress = {0};
-    struct svq_drv_counters counters;
+    struct svq_drv_progress progress = { 0 };
     size_t first = 0;
     size_t count = 0;
     uint64_t data = 0;
@@ -162,9 +171,12 @@ static void load(uint64_t extra_features, uint32_t poll_us, unsigned depth)
     for (unsigned i = 0; i < N; i++) {
         unsigned sector = i * 37 % (DISK_BYTES / 512);
         bool read = i >= N / 2;
-        reqs[i] = (struct svq_drv_req){.type = read ? SVQ_DRV_IN : SVQ_DRV_OUT, .sector = sector, .len = 512,
-                                       .buf_gpa = data + (read ? DISK_BYTES : 0) + sector * 512, .segments = i % 4,
-                                       .flags = i % 3 ? SVQ_DRV_REQ_INDIRECT : 0};
+        reqs[i] = (struct svq_drv_req){ .type = read ? SVQ_DRV_IN : SVQ_DRV_OUT,
+                                        .sector = sector,
+                                        .len = 512,
+                                        .buf_gpa = data + (read ? DISK_BYTES : 0) + sector * 512,
+                                        .segments = i % 4,
+                                        .flags = i % 3 ? SVQ_DRV_REQ_INDIRECT : 0 };
     }
     CHECK_EQUAL(svq_drv_run(m.drv, reqs, N / 2, depth, results, &progress), 0);
     CHECK(!memcmp(m.disk, va, DISK_BYTES));
@@ -175,6 +187,7 @@ static void load(uint64_t extra_features, uint32_t poll_us, unsigned depth)
             REQUIRE(!"a request failed");
     CHECK_EQUAL(progress.requests_done, N);
     CHECK_EQUAL(progress.bytes_done, 512ULL * N);
+    struct svq_drv_counters counters;
     svq_drv_read_counters(m.drv, &counters);
     CHECK_EQUAL(counters.completions, N);
     CHECK(counters.kicks + counters.kicks_lost + counters.kicks_suppressed <= N);

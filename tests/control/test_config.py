@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from xen_shadowvq.config import Config, Policy, load
@@ -43,8 +47,6 @@ def test_empty_file_is_the_defaults(tmp_path: Path) -> None:
     """A file without content is valid: every key has a default."""
     assert load(write(tmp_path, "")) == load(write(tmp_path, "# nothing\n")) == Config()
     config = Config()
-    assert config.hypervisor == "auto"
-    assert config.sim_directory is None
     assert (config.log.level, config.log.format) == ("info", "auto")
     assert (config.workers.count, config.workers.poll_us, config.workers.cpus) == (1, 50, ())
     policy = config.defaults
@@ -57,8 +59,7 @@ def test_empty_file_is_the_defaults(tmp_path: Path) -> None:
 
 def test_values_are_taken(tmp_path: Path) -> None:
     """Keys that are given replace their defaults and no others."""
-    config = load(write(tmp_path, "sim_directory: /run/sim\nworkers: {count: 4, cpus: [2, 3]}\nlog: {level: debug}\n"))
-    assert config.sim_directory == Path("/run/sim")
+    config = load(write(tmp_path, "workers: {count: 4, cpus: [2, 3]}\nlog: {level: debug}\n"))
     assert config.workers.count == 4
     assert config.workers.cpus == (2, 3)
     assert config.workers.poll_us == 50
@@ -91,8 +92,8 @@ overrides:
 def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
     """Each mistake gets a sentence with file, line, key path, the value and what was expected."""
     text = """\
-hypervisor: kvm
-sim_directory: 5
+defaults:
+  placement: kvm
 log: loud
 workers:
   poll_us: 99999
@@ -107,13 +108,12 @@ overrides:
   - 7
 """
     assert set(problems(tmp_path, text)) == {
-        "conf.yaml:1: hypervisor: got 'kvm', expected one of sim, xen, auto",
-        "conf.yaml:2: sim_directory: got 5, expected a path or null",
+        "conf.yaml:2: defaults.placement: got 'kvm', expected one of exact, page, copy",
         "conf.yaml:3: log: got 'loud', expected a mapping of keys to values",
         "conf.yaml:5: workers.poll_us: got 99999, expected a whole number from 0 to 10000",
         "conf.yaml:6: workers.count: got '4', expected a whole number from 1 to 64",
         "conf.yaml:7: workers.cpus[1]: got 'x', expected a processor's number, 0 to 4095",
-        "conf.yaml:9: limits.queue_size_max: got 100, expected a power of two from 2 to 1024",
+        "conf.yaml:9: limits.queue_size_max: got 100, expected a power of two from 4 to 1024",
         "conf.yaml:10: limits.devices: got true, expected a whole number from 1 to 1024",
         "conf.yaml:11: limits.drain_timeout_ms: got null, expected a whole number from 10 to 60000",
         "conf.yaml:13: overrides[0].frontend: got -1, expected a whole number from 0 to 32751 or null",
@@ -167,6 +167,45 @@ def test_what_is_no_configuration_at_all(tmp_path: Path, text: str | bytes, prob
     """Broken YAML, keys given twice and files of another kind are refused, with the line where it is known."""
     (only,) = problems(tmp_path, text)
     assert only.startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("scalar", "problem"),
+    [
+        ("2001-13-45", "not YAML: '2001-13-45' is taken for a value of type timestamp, and is none"),
+        ("0x_", "not YAML: '0x_' is taken for a value of type int, and is none"),
+        ("!!int abc", "not YAML: 'abc' is taken for a value of type int, and is none"),
+        ("!!bool perhaps", "not YAML: 'perhaps' is taken for a value of type bool, and is none"),
+        ("!!timestamp ''", "not YAML: '' is taken for a value of type timestamp, and is none"),
+        ("!!float [1]", "not YAML: expected a scalar node, but found sequence"),
+        ("9" * 5000, f"not YAML: '{'9' * 64}'... (5000 long) is taken for a value of type int, and is none"),
+        ("0x" + "f" * 5000, "workers.count: got a number of 20000 bits, expected a whole number from 1 to 64"),
+        ("1" + ":59" * 3000, "workers.count: got a number of"),
+        ("!!set {a}", "workers.count: got a set, expected a whole number from 1 to 64"),
+        ('"\\U00110000"', "not YAML: chr() arg not in range(0x110000)"),
+        ('"\\UFFFFFFFF"', "not YAML: Python int too large to convert to C int"),
+        ('"\\ud800"', "workers.count: got '\\ud800', expected a whole number from 1 to 64"),
+        (".nan", "workers.count: got nan, expected a whole number from 1 to 64"),
+    ],
+)
+def test_scalars_that_the_parser_chokes_on(tmp_path: Path, scalar: str, problem: str) -> None:
+    """A scalar that YAML takes for a date or a number and that is none, or one beyond all measure, is refused with its
+    line, in one line of moderate length."""
+    (only,) = problems(tmp_path, f"log: {{}}\nworkers:\n  count: {scalar}\n")
+    assert only.startswith(f"conf.yaml:3: {problem}") and len(only) < 200 and only.isprintable()
+
+
+@given(
+    st.text(st.characters(codec="utf-8"), max_size=40), st.sampled_from(["int", "float", "bool", "timestamp", "null"])
+)
+def test_any_scalar_of_any_type_ends_in_a_problem(
+    tmp_path_factory: pytest.TempPathFactory, text: str, kind: str
+) -> None:
+    """Whatever text is declared to be of whatever type, it is loaded or refused with a problem for the operator."""
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_text(f"workers:\n  count: !!{kind} {json.dumps(text)}\n")
+    with contextlib.suppress(ConfigError):
+        assert load(path).workers.count == int(text, 0)
 
 
 def test_control_characters_are_no_yaml(tmp_path: Path) -> None:

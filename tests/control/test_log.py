@@ -6,10 +6,8 @@ from __future__ import annotations
 import io
 import json
 import threading
-from collections.abc import Iterator
 
 import pytest
-import structlog
 from structlog.testing import capture_logs
 
 from xen_shadowvq import log
@@ -25,18 +23,7 @@ from xen_shadowvq.errors import (
     XenStoreTimeout,
 )
 
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.fixture(autouse=True)
-def fresh_structlog() -> Iterator[None]:
-    """Each test sets logging up anew and leaves nothing behind."""
-    structlog.reset_defaults()
-    yield
-    structlog.reset_defaults()
+from .conftest import Terminal
 
 
 def test_json_off_a_terminal() -> None:

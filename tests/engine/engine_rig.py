@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from domU_frontend.hostile import HostileDevice, RingLayout, RingWriter, ShadowDesc
+from domU_frontend.hostile.rings import HostileDevice, RingLayout, RingWriter, ShadowDesc
 from tests.engine.model import PAGE, Piece, Policy, Ring
 from xen_shadowvq.native import Library, load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Self
 
 MEDIATOR, FRONTEND, BACKEND = 0, 7, 9
@@ -60,10 +60,7 @@ class EngineRig:
             self._handle(Path(directory), domid) for domid in (MEDIATOR, FRONTEND, BACKEND)
         )
         self.memory = self._own_memory()
-        config = self.ffi.new(
-            "struct svq_guest_config *", {"domid": FRONTEND, "gfn_limit": FRAMES, "window_first_frame": WINDOW_FRAME}
-        )
-        config.window_frames, config.window_direct = FRAMES // 512, 1
+        config = self.ffi.new("struct svq_guest_config *", {"domid": FRONTEND, "gfn_limit": FRAMES})
         self.guest = self._new("struct svq_guest **", self.lib.svq_guest_open, self.mediator, config, out_last=True)
         self._stack.callback(self.lib.svq_guest_close, self.guest)
 
@@ -110,11 +107,6 @@ class EngineRig:
         finally:
             self.unmap_grants(pages)
 
-    def window_in_use(self) -> int:
-        """Entries of the window that are not 0."""
-        count: int = self.lib.svq_guest_window_in_use(self.guest)
-        return count
-
     def code(self, name: str) -> int:
         """The number of an error, from its name without SVQ_E_."""
         number: int = getattr(self.lib, f"SVQ_E_{name}")
@@ -143,6 +135,8 @@ class EngineDevice:
         config.placement, config.copy_threshold = PLACEMENTS[policy.placement], policy.copy_threshold
         config.bounce_pages, config.large_chains = 1024, 16
         config.frontend_indirect = policy.indirect
+        config.mark = 1
+        config.window.first_gref, config.window.count, config.window.direct = WINDOW_FRAME * 512, FRAMES, 1
         out = self.ffi.new("struct svq_device **")
         rig.library.check(self.lib.svq_device_create(rig.guest, config, out), "device_create")
         self._dev = out[0]
@@ -175,17 +169,27 @@ class EngineDevice:
         del self.device
         for mapped in self._mapped:
             self.rig.unmap_grants(mapped)
-        self.left = self.lib.svq_device_close(self._dev)
+        self.left = self.lib.svq_device_stop(self._dev) + self.window_in_use()
+        self.lib.svq_device_close(self._dev)
 
     def forward(self) -> int:
-        """One pass from the driver to the device."""
-        chains: int = self.lib.svq_queue_forward(self._dev, 0, 0x10000)
-        return chains
+        """Passes from the driver to the device until there is nothing left to do: the chains, or the error."""
+        return self._passes(self.lib.svq_queue_forward)
 
     def complete(self) -> int:
-        """One pass from the device to the driver."""
-        chains: int = self.lib.svq_queue_complete(self._dev, 0, 0x10000)
-        return chains
+        """Passes from the device to the driver, likewise."""
+        return self._passes(self.lib.svq_queue_complete)
+
+    def _passes(self, one: Callable[[Any, int, int], int]) -> int:
+        total = 0
+        while (chains := one(self._dev, 0, 0x10000)) > 0:
+            total += chains
+        return total if chains == 0 else chains
+
+    def window_in_use(self) -> int:
+        """Entries of the window that have the device's mark."""
+        count: int = self.lib.svq_device_window_in_use(self._dev)
+        return count
 
     def fault(self) -> Fault:
         """How the device broke."""

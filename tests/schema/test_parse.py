@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from xen_shadowvq.errors import PeerProtocolError
 from xenstore_schema import Node, State, nodes, read_directory
 from xenstore_schema.nodes import SvqBack, SvqFront, VirtioBack, VirtioFront
+from xenstore_schema.spec import ring_pages, split_ring_refs
 
 ACCEPTED: list[tuple[Node[Any], str, object]] = [
     (VirtioBack.ONLINE, "0", False),
@@ -31,10 +32,35 @@ ACCEPTED: list[tuple[Node[Any], str, object]] = [
     (VirtioBack.CONFIG, "ab" * 256, b"\xab" * 256),
     (VirtioBack.ERROR, "queue 0: desc 7 loops", "queue 0: desc 7 loops"),
     (VirtioBack.STATS, '{"nonce":1}', {"nonce": 1}),
+    (VirtioBack.ERROR, "", ""),
     (SvqBack.SERIAL, "S" * 20, "S" * 20),
+    (SvqFront.QUEUE_RING_REFS, "0", (0,)),
+    (SvqFront.QUEUE_RING_REFS, "8 9 4294967295", (8, 9, 2**32 - 1)),
+    (SvqFront.QUEUE_RING_REFS, "1 2 3 4 5 6 7 8", (1, 2, 3, 4, 5, 6, 7, 8)),
 ]
 
 REFUSED: list[tuple[Node[Any], str]] = [
+    *(
+        (SvqFront.QUEUE_RING_REFS, text)
+        for text in (
+            "",
+            " ",
+            "1 ",
+            " 1",
+            "1  2",
+            "1,2",
+            "1\t2",
+            "1\n2",
+            "01 2",
+            "1 -2",
+            "1 0x2",
+            "4294967296",
+            "1 \u0661",
+            "1 2 3 4 5 6 7 8 9",
+            "1 " * 4096,
+            "9" * 4096,
+        )
+    ),
     *((VirtioBack.ONLINE, text) for text in ("", "2", "01", "true", " 1", "1\n", "yes")),
     *((VirtioBack.STATE, text) for text in ("9", "-1", "", "4 ", "InitWait")),
     *((VirtioBack.FRONTEND_ID, text) for text in ("32752", "65535", "-1", "")),
@@ -62,7 +88,7 @@ REFUSED: list[tuple[Node[Any], str]] = [
     *((VirtioBack.PLACEMENT, text) for text in ("", "Exact", "exact ", "lazy")),
     *((VirtioBack.FRONTEND, text) for text in ("", "/", "local", "/a\n", "/\x00", "/\xe4", "/" + "a" * 3072)),
     *((VirtioBack.CONFIG, text) for text in ("", "0", "0g", "AB", "00 ff", "0x00", "00" * 257, "00\n")),
-    *((VirtioBack.ERROR, text) for text in ("", "a\nb", "\x1b[2J", "\x7f", "e" * 1025, "\xfc")),
+    *((VirtioBack.ERROR, text) for text in ("a\nb", "\x1b[2J", "\x7f", "e" * 1025, "\xfc")),
     *(
         (VirtioBack.STATS, text)
         for text in ("", "1", "[]", "{", '{"a":NaN}', "[" * 2000, '{"a":' * 400, "{}" + " " * 3072)
@@ -127,8 +153,11 @@ def test_numbers_keep_to_their_range(node: Node[Any], number: int) -> None:
         (VirtioFront.NUM_QUEUES, -1),
         (VirtioBack.CONFIG, b""),
         (VirtioBack.CONFIG, bytes(257)),
-        (VirtioBack.ERROR, ""),
+        (SvqBack.SERIAL, ""),
         (VirtioBack.ERROR, "a\nb"),
+        (SvqFront.QUEUE_RING_REFS, ()),
+        (SvqFront.QUEUE_RING_REFS, (2**32,)),
+        (SvqFront.QUEUE_RING_REFS, (1,) * 9),
         (SvqFront.LIFETIME, "lazy"),
     ],
 )
@@ -217,35 +246,15 @@ def test_too_many_queues() -> None:
     assert not any("queue-" in path.removeprefix(FRONT) and "/queue-" in path for path in reads)
 
 
-def test_pages_of_the_shadow_ring() -> None:
-    """As many grant references are read as the queue's size makes pages."""
-    path = nodes.svq_front_path(mediator=0, handle=0)
-    values = {
-        SvqFront.BACKEND.path(path): "/local/domain/2/backend/svq/0/0",
-        SvqFront.BACKEND_ID.path(path): "2",
-        SvqFront.FEATURES_ACCEPTED.path(path): "1",
-        SvqFront.NUM_QUEUES.path(path): "1",
-        SvqFront.QUEUE_SIZE.path(path, 0): "1024",
-        SvqFront.QUEUE_EVENT_CHANNEL.path(path, 0): "5",
-        SvqFront.WINDOW_OWNER.path(path): "3",
-        SvqFront.WINDOW_FIRST.path(path): "16384",
-        SvqFront.WINDOW_COUNT.path(path): "16384",
-        SvqFront.LIFETIME.path(path): "strict",
-    }
-    for node, count in (
-        (SvqFront.QUEUE_DESC_REF, 4),
-        (SvqFront.QUEUE_AVAIL_REF, 1),
-        (SvqFront.QUEUE_USED_REF, 3),
-    ):
-        for k in range(count + 1):  # one more than belongs there
-            values[node.path(path, 0, k)] = str(100 + k)
-    read = read_directory(values.get, nodes.SVQ_FRONT, path, State.Initialised)
-    assert read.pages(SvqFront.QUEUE_DESC_REF, 0) == (100, 101, 102, 103)
-    assert read.pages(SvqFront.QUEUE_AVAIL_REF, 0) == (100,)
-    assert read.pages(SvqFront.QUEUE_USED_REF, 0) == (100, 101, 102)
-    del values[SvqFront.QUEUE_USED_REF.path(path, 0, 2)]
-    with pytest.raises(PeerProtocolError, match=r"used-ref-2: got \(absent\)"):
-        read_directory(values.get, nodes.SVQ_FRONT, path, State.Initialised)
+@pytest.mark.parametrize("size", [1, 256, 511, 512, 1024])
+def test_pages_of_the_shadow_ring(size: int) -> None:
+    """The references of a queue's pages are told apart by the queue's size, and are as many as its parts have pages."""
+    desc, avail, used = (ring_pages(part, size) for part in ("desc", "avail", "used"))
+    refs = SvqFront.QUEUE_RING_REFS.parse(" ".join(map(str, range(100, 100 + desc + avail + used))), "/x")
+    parts = split_ring_refs(refs, size)
+    assert parts is not None
+    assert [len(part) for part in parts] == [desc, avail, used] and sum(parts, ()) == refs
+    assert split_ring_refs(refs[1:], size) is None and split_ring_refs((*refs, 7), size) is None
 
 
 def test_a_bad_value_counts_even_where_it_is_optional() -> None:

@@ -79,10 +79,8 @@ def test_paths() -> None:
 def test_queue_names_take_their_indices() -> None:
     """A name with indices takes exactly those."""
     assert nodes.VirtioFront.QUEUE_SIZE.path("/d", 3) == "/d/queue-3/size"
-    assert nodes.SvqFront.QUEUE_DESC_REF.path("/d", 3, 1) == "/d/queue-3/desc-ref-1"
-    for wrong in ({"n": None}, {"n": 1, "k": 1}):
-        with pytest.raises(ValueError, match="takes"):
-            nodes.VirtioFront.QUEUE_SIZE.path("/d", **wrong)
+    with pytest.raises(ValueError, match="takes"):
+        nodes.VirtioFront.QUEUE_SIZE.path("/d")
     with pytest.raises(ValueError, match="takes no index"):
         nodes.VirtioFront.STATE.path("/d", 0)
 
@@ -95,8 +93,9 @@ def test_header_compiles_and_agrees(compiler: str, tmp_path: Path) -> None:
     (tmp_path / "show.c").write_text(
         '#include "svq_nodes.h"\n#include <stdio.h>\n'
         "int main(void)\n{\n    char name[SVQ_NODE_NAME_SIZE];\n"
-        "    snprintf(name, sizeof(name), SVQ_NODE_SVQ_FRONT_QUEUE_AVAIL_REF, 4294967295u, 4294967295u);\n"
+        "    snprintf(name, sizeof(name), SVQ_NODE_SVQ_FRONT_QUEUE_RING_REFS, 4294967295u);\n"
         '    printf("%s\\n" SVQ_PATH_VIRTIO_BACK "\\n", name, 1u, 3u, 5u);\n'
+        '    printf("%d\\n", SVQ_COUNT_MAX_SVQ_FRONT_QUEUE_RING_REFS);\n'
         '    printf("%d %d %d %u\\n", SVQ_PROTOCOL_VERSION, SVQ_STATE_INIT_WAIT,\n'
         "           SVQ_MAX_VIRTIO_FRONT_NUM_QUEUES, SVQ_MIN_VIRTIO_FRONT_QUEUE_EVENT_CHANNEL);\n"
         "    puts(SVQ_DEFAULT_SVQ_BACK_MODE SVQ_CHOICE_SVQ_FRONT_LIFETIME_STRICT);\n    return 0;\n}\n"
@@ -105,8 +104,9 @@ def test_header_compiles_and_agrees(compiler: str, tmp_path: Path) -> None:
     subprocess.run([command, *flags, "show.c", "-o", "show"], cwd=tmp_path, check=True)
     shown = subprocess.run([tmp_path / "show"], check=True, capture_output=True, text=True).stdout
     assert shown.splitlines() == [
-        "queue-4294967295/avail-ref-4294967295",
+        "queue-4294967295/ring-refs",
         nodes.virtio_back_path(mediator=1, frontend=3, device=5),
+        str(nodes.SvqFront.QUEUE_RING_REFS.count_max),
         f"{nodes.VERSION} 2 {nodes.VirtioFront.NUM_QUEUES.high} 1",
         "wstrict",
     ]
@@ -213,9 +213,11 @@ def find(source: dict[str, Any], name: str) -> dict[str, Any]:
         ("virtio.back num-queues", {"name": "queues"}, "queue nodes without num-queues"),
         ("virtio.back config", {"max_bytes": None}, "max_bytes None is no int"),
         ("virtio.back state", {"type": "u8"}, "needs a node `state` that its owner writes"),
-        ("svq.front queue-{n}/size", {"name": "queue-{n}/length"}, "per-page nodes without queue-{n}/size"),
-        ("svq.front queue-{n}/desc-ref-{k}", {"per_page_of": "tail"}, "per_page_of 'tail' is none of"),
-        ("svq.front queue-{n}/size", {"per_page_of": "desc"}, "per_page_of belongs to names with {k}"),
+        ("svq.front queue-{n}/ring-refs", {"count_max": None}, "count_max None is no int"),
+        ("svq.front queue-{n}/size", {"count_max": 2}, "count_max belongs to u32s"),
+        ("svq.back mode", {"may_be_empty": True}, "may_be_empty belongs to text"),
+        ("virtio.back online", {"initial": "1"}, "initial belongs to nodes that others than the toolstack write"),
+        ("virtio.back held-pages", {"initial": "none"}, "initial 'none' is not a number"),
     ],
 )
 def test_mistakes_in_the_source_are_found(

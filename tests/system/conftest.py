@@ -12,10 +12,34 @@ import pytest
 from domU_frontend.frontend import Frontend
 
 from .disk_io import IoLoop
+from .observer import sentences
 from .world import BACKEND, FRONTEND, MEDIATOR, OTHER, World
 
 Connect = Callable[..., Frontend]
 Loop = Callable[..., IoLoop]
+
+PAUSE_S = 0.02  # of a neighbour, between two rounds
+
+
+@pytest.fixture(autouse=True)
+def observed() -> Iterator[None]:
+    """What the observers of all worlds find while a test is taken down fails it as well. (While it runs: the hook.)"""
+    yield
+    fail_for_breaches()
+
+
+def fail_for_breaches() -> None:
+    """Fails the test that runs if an observer found anything."""
+    found = [sentence for world in World.living for sentence in world.observer.take()]
+    if found:
+        pytest.fail(sentences(found))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None]:
+    """A test that came out right fails if an observer found something meanwhile."""
+    yield
+    fail_for_breaches()
 
 
 @pytest.fixture
@@ -58,11 +82,23 @@ def connector(world: World, stack: ExitStack) -> Connect:
     return connect
 
 
+@pytest.fixture(scope="module")
+def neighbour(shared_world: World) -> Iterator[IoLoop]:
+    """Another frontend of the same mediator, whose I/O goes on all the time."""
+    with ExitStack() as stack:
+        device = shared_world.attach(shared_world.image("other.img"), OTHER)
+        io = IoLoop(connector(shared_world, stack)(device, OTHER), pause_s=PAUSE_S)
+        yield io
+        io.stop()
+
+
 @pytest.fixture
 def connect(empty_world: World) -> Iterator[Connect]:
     """Connects a frontend in this process to its device; it is closed after the test."""
     with ExitStack() as stack:
         yield connector(empty_world, stack)
+        for end in empty_world.unfinished:
+            end()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import random
 import threading
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from domU_frontend import blk
 from domU_frontend.blk import PAGE, Request, Result
@@ -15,10 +16,14 @@ from domU_frontend.frontend import Frontend
 from xen_shadowvq.errors import HypervisorError
 from xen_shadowvq.native import load
 
+if TYPE_CHECKING:
+    from .world import World
+
 SECTOR = 512
 LENGTHS = (512, 4096, 16384, 20480, 65536)
 BATCH = 12
 DEPTH = 8
+MORE_ROUNDS = 5
 
 
 class Wrong(Exception):
@@ -117,3 +122,10 @@ class IoLoop:
         self._stopping = True
         self._progress.stop = load("driver").lib.SVQ_DRV_STOP_NOW
         self._thread.join()
+
+
+def goes_on(world: World, loop: IoLoop, rounds: int = MORE_ROUNDS) -> None:
+    """Waits for more rounds that come out right."""
+    target = loop.rounds + rounds
+    world.until(lambda: loop.rounds >= target or loop.failure, "further I/O")
+    assert loop.failure is None

@@ -62,9 +62,12 @@ class Proxy:
             server = socket.socket(socket.AF_UNIX)
             server.connect(str(self._target))
             self._pairs.append((client, server))
-            for source, sink in ((client, server), (server, client)):
-                self._threads.append(threading.Thread(target=self._pump, args=(source, sink), daemon=True))
-                self._threads[-1].start()
+            self._pump_pair(client, server)
+
+    def _pump_pair(self, client: socket.socket, server: socket.socket) -> None:
+        for source, sink in ((client, server), (server, client)):
+            self._threads.append(threading.Thread(target=self._pump, args=(source, sink), daemon=True))
+            self._threads[-1].start()
 
     @staticmethod
     def _pump(source: socket.socket, sink: socket.socket) -> None:

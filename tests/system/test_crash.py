@@ -5,21 +5,16 @@ from __future__ import annotations
 
 import pytest
 
+from domU_frontend import blk
+from domU_frontend.blk import PAGE
 from xen_shadowvq import toolstack
-from xen_shadowvq.xenbus import Phase
+from xen_shadowvq.errors import ConfigError
 
 from .conftest import Connect, Loop
-from .disk_io import IoLoop
+from .disk_io import goes_on, one
 from .world import BACKEND, FRONTEND, MEDIATOR, OTHER, World, counters_live
 
-MORE_ROUNDS = 5
-
-
-def goes_on(world: World, loop: IoLoop, rounds: int = MORE_ROUNDS) -> None:
-    """Waits for more rounds that come out right."""
-    target = loop.rounds + rounds
-    world.until(lambda: loop.rounds >= target or loop.failure, "further I/O")
-    assert loop.failure is None
+SHORT_S = 0.3
 
 
 def granted_for_good(world: World, device: int) -> int:
@@ -72,7 +67,8 @@ def test_a_frontend_domain_comes_back_under_its_old_id(world: World) -> None:
 
 def test_a_killed_backend_is_replaced(world: World, connect: Connect, loop: Loop) -> None:
     """After SIGKILL of the backend's process in mid-I/O the frontend is told to close instead of hanging, the mediator
-    lets go of everything, and with a new process in the same domain a reconnect works."""
+    lets go of all that is the guest's, and with a new process in the same domain a reconnect works, in the pages of the
+    mediator's that the backend's domain has seen before."""
     world.keep_alive(BACKEND)
     image = world.image("disk.img")
     device = world.attach(image)
@@ -87,11 +83,14 @@ def test_a_killed_backend_is_replaced(world: World, connect: Connect, loop: Loop
     frontend.wait_closed()
     loops[0].abandon()
     world.until_state(device, "Closed")
-    assert counters_live(world.status(device)) == held
+    arena = "mediator_shared_pages_live"
+    closed = counters_live(world.status(device))
+    assert {**closed, arena: 0} == held
 
     frontend.reconnect()
     loops.append(loop(frontend, seed=2))
     goes_on(world, loops[1])
+    assert counters_live(world.status(device))[arena] == closed[arena] > 0
     loops[1].stop()
 
 
@@ -120,35 +119,37 @@ def test_a_dead_backend_domain_is_let_go(world: World, connect: Connect, loop: L
 
 
 def test_a_killed_mediator_is_replaced(world: World, connect: Connect, loop: Loop) -> None:
-    """After SIGKILL of the mediator's process with requests in flight a new one in the same domain closes what the old
-    one left, takes back what it had granted, and serves again: frontend and backend reconnect."""
+    """After SIGKILL of the mediator's process with requests in flight the frontend is told nothing until a new one in
+    the same domain has taken back what the old one had granted. Then it closes, and serves again: both reconnect."""
     world.keep_alive(MEDIATOR)
     device = world.attach(world.image("disk.img"))
     frontend = connect(device)
     first = loop(frontend)
     goes_on(world, first)
     world.backend.stop()
-    alive = granted_for_good(world, device)
+    granted_for_good(world, device)
     world.mediator.kill()
-    world.backend.resume()
+    assert world.granted(FRONTEND) > 0
+    with pytest.raises(ConfigError, match="was not closed within"):
+        frontend.wait_closed(SHORT_S)
 
     world.start_mediator()
+    world.backend.resume()
     frontend.wait_closed()
+    assert world.granted(FRONTEND) == 0
     first.abandon()
+    assert world.mediator.events("stale_grants_revoked") or world.mediator.events("pages_held")
     assert world.machine.zombies() == []
     frontend.reconnect()
-    (found,) = world.mediator.events("stale_grants_revoked")
-    assert found["domid"] == FRONTEND
-    assert found["revoked"] + found["mapped"] == alive
     second = loop(frontend, seed=2)
     goes_on(world, second)
     second.stop()
-    assert world.status(device)["window_in_use"] == found["mapped"]
+    assert world.status(device)["window_in_use"] == 0
 
 
 def test_a_dead_mediator_domain_is_let_go(world: World, connect: Connect, loop: Loop) -> None:
-    """When the mediator's whole domain dies in mid-I/O, frontend and backend see it go and keep nothing of it, and in
-    a new domain with a new device the frontend is served again."""
+    """When the mediator's whole domain dies in mid-I/O, frontend and backend see it go and keep nothing of it; the
+    frontend has its buffers back when dom0 has taken away what was granted, and is served again in a new domain."""
     image = world.image("disk.img")
     device = world.attach(image)
     frontend = connect(device)
@@ -157,18 +158,19 @@ def test_a_dead_mediator_domain_is_let_go(world: World, connect: Connect, loop: 
     fds = world.backend.fds()
     world.mediator.kill()
 
-    frontend.wait_closed()
-    assert frontend.side.phase is Phase.CLOSED
+    with pytest.raises(ConfigError, match="was not closed within"):
+        frontend.wait_closed(SHORT_S)
     first.abandon()
     world.until(lambda: world.machine.state(MEDIATOR) == "dead", "end of the mediator's domain")
     assert world.machine.zombies() == []
     world.until(lambda: world.backend.fds() < fds, "backend that closed image and rings")
     world.store.rm(f"/local/domain/{MEDIATOR}")
-    assert toolstack.remove_orphan(world.store, FRONTEND, device)
+    world.detach(device)
+    assert world.granted(FRONTEND) == 0
+    frontend.wait_closed()
     world.add_domain(MEDIATOR)
     world.start_mediator()
     world.attach(image, device=device)
-    assert not toolstack.remove_orphan(world.store, FRONTEND, device)
     frontend.reconnect()
     second = loop(frontend, seed=2)
     goes_on(world, second)
@@ -187,3 +189,22 @@ def test_a_domain_that_vanishes_from_xenstore_is_noticed(domid: int, world: Worl
         world.until(lambda: world.mediator.events("device_closed"), "end of the connection in the mediator")
     if domid != BACKEND:
         world.until(lambda: world.backend.fds() < held, "end of the connection in the backend")
+
+
+def test_handle_of_a_slow_backend_is_not_given_out_again(world: World, connect: Connect) -> None:
+    """A slow backend still has its half of a device when the mediator has removed its own. A disk that
+    is attached then gets another handle: it is served, with its own image."""
+    first = world.attach(world.image("first.img"))
+    frontend = connect(first)
+    old = world.found(first).handle
+    frontend.disconnect()
+    world.backend.stop()
+    with pytest.raises(ConfigError, match="did not let go"):
+        toolstack.detach(world.dom0, FRONTEND, first, 1.0)
+    second = world.attach(world.image("second.img"))
+    assert world.found(second).handle != old
+    world.backend.resume()
+    served = connect(second)
+    content = (world.directory / "second.img").read_bytes()[:PAGE]
+    one(served, blk.IN, 0)
+    assert bytes(served.driver.memory(served.driver.gpa(served.driver.data_first_page), PAGE)) == content

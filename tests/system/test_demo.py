@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from xen_shadowvq.demo.aftermath import KEPT
 from xen_shadowvq.demo.image import make_image, sha256
 
 from .command import Done, run
@@ -23,6 +24,8 @@ GOOD: dict[str, Any] = {
     "pages_reachable_outside_requests": 0,
     "bytes_reachable_outside_buffers": 0,
     "pages_writable_beyond_requests": 0,
+    "reachable_after_kept_mapping": 0,
+    "reachable_after_mediator_killed": 0,
     "window_in_use_at_end": 0,
     "canaries_broken": 0,
 }
@@ -44,10 +47,22 @@ def demo(output: Path, *options: str) -> tuple[Done, dict[str, Any]]:
     return done, json.loads(path.read_text()) if path.exists() else {}
 
 
-def test_demo_with_an_image_of_its_own(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def ordinary(tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, dict[str, Any]]:
+    """The demo with nothing but defaults."""
+    return demo(tmp_path_factory.mktemp("demo"))
+
+
+@pytest.fixture(scope="module")
+def report(ordinary: tuple[Done, dict[str, Any]]) -> dict[str, Any]:
+    """Its report."""
+    return ordinary[1]
+
+
+def test_demo_with_an_image_of_its_own(ordinary: tuple[Done, dict[str, Any]]) -> None:
     """With nothing but defaults the demo ends with status 0 and a report in which every promise is kept, and what it
     shows on the terminal names each of them."""
-    done, report = demo(tmp_path)
+    done, report = ordinary
     assert (done.status, done.err) == (0, "")
     assert {key: report[key] for key in GOOD} == GOOD
     assert (report["placement"], report["window"]) == ("exact", "direct")
@@ -56,12 +71,25 @@ def test_demo_with_an_image_of_its_own(tmp_path: Path) -> None:
     assert "bytes reachable beyond the described buffers" in done.out and "NO" not in done.out
 
 
+@pytest.mark.parametrize("attack", ["kept_mapping", "mediator_killed"])
+def test_what_the_guest_sees_of_an_attack(attack: str, report: dict[str, Any]) -> None:
+    """Of the requests that were alive none ends that has a page which the backend keeps: it waits while the device is
+    Closing, and the guest is told how many pages are held; after the end of the mediator all of them wait, since nobody
+    knows which."""
+    found = report[attack]
+    assert found["pages_kept"] == found["pages_held"] == KEPT
+    assert found["completed"] + found["failed"] + found["waiting"] == found["requests"]
+    assert found["waiting"] == found["requests"] if attack == "mediator_killed" else 0 < found["waiting"] <= KEPT
+    assert f"{found['waiting']} waiting while Closing with {KEPT} pages held" in report[f"guest_saw_{attack}"]
+
+
 def test_demo_in_a_dynamic_window_on_the_users_image(tmp_path: Path, image: Path) -> None:
     """With the user's image and a dynamic window everything holds too; the image is copied, and not a byte of it
     changes. With --json the report is all that stands on standard output."""
     before = sha256(image)
     done, report = demo(tmp_path, "--image", str(image), "--window", "dynamic", "--json")
     assert done.status == 0, done.err
+    assert report["kept_mapping"]["pages_held"] == report["mediator_killed"]["pages_held"] == KEPT
     assert json.loads(done.out) == report
     assert {key: report[key] for key in GOOD} == GOOD
     assert report["window"] == "dynamic" and report["bytes_zero_copy"] > 0
@@ -86,11 +114,12 @@ def test_copying_everything_grants_nothing(tmp_path: Path, image: Path) -> None:
     assert done.status == 0, done.err
     assert {key: report[key] for key in GOOD} == GOOD
     assert (report["bytes_zero_copy"], report["grants"]) == (0, 0)
+    assert report["kept_mapping"]["pages_kept"] == report["mediator_killed"]["pages_kept"] == 0
     assert report["bytes_bounced"] >= IMAGE_MIB << 20
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"), [("missing", "regular file"), ("directory", "regular file"), ("small", "16777216")]
+    ("kind", "words"), [("missing", "regular file"), ("directory", "regular file"), ("small", "262144")]
 )
 def test_demo_names_an_image_that_it_cannot_use(tmp_path: Path, kind: str, words: str) -> None:
     """An image that is missing, no file, or too small: status 2 and one line that names it and what was expected."""

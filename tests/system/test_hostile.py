@@ -11,30 +11,18 @@ from itertools import pairwise
 
 import pytest
 
-from domU_frontend.attacks import CASES, Villain, missing_words
-from xen_shadowvq.shadow_device import complaints
+from domU_frontend.hostile.attacks import CASES, HostileDriver, missing_words
+from xen_shadowvq.trouble import complaints
 
 from .conftest import connector
-from .disk_io import IoLoop, write_and_compare
-from .test_crash import goes_on
-from .world import FRONTEND, FRONTEND_MIB, MIB, OTHER, World
+from .disk_io import IoLoop, goes_on, write_and_compare
+from .world import FRONTEND, FRONTEND_MIB, MIB, World
 
 PAGES = 2048
 SIZE = 64
 KICKS_A_TURN = 2000
-PAUSE_S = 0.02
 LOG_INTERVAL_S = complaints.interval_s
 CLOCKS_DIFFER_S = 0.1  # lines carry the time of day, the interval is of the monotonic clock
-
-
-@pytest.fixture(scope="module")
-def neighbour(shared_world: World) -> Iterator[IoLoop]:
-    """Another frontend of the same mediator, whose I/O goes on all the time."""
-    with ExitStack() as stack:
-        device = shared_world.attach(shared_world.image("other.img"), OTHER)
-        io = IoLoop(connector(shared_world, stack)(device, OTHER), pause_s=PAUSE_S)
-        yield io
-        io.stop()
 
 
 @pytest.fixture(scope="module")
@@ -44,19 +32,21 @@ def foothold(shared_world: World) -> None:
 
 
 @pytest.fixture
-def villain(shared_world: World, foothold: None) -> Iterator[Villain]:
+def villain(shared_world: World, foothold: None) -> Iterator[HostileDriver]:
     """A connected frontend with a device of its own, after a bit of honest I/O."""
     del foothold
     device = shared_world.attach(shared_world.image("villain.img"))
     with ExitStack() as stack:
         frontend = connector(shared_world, stack)(device, pages=PAGES, queue_size=SIZE)
         write_and_compare(frontend, random.Random(1), 0)
-        yield Villain(frontend, FRONTEND_MIB * MIB)
+        yield HostileDriver(frontend, FRONTEND_MIB * MIB)
     shared_world.detach(device)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_bad_chain_breaks_its_own_device(case: str, shared_world: World, villain: Villain, neighbour: IoLoop) -> None:
+def test_a_bad_chain_breaks_its_own_device(
+    case: str, shared_world: World, villain: HostileDriver, neighbour: IoLoop
+) -> None:
     """The device says needs-reset and one sentence with queue, head and what was expected, the log one line; others'
     I/O goes on; and after a new connection the same device works."""
     world, frontend, (attack, _) = shared_world, villain.frontend, CASES[case]
@@ -72,13 +62,13 @@ def test_a_bad_chain_breaks_its_own_device(case: str, shared_world: World, villa
 
     frontend.reconnect()
     assert world.store.read(f"{path}/needs-reset") == "0"
-    assert world.store.read(f"{path}/error") is None
+    assert world.store.read(f"{path}/error") == ""
     write_and_compare(frontend, random.Random(2), 0)
     frontend.disconnect()
     assert "window_in_use" not in world.status(0)
 
 
-def test_a_device_that_breaks_again_and_again_fills_no_log(shared_world: World, villain: Villain) -> None:
+def test_a_device_that_breaks_again_and_again_fills_no_log(shared_world: World, villain: HostileDriver) -> None:
     """However fast bad chains follow one another, each on a new connection, their lines in the log are an interval
     apart, and none that was left out is counted twice."""
     world, frontend = shared_world, villain.frontend
@@ -96,7 +86,7 @@ def test_a_device_that_breaks_again_and_again_fills_no_log(shared_world: World, 
     write_and_compare(frontend, random.Random(2), 0)
 
 
-def test_kicks_without_work_are_held_back(shared_world: World, villain: Villain, neighbour: IoLoop) -> None:
+def test_kicks_without_work_are_held_back(shared_world: World, villain: HostileDriver, neighbour: IoLoop) -> None:
     """A frontend that kicks without end is throttled, its device stays well, and another frontend's I/O completes."""
     world = shared_world
     before = world.status(0)["throttled"]
@@ -108,5 +98,5 @@ def test_kicks_without_work_are_held_back(shared_world: World, villain: Villain,
 
     world.until(storm, "throttled event channel")
     goes_on(world, neighbour)
-    assert world.store.read(f"{world.found(0).path}/error") is None
+    assert world.store.read(f"{world.found(0).path}/error") == ""
     write_and_compare(villain.frontend, random.Random(2), 0)

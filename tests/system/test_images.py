@@ -14,13 +14,12 @@ import pytest
 
 from domU_frontend import blk
 from domU_frontend.frontend import BlkGeometry
-from xen_shadowvq import toolstack
+from xen_shadowvq import devices
 from xenstore_schema import nodes
 
 from .command import ask
 from .conftest import Connect, connector
-from .disk_io import SECTOR, IoLoop, one, read_digest, write_and_compare
-from .test_crash import goes_on
+from .disk_io import SECTOR, IoLoop, goes_on, one, read_digest, write_and_compare
 from .world import BACKEND, FRONTEND, MEDIATOR, MIB, OTHER, World
 
 RO_FEATURE = 1 << 5
@@ -65,7 +64,7 @@ def test_attach_names_an_image_that_cannot_be_used(kind: str, shared_world: Worl
     done = ask("ctl", "attach", f"--sim={shared_world.sim}", *domains, str(path))
     assert (done.status, done.out) == (2, "")
     assert len(done.err.splitlines()) == 1 and str(path) in done.err
-    assert toolstack.list_devices(shared_world.store) == []
+    assert devices.list_devices(shared_world.dom0) == []
 
 
 def test_a_truncated_image_fails_only_the_requests_beyond_its_end(shared_world: World, connect: Connect) -> None:

@@ -7,10 +7,11 @@ import random
 import struct
 
 from domU_frontend import blk
+from domU_frontend.frontend import Frontend
+from xen_shadowvq.xenbus import Phase
 
 from .conftest import Connect, Loop
-from .disk_io import batch, read_digest, run, write_and_compare
-from .test_crash import goes_on
+from .disk_io import batch, goes_on, read_digest, run, write_and_compare
 from .world import FRONTEND, OTHER, World
 
 TWO_WORKERS = "workers:\n  count: 2\n"
@@ -45,6 +46,31 @@ def test_a_queue_is_reset_with_requests_in_flight(world: World, connect: Connect
         frontend.reset_queue(0)
         assert world.status(device)["window_in_use"] == 0
         write_and_compare(frontend, random.Random(seed), 0)
+
+
+def test_a_reset_that_comes_early_is_carried_out(world: World, connect: Connect) -> None:
+    """A reset that is asked for after the rings were published, and before the mediator is Connected, is not
+    acknowledged unseen: it is carried out when the queue runs."""
+    device = world.attach(world.image("disk.img"))
+    world.until_state(device, "InitWait")
+    world.mediator.stop()
+    with Frontend(device, sim=(world.sim, FRONTEND), pages=2048, queue_size=64) as frontend:
+        frontend.side.begin()
+
+        def published() -> bool:
+            frontend.side.look()
+            return frontend.side.phase is Phase.READY
+
+        world.until(published, "published rings")
+        frontend.store.write(f"{frontend.path}/queue-0/reset", "1")
+        world.backend.stop()
+        world.mediator.resume()
+        done = f"{world.found(device).path}/queue-0/reset-done"
+        world.until(lambda: world.store.read(done) is not None, "a first count")
+        assert (world.store.read(done), world.found(device).state) == ("0", "InitWait")
+        world.backend.resume()
+        world.until(lambda: world.store.read(done) == "1", "reset")
+        assert world.found(device).state == "Connected"
 
 
 def test_four_queues_on_two_workers(empty_world: World, connect: Connect, loop: Loop) -> None:

@@ -8,10 +8,9 @@ import subprocess
 
 import pytest
 
-from .command import REPOSITORY, Done, command, run
+from .command import REPOSITORY, Done, ask, command, run
 from .conftest import Connect, Loop
-from .disk_io import write_and_compare
-from .test_crash import goes_on
+from .disk_io import goes_on, write_and_compare
 from .world import BACKEND, DEADLINE_S, FRONTEND, MEDIATOR, OTHER, World, counters_live
 
 ROUNDS = 20
@@ -64,6 +63,25 @@ def test_sigterm_right_after_the_start(empty_world: World, kind: str) -> None:
     empty_world.until(lambda: empty_world.machine.state(domid) == "dead", "end of the domain")
 
 
+@pytest.mark.parametrize("role", ["mediator", "backend"])
+def test_a_domain_has_one_service_of_a_role(role: str, world: World, connect: Connect, loop: Loop) -> None:
+    """A second process would take the first one's devices and grants for its own: it ends at once and says why, I/O
+    goes on; and when the first is killed, the next may start."""
+    domid, service = (MEDIATOR, world.mediator) if role == "mediator" else (BACKEND, world.backend)
+    frontend = connect(world.attach(world.image("disk.img")))
+    first = loop(frontend)
+    done = ask(role, f"--sim={world.sim}", f"--domid={domid}")
+    assert (done.status, f"another {role} runs in this domain" in done.err) == (2, True)
+    goes_on(world, first)
+    world.keep_alive(domid)
+    service.kill()
+    (world.start_mediator if role == "mediator" else world.start_backend)()
+    frontend.wait_closed()
+    first.abandon()
+    frontend.reconnect()
+    goes_on(world, loop(frontend, seed=2))
+
+
 def test_twenty_rounds_of_attach_and_detach_leak_nothing(world: World, connect: Connect) -> None:
     """After twenty devices came, did I/O and went, mediator and backend have the file descriptors, the hypervisor's
     resources and the XenStore nodes that they had before the first."""
@@ -89,7 +107,7 @@ def test_a_busy_device_is_detached_by_the_command_line(world: World, connect: Co
     close, requests in flight complete first, and all nodes of both pairs are gone."""
     domains = [f"--frontend={FRONTEND}", f"--mediator={MEDIATOR}", f"--backend={BACKEND}"]
     done = run("ctl", "attach", f"--sim={world.sim}", *domains, str(world.image("disk.img")))
-    assert done == Done(0, f"domain {FRONTEND} has device 0 now\n", "")
+    assert done == Done(0, f"domain {FRONTEND} (dom{FRONTEND}) has device 0 now\n", "")
     frontend = connect(0)
     busy = loop(frontend)
     goes_on(world, busy)
@@ -101,7 +119,7 @@ def test_a_busy_device_is_detached_by_the_command_line(world: World, connect: Co
     assert busy.failure is None
     busy.abandon()
     out, _ = detaching.communicate(timeout=DEADLINE_S)
-    assert (detaching.returncode, out) == (0, f"device 0 of domain {FRONTEND} is gone\n")
+    assert (detaching.returncode, out) == (0, f"device 0 of domain {FRONTEND} (dom{FRONTEND}) is gone\n")
     assert not [path for path in world.device_nodes() if "/virtio/" in path or "/svq/" in path]
     assert not world.mediator.events("grants_in_quarantine")
     assert world.nodes(f"/local/domain/{FRONTEND}/device/virtio/0") == {}

@@ -8,20 +8,16 @@ from collections.abc import Iterator
 import pytest
 
 from .conftest import Connect, Loop
+from .disk_io import goes_on
 from .proxy import Proxy
-from .test_crash import goes_on
 from .world import MEDIATOR, OTHER, World
 
 
 @pytest.fixture
 def proxy(empty_world: World) -> Iterator[Proxy]:
     """Stands between the mediator and XenStore; the hypervisor's socket is the machine's own."""
-    folder = empty_world.directory / "p"
-    folder.mkdir()
-    name = f"hv-dom{MEDIATOR}.sock"
-    (folder / name).symlink_to(empty_world.sim / name)
-    name = f"xenstore-dom{MEDIATOR}.sock"
-    with Proxy(folder / name, empty_world.sim / name) as proxy:
+    folder, *sockets = empty_world.before_xenstore(MEDIATOR)
+    with Proxy(*sockets) as proxy:
         empty_world.start_backend()
         empty_world.start_mediator(directory=folder)
         yield proxy

@@ -4,7 +4,7 @@
 import os
 import re
 from collections.abc import Generator, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 from xdist.remote import Producer
@@ -15,10 +15,13 @@ from tests.harness.cache import cache_folder
 from tests.harness.packages import REPOSITORY
 from tests.harness.qemu import machines_at_once
 from tests.xen.payload import build_machine_images
+from tests.xen.remote import Remote
 from tests.xen.report import Note
 
 HERE = Path(__file__).parent
 LINES_SHOWN = 20
+TOPOLOGIES = {"together", "separate"}  # the fixtures that bring services and guests
+FILES_OF_THIS_FOLDER = 3  # parts of their paths: each has a machine for itself
 LOGS = REPOSITORY / "build" / "xen-logs"
 MACHINE = pytest.StashKey[Machine]()
 
@@ -35,6 +38,24 @@ def xen(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
     with boot(images, MachineSpec(), LOGS / f"session{worker}", cache=cache_folder()) as machine:
         request.config.stash[MACHINE] = machine
         yield machine
+
+
+@pytest.fixture(scope="session")
+def observer(xen: Machine) -> Remote:
+    """Watches the rule on this machine, from the first test with a guest that has a disk on."""
+    return Remote(xen, "observer")
+
+
+@pytest.fixture(autouse=True)
+def observed(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test fails if a guest has been told that it has its buffers back and any of them can be reached."""
+    if not TOPOLOGIES & set(request.fixturenames):
+        yield
+        return
+    observer: Remote = request.getfixturevalue("observer")
+    yield
+    found = observer.call("take")["found"]
+    assert found == [], found
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -54,10 +75,11 @@ def note(capsys: pytest.CaptureFixture[str]) -> Note:
 
 
 class ByFolder(LoadScopeScheduling):
-    """The tests of a folder stay on one machine, in their order: they share its domains."""
+    """The tests of a folder below stay on one machine, in their order: they share its domains."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "/".join(nodeid.partition("::")[0].split("/")[:3])
+        file = PurePosixPath(nodeid.partition("::")[0])
+        return str(file.parent if len(file.parts) > FILES_OF_THIS_FOLDER else file)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:

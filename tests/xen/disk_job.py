@@ -98,7 +98,7 @@ def _who_drives(guest: Domain) -> tuple[str, str]:
     """The names of the disk's driver and of the transport below it, as the guest's kernel says them."""
     found = guest.run(
         "device=$(readlink -f /sys/block/vda/device); basename $(readlink $device/driver); "
-        "basename $(readlink $device/../driver)"
+        "basename $(readlink -f $device/../..)"
     )
     driver, transport = found.stdout.split()
     return driver, transport

@@ -10,7 +10,7 @@ from tests.harness.errors import CommandFailed
 from tests.xen.remote import Remote
 from tests.xen.topology import Topology
 from xen_shadowvq.demo.isolation import judge
-from xen_shadowvq.engine import GRANTS_PER_FRAME
+from xen_shadowvq.hypervisor import grants_per_frame
 
 DRIVER_MIB = 16
 PAGES_PER_MIB = 256
@@ -82,8 +82,8 @@ def _probe(topology: Topology, attacker: Remote) -> dict[str, Any]:
         deadline_s=PROBE_DEADLINE_S,
         frontend=topology.frontend.domid,
         frontend_frames=spec.memory_mib * PAGES_PER_MIB,
-        frontend_grefs=spec.max_grant_frames * GRANTS_PER_FRAME,
+        frontend_grefs=spec.max_grant_frames * grants_per_frame(),
         mediator=topology.mediator.domid,
-        mediator_grefs=MEDIATOR_GRANT_FRAMES * GRANTS_PER_FRAME,
+        mediator_grefs=MEDIATOR_GRANT_FRAMES * grants_per_frame(),
     )
     return found

@@ -17,10 +17,20 @@ HERE = Path(__file__).parent
 C_HELPERS = REPOSITORY / "c_helpers"
 
 
-def _compile_seam_check(tree: DebianTree, program: Path) -> Path:
-    sources = [HERE / "seam_check.c", *sorted((C_HELPERS / "src").glob("hv*.c"))]
-    sources += sorted((C_HELPERS / "src").glob("xen_*.c")) + sorted((C_HELPERS / "src").glob("sim_*.c"))
-    includes = [f"-I{C_HELPERS / 'include'}", f"-I{C_HELPERS / 'src'}"]
+# Programs that ask the seam by itself: what each is compiled from, besides the seam.
+SEAM_PROGRAMS = {
+    "seam_check": ["seam_check.c", "seam_grants.c", "seam_narrow.c"],
+    "seam_grantee": ["seam_grantee.c"],
+    "seam_frames": ["seam_frames.c"],
+}
+
+
+def _compile_with_seam(tree: DebianTree, program: Path) -> Path:
+    seam = [C_HELPERS / "src" / room for room in ("seam", "sim", "sim/broker", "xen")]
+    sources = [HERE / name for name in SEAM_PROGRAMS[program.name]]
+    sources += [source for room in seam for source in sorted(room.glob("*.c"))]
+    rooms = [C_HELPERS / "include", *seam, *(C_HELPERS / "src" / room for room in ("ring", "engine"))]
+    includes = [f"-I{room}" for room in rooms]
     compile_program(tree, sources, program, *includes, "-pthread", "-ldl")
     return program
 
@@ -33,9 +43,9 @@ def build_machine_images(work: Path) -> MachineImages:
     stage_module(work / "module")
     shutil.copytree(HERE / "ring_reset", work / "ring_reset", ignore=shutil.ignore_patterns(*BUILT))
     payload = {
-        "seam_check": _compile_seam_check(tree, work / "seam_check"),
+        **{name: _compile_with_seam(tree, work / name) for name in SEAM_PROGRAMS},
         "virtio_xenbus.ko": build_module(cache, tree, work / "module"),
         "svq_ring_reset.ko": build_module(cache, tree, work / "ring_reset"),
-        **{name: HERE / name for name in ("remote_server.py", "xen_player.py")},
+        **{name: HERE / name for name in ("confined.py", "remote_server.py", "rule_observer.py", "xen_player.py")},
     }
     return build_images(cache, work / "images", payload=payload)

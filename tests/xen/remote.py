@@ -12,7 +12,7 @@ from tests.harness.errors import CommandFailed
 from tests.harness.scripts import until
 
 SERVER = "/opt/shadowvq/payload/remote_server.py"
-START_DEADLINE_S = 240.0
+START_DEADLINE_S = 480.0
 CALL_DEADLINE_S = 180.0
 
 Place = Machine | Domain

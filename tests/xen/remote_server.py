@@ -7,6 +7,7 @@ usage: remote_server.py ROLE FOLDER [ARGUMENT ...]
     store                       bare connections to XenStore, as the domain that it runs in
     attacker                    tries what its domain can reach (the backend's)
     auditor                     looks into guests' grant tables (dom0)
+    observer                    does so all the time, and compares with what the guests were told (dom0)
 
 Reads one call after another, as JSON [method, arguments], from the FIFO `requests`, and writes [answer, error] to the
 FIFO `answers`.
@@ -25,7 +26,6 @@ from typing import Any
 
 from click.testing import CliRunner
 
-from xen_shadowvq.engine import GRANTS_PER_FRAME
 from xen_shadowvq.xenstore import XenStore
 
 
@@ -98,7 +98,7 @@ class Store:
 class Auditor:
     """Counts what is in other domains' grant tables."""
 
-    ENTRY = struct.Struct("=HHI")  # Xen public/grant_table.h: struct grant_entry_v1
+    FLAGS = 0xFFFF  # Xen public/grant_table.h: struct grant_entry_v1
 
     def __init__(self) -> None:
         from xen_shadowvq.hypervisor import Hypervisor
@@ -107,17 +107,14 @@ class Auditor:
 
     def entries_in_use(self, domid: int, first: int, count: int) -> int:
         """How many of `count` entries from `first` on grant anything."""
-        ffi, lib = self._hypervisor.library.ffi, self._hypervisor.library.lib
-        frame, last = first // GRANTS_PER_FRAME, (first + count - 1) // GRANTS_PER_FRAME
-        va, token = ffi.new("void **"), ffi.new("void **")
-        rc = lib.svq_hv_map_grant_table(self._hypervisor.handle, domid, frame, last - frame + 1, va, token)
-        self._hypervisor.library.check(rc, "map_grant_table", domid)
-        try:
-            begin = (first - frame * GRANTS_PER_FRAME) * self.ENTRY.size
-            table = ffi.buffer(va[0], (last - frame + 1) * 4096)[begin : begin + count * self.ENTRY.size]
-            return sum(flags != 0 for flags, _, _ in self.ENTRY.iter_unpack(table))
-        finally:
-            lib.svq_hv_unmap_grant_table(self._hypervisor.handle, token[0])
+        return sum(first <= gref < first + count for gref in self.grefs_in_use(domid))
+
+    def grefs_in_use(self, domid: int) -> list[int]:
+        """All entries of a guest that grant anything, or are mapped: those that are 0 let nobody at anything."""
+        from rule_observer import GrantTable
+
+        with GrantTable(self._hypervisor, domid) as table:
+            return [gref for gref, entry in enumerate(table) if entry & self.FLAGS]
 
 
 def make(role: str, arguments: list[str]) -> object:
@@ -128,6 +125,10 @@ def make(role: str, arguments: list[str]) -> object:
         return Store()
     if role == "auditor":
         return Auditor()
+    if role == "observer":
+        from rule_observer import RuleObserver
+
+        return RuleObserver()
     if role == "driver":
         from xen_player import Player
 

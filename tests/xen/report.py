@@ -12,9 +12,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from tests.xen.aftermath import watch
 from tests.xen.disk_job import JobResult, run_disk_job
 from tests.xen.isolation import IsolationResult, attack
 from tests.xen.topology import Topology
+from xen_shadowvq.demo.aftermath import Aftermath
 
 IMAGES = "/var/lib/shadowvq"
 IMAGE_MIB = 128
@@ -39,6 +41,12 @@ ROWS: dict[str, tuple[str, object]] = {
     "grefs_mappable_outside_requests": ("mapped outside of requests", 0),
     "bytes_outside_buffers": ("bytes seen outside of the described buffers", 0),
     "writable_beyond_requests": ("pages writable that were only to be read", 0),
+    "reachable_after_kept_mapping": ("pages reachable though given back: mappings kept past their request", 0),
+    "reachable_after_mediator_killed": ("pages reachable though given back: mediator killed", 0),
+    "reachable_after_mediator_destroyed": ("pages reachable though given back: mediator's domain destroyed", 0),
+    "guest_saw_kept_mapping": ("mappings kept: what the guest saw", None),
+    "guest_saw_mediator_killed": ("mediator killed: what the guest saw", None),
+    "guest_saw_mediator_destroyed": ("mediator's domain destroyed: what the guest saw", None),
     "zombie_domains": ("zombie domains", 0),
     "requests": ("requests", None),
     "bytes_zero_copy": ("bytes granted (zero copy)", None),
@@ -55,10 +63,12 @@ def run(topology: Topology, name: str, note: Note) -> dict[str, Any]:
     machine = topology.machine
     image = f"{IMAGES}/disk.img"
     topology.backend.run(f"rm -f {image}; truncate -s {IMAGE_MIB}M {image}")
-    isolation = None
+    isolation, ends = None, {}
     if topology.backend.domid != 0:  # in dom0 there is nobody to keep out
         note("attacking from the backend's domain, with requests alive and without")
         isolation = attack(topology, image)
+        note("keeping mappings past their requests, and past the mediator's end")
+        ends = watch(topology, image)
     note("attaching the disk to the guest's own driver")
     topology.load_module()
     device = topology.attach(image)
@@ -71,7 +81,7 @@ def run(topology: Topology, name: str, note: Note) -> dict[str, Any]:
     version = machine.run("xl info | sed -n 's/^xen_version *: *//p'").stdout.strip()
     zombies = sum(not domain.strip("()") or domain == "(null)" for domain in machine.domains.list())
     report = {"hypervisor": f"Xen {version}", "topology": name, "zombie_domains": zombies}
-    return report | _of_job(job) | _of_isolation(isolation) | _figures(before, after)
+    return report | _of_job(job) | _of_isolation(isolation) | _of_ends(ends) | _figures(before, after)
 
 
 def _of_job(job: JobResult) -> dict[str, Any]:
@@ -91,13 +101,24 @@ def _of_isolation(found: IsolationResult | None) -> dict[str, Any]:
     }
 
 
+def _of_ends(found: dict[str, Aftermath]) -> dict[str, Any]:
+    """Likewise."""
+    report: dict[str, Any] = {}
+    for name in ("kept_mapping", "mediator_killed", "mediator_destroyed"):
+        after = found.get(name)
+        report[f"reachable_after_{name}"] = after and after.reachable
+        report[f"guest_saw_{name}"] = after and after.guest_saw
+        report[name] = after and asdict(after)
+    return report
+
+
 def _figures(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
     """Counters of the disk job alone: what was counted while it ran."""
     grown = {key: after[key] - before.get(key, 0) for key in after if isinstance(after[key], int)}
     requests = grown["completions"]
 
     def per_request(*keys: str) -> float:
-        return round(sum(grown[key] for key in keys) / requests, 4)
+        return float(round(sum(grown[key] for key in keys) / requests, 4))
 
     return {
         "requests": requests,

@@ -1,77 +1,30 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The hypervisor seam on real Xen: a mediator's whole use of it, in dom0 or in a mediator domain.
- * usage: seam_check OWN_DOMID FRONTEND_DOMID FRONTEND_MAX_FRAMES dom0|mediator
- * The frontend has never run, so its memory is ours to write. Prints "ok - ..." and "not ok - ..." lines, then
- * "1..N".
+ * usage: seam_check OWN_DOMID FRONTEND_DOMID FRONTEND_MAX_FRAMES dom0|mediator OTHER_DOMID
+ * The frontend has never run, so its memory is ours to write. With OTHER_DOMID we have nothing to do. Prints "ok - ..."
+ * and "not ok - ..." lines, then "1..N".
  */
 #include <errno.h>
 #include <poll.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
-#include "barrier.h"
-#include "layout.h"
-#include "svq_hv.h"
+#include "seam_check.h"
 
 enum {
-    FIRST_FRAME = 64, /* above what a guest's kernel uses */
-    PAGES = 4,
-    FIRST_GFN = 0x8000, /* 128 MiB: RAM of every frontend that we make */
     NO_SUCH_DOMID = 0x7000,
     EVENT_DEADLINE_MS = 10000,
 };
 
 static const uint64_t no_such_gfn = 0xfffffffULL;
 
-static int checks, failures;
-
-static int check(int good, int rc, const char *what)
-{
-    checks++;
-    failures += !good;
-    if (good)
-        printf("ok - %s\n", what);
-    else
-        printf("not ok - %s (answer %d: %s; %s)\n", what, rc, strerror(abs(rc)), svq_hv_why());
-    return good;
-}
-
-struct mediator {
-    struct svq_hv *hv;
-    uint16_t own, frontend;
-    uint32_t max_frames;
-    int in_dom0;
-    uint8_t *memory; /* PAGES of the frontend, from FIRST_GFN on */
-    uint64_t *table; /* its grant table, from FIRST_FRAME on */
-};
-
-static uint32_t window_gref(uint32_t index)
-{
-    return (uint32_t)FIRST_FRAME * SVQ_GRANTS_PER_FRAME + index;
-}
-
-/* Entry `index` of the window: page `index` of what we mapped, to ourselves as the grantee. */
-static void grant(const struct mediator *m, uint32_t index, uint16_t flags)
-{
-    svq_release_u64(&m->table[index], svq_grant_entry(flags, m->own, FIRST_GFN + index));
-}
-
-static uint64_t flags_of(const struct mediator *m, uint32_t index)
-{
-    return svq_acquire_u64(&m->table[index]) & 0xffff;
-}
-
 static void foreign_memory(struct mediator *m)
 {
     uint64_t gfns[PAGES + 1];
-    int errs[PAGES + 1], bad = 0, rc;
+    int errs[PAGES + 1], bad = 0;
     void *memory = NULL, *again = NULL;
-
     for (int i = 0; i < PAGES; i++)
         gfns[i] = FIRST_GFN + (uint64_t)i;
-    rc = svq_hv_map_foreign(m->hv, m->frontend, gfns, PAGES, 1, errs, &memory);
+    int rc = svq_hv_map_foreign(m->hv, m->frontend, gfns, PAGES, 1, errs, &memory);
     for (int i = 0; i < PAGES && rc == 0; i++)
         bad |= errs[i];
     if (!check(rc == 0 && bad == 0, rc != 0 ? rc : bad, "map_foreign maps the frontend's frames"))
@@ -93,14 +46,13 @@ static void foreign_memory(struct mediator *m)
 static void foreign_memory_of_others(struct mediator *m)
 {
     uint64_t gfn = 1;
-    int err = 0, rc;
+    int err = 0;
     void *memory = NULL;
     uint16_t other = m->in_dom0 ? NO_SUCH_DOMID : 0;
     int expected = m->in_dom0 ? -ESRCH : -EPERM;
-
-    rc = svq_hv_map_foreign(m->hv, other, &gfn, 1, 0, &err, &memory);
-    check(rc == expected, rc, m->in_dom0 ? "map_foreign of no domain is -ESRCH"
-                                         : "map_foreign of dom0 by a mediator domain is -EPERM");
+    int rc = svq_hv_map_foreign(m->hv, other, &gfn, 1, 0, &err, &memory);
+    check(rc == expected, rc,
+          m->in_dom0 ? "map_foreign of no domain is -ESRCH" : "map_foreign of dom0 by a mediator domain is -EPERM");
 }
 
 static void grant_table(struct mediator *m)
@@ -109,7 +61,6 @@ static void grant_table(struct mediator *m)
     uint64_t used = 0;
     void *table = NULL, *token = NULL, *beyond = NULL, *beyond_token = NULL;
     int rc = svq_hv_grant_table_frames(m->hv, m->frontend, &frames);
-
     check(rc == 0 && frames == m->max_frames, rc != 0 ? rc : (int)frames,
           "grant_table_frames is the frontend's max_grant_frames");
     rc = svq_hv_map_grant_table(m->hv, m->frontend, m->max_frames, 1, &beyond, &beyond_token);
@@ -129,13 +80,11 @@ static void grants(struct mediator *m)
     uint32_t grefs[PAGES];
     uint64_t expected = svq_grant_entry(GTF_PERMIT_ACCESS, m->own, FIRST_GFN);
     void *va = NULL;
-    int rc;
-
     for (uint32_t i = 0; i < PAGES; i++) {
         grant(m, i, GTF_PERMIT_ACCESS);
         grefs[i] = window_gref(i);
     }
-    rc = svq_hv_map_grants(m->hv, m->frontend, grefs, PAGES, 1, &va);
+    int rc = svq_hv_map_grants(m->hv, m->frontend, grefs, PAGES, 1, &va);
     if (!check(rc == 0, rc, "map_grants maps entries that the mediator wrote, with no hypercall of its own"))
         return;
     ((uint8_t *)va)[(PAGES - 1) * SVQ_PAGE_SIZE + 7] = 0x5a;
@@ -150,8 +99,7 @@ static void grants(struct mediator *m)
     check(svq_cas_u64(&m->table[0], &expected, 0), 0, "revoking succeeds once it is unmapped");
     rc = svq_hv_map_grants(m->hv, m->frontend, grefs, PAGES, 1, &va);
     check(rc == -EACCES, rc, "map_grants of a revoked entry is -EACCES, and maps nothing of its run");
-    check(flags_of(m, 1) == GTF_PERMIT_ACCESS, (int)flags_of(m, 1),
-          "the rest of a refused run is not left mapped");
+    check(flags_of(m, 1) == GTF_PERMIT_ACCESS, (int)flags_of(m, 1), "the rest of a refused run is not left mapped");
 
     grant(m, 0, GTF_PERMIT_ACCESS | GTF_READONLY);
     rc = svq_hv_map_grants(m->hv, m->frontend, grefs, 1, 1, &va);
@@ -164,38 +112,15 @@ static void grants(struct mediator *m)
         svq_release_u64(&m->table[i], 0);
 }
 
-/* What svq_window_sweep does to an entry that a dead mediator's device still has mapped. */
-static void type_cleared_under_a_mapping(struct mediator *m)
-{
-    uint32_t gref = window_gref(0);
-    uint64_t mapped = svq_grant_entry(GTF_PERMIT_ACCESS | GTF_READING | GTF_WRITING, m->own, FIRST_GFN);
-    void *va = NULL;
-    int rc;
-
-    grant(m, 0, GTF_PERMIT_ACCESS);
-    rc = svq_hv_map_grants(m->hv, m->frontend, &gref, 1, 1, &va);
-    if (!check(rc == 0, rc, "map_grants maps an entry once more"))
-        return;
-    check(svq_cas_u64(&m->table[0], &mapped, mapped & ~(uint64_t)GTF_TYPE_MASK), 0,
-          "the type of an entry can be cleared while it is mapped");
-    check(((uint8_t *)va)[0] == 0xa5, 0, "the mapping stays");
-    rc = svq_hv_unmap_grants(m->hv, va, 1);
-    check(rc == 0 && flags_of(m, 0) == 0, rc, "unmap_grants clears the other bits");
-    rc = svq_hv_map_grants(m->hv, m->frontend, &gref, 1, 0, &va);
-    check(rc == -EACCES, rc, "and map_grants is -EACCES from then on");
-    svq_release_u64(&m->table[0], 0);
-}
-
 static void shared_pages(struct mediator *m)
 {
     uint32_t grefs[PAGES];
     uint8_t zero[SVQ_PAGE_SIZE] = { 0 };
     void *ours = NULL, *theirs = NULL;
     int rc = svq_hv_share_pages(m->hv, m->own, PAGES, 1, grefs, &ours);
-
     if (!check(rc == 0, rc, "share_pages grants pages of our own"))
         return;
-    check(memcmp(ours, zero, sizeof(zero)) == 0, 0, "shared pages begin as zeroes");
+    check(memcmp(ours, zero, sizeof zero) == 0, 0, "shared pages begin as zeroes");
     rc = svq_hv_map_grants(m->hv, m->own, grefs, PAGES, 1, &theirs);
     if (check(rc == 0, rc, "map_grants maps shared pages (loopback)")) {
         ((uint8_t *)ours)[5] = 1;
@@ -220,23 +145,20 @@ static void shared_pages(struct mediator *m)
 static int next_event(struct svq_evtchn *ec)
 {
     struct pollfd pfd = { .fd = svq_evtchn_fd(ec), .events = POLLIN };
-
     return poll(&pfd, 1, EVENT_DEADLINE_MS) == 1 ? svq_evtchn_pending(ec) : -ETIMEDOUT;
 }
 
 static void event_channels(struct mediator *m)
 {
     struct svq_evtchn *near = NULL, *far = NULL;
-    int near_port, far_port, rc;
-
-    rc = svq_evtchn_open(m->hv, &near);
+    int rc = svq_evtchn_open(m->hv, &near);
     if (!check(rc == 0, rc, "evtchn_open"))
         return;
     rc = svq_evtchn_open(m->hv, &far);
     check(rc == 0, rc, "evtchn_open, a second set");
-    near_port = svq_evtchn_alloc_unbound(near, m->own);
+    int near_port = svq_evtchn_alloc_unbound(near, m->own);
     check(near_port > 0, near_port, "evtchn_alloc_unbound");
-    far_port = svq_evtchn_bind(far, m->own, (uint32_t)near_port);
+    int far_port = svq_evtchn_bind(far, m->own, (uint32_t)near_port);
     if (check(far_port > 0, far_port, "evtchn_bind joins the two ends")) {
         do /* binding may raise an event at either end: drain before counting */
             rc = svq_evtchn_pending(near);
@@ -266,7 +188,6 @@ static void event_channels(struct mediator *m)
 static void read_only_frames(struct mediator *m)
 {
     int rc = svq_hv_set_readonly(m->hv, m->frontend, FIRST_GFN, 1);
-
     check(rc == 0, rc, "set_readonly makes a frame of the frontend read-only");
     rc = svq_hv_set_readonly(m->hv, m->frontend, FIRST_GFN, 0);
     check(rc == 0, rc, "and writable again");
@@ -277,7 +198,6 @@ static void own_pages(struct mediator *m)
     uint64_t gfns[PAGES] = { 0 };
     void *pages = NULL;
     int rc = svq_hv_own_pages(m->hv, 0, PAGES, gfns, &pages), distinct = 1;
-
     for (int i = 1; i < PAGES; i++)
         distinct &= gfns[i] != gfns[0];
     check(rc == 0 && gfns[0] != 0 && distinct, rc, "own_pages says its pages' frame numbers");
@@ -289,13 +209,11 @@ static void own_pages(struct mediator *m)
 
 static void nothing_left(struct mediator *m)
 {
-    struct svq_hv_counters c;
-    int rc;
-
-    rc = m->table == NULL ? 0 : svq_hv_unmap_grant_table(m->hv, m->table);
+    int rc = !m->table ? 0 : svq_hv_unmap_grant_table(m->hv, m->table);
     check(rc == 0, rc, "unmap_grant_table");
-    rc = m->memory == NULL ? 0 : svq_hv_unmap_foreign(m->hv, m->memory, PAGES);
+    rc = !m->memory ? 0 : svq_hv_unmap_foreign(m->hv, m->memory, PAGES);
     check(rc == 0, rc, "unmap_foreign of the frontend's frames");
+    struct svq_hv_counters c;
     svq_hv_read_counters(m->hv, &c);
     check(c.foreign_pages_live == 0 && c.grant_pages_live == 0 && c.grant_tables_live == 0 &&
               c.shared_pages_live == 0 && c.ports_live == 0,
@@ -303,19 +221,20 @@ static void nothing_left(struct mediator *m)
     check(c.foreign_maps > 0 && c.grant_maps > 0 && c.notifies > 0, 0, "and what was done");
 }
 
+int checks, failures;
+
 int main(int argc, char **argv)
 {
     struct mediator m = { 0 };
-    int rc;
-
-    if (argc != 5)
+    if (argc != 6)
         return 2;
     m.own = (uint16_t)atoi(argv[1]);
     m.frontend = (uint16_t)atoi(argv[2]);
     m.max_frames = (uint32_t)atoi(argv[3]);
     m.in_dom0 = strcmp(argv[4], "dom0") == 0;
+    m.other = (uint16_t)atoi(argv[5]);
     setbuf(stdout, NULL); /* what was said before a crash is to be seen */
-    rc = svq_hv_open_xen(&m.hv);
+    int rc = svq_hv_open_xen(&m.hv);
     if (!check(rc == 0, rc, "open_xen"))
         return 1;
     check(svq_hv_domid(m.hv) == -ENOSYS, svq_hv_domid(m.hv), "domid is -ENOSYS until it is told");
@@ -325,13 +244,14 @@ int main(int argc, char **argv)
     foreign_memory(&m);
     foreign_memory_of_others(&m);
     grant_table(&m);
-    if (m.memory != NULL && m.table != NULL) {
+    if (m.memory && m.table) {
         grants(&m);
-        type_cleared_under_a_mapping(&m);
+        grant_rules(&m);
     }
     shared_pages(&m);
     event_channels(&m);
     read_only_frames(&m);
+    narrow_handles(&m);
     own_pages(&m);
     nothing_left(&m);
     svq_hv_close(m.hv);

@@ -35,10 +35,15 @@ class Operator:
 
     def run(self, *words: str) -> str:
         """Runs one command line and returns what it printed; CommandFailed with that unless it ended with status 0."""
-        status, output = self._remote.call("run", words=list(words))
+        status, output = self.ask(*words)
         if status != 0:
             raise CommandFailed(f"shadowvq {' '.join(words)}: status {status}\n{output}")
-        return str(output)
+        return output
+
+    def ask(self, *words: str) -> tuple[int, str]:
+        """Runs one command line whose status is an answer; returns that, and what it printed."""
+        status, output = self._remote.call("run", words=list(words))
+        return int(status), str(output)
 
 
 @dataclass

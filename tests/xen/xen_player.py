@@ -10,14 +10,15 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from dom0_backend.keep import Keeper
+from dom0_backend.probe import Prober
 from domU_frontend import blk
-from domU_frontend.attacks import CASES, Villain
 from domU_frontend.blk import PAGE, Request
-from domU_frontend.hostile import DESC_F_WRITE
-from xen_shadowvq.demo.frontend_process import FrontendProcess
-from xen_shadowvq.demo.probe import Prober
+from domU_frontend.hostile.attacks import CASES, HostileDriver
+from domU_frontend.hostile.rings import DESC_F_WRITE
+from domU_frontend.process import FrontendProcess
+from xen_shadowvq.domain import own_domid
 from xen_shadowvq.hypervisor import Hypervisor
-from xen_shadowvq.mediator import own_domid
 from xen_shadowvq.xenstore import XenStore
 
 CLOSE_S = 60.0
@@ -38,9 +39,9 @@ def hypercall(*words: int) -> int:
     """A hypercall with up to five arguments, through this domain's own kernel: its answer, or -errno."""
     privcmd = os.open("/dev/xen/privcmd", os.O_RDWR)
     try:
-        return fcntl.ioctl(
-            privcmd, IOCTL_PRIVCMD_HYPERCALL, bytearray(HYPERCALL.pack(*words, *(0,) * (6 - len(words)))), True
-        )
+        argument = bytearray(HYPERCALL.pack(*words, *(0,) * (6 - len(words))))
+        answer: int = fcntl.ioctl(privcmd, IOCTL_PRIVCMD_HYPERCALL, argument, True)
+        return answer
     except OSError as error:
         return -(error.errno or 1)
     finally:
@@ -57,14 +58,15 @@ class Player(FrontendProcess):
 
     def attack(self, case: str, memory_end: int) -> dict[str, Any]:
         """One of the embedded tests' malformed chains; returns once the mediator has closed the device."""
-        villain = Villain(self._frontend, memory_end)
+        villain = HostileDriver(self._frontend, memory_end)
         CASES[case][0](villain)
         self._frontend.wait_closed(CLOSE_S)
         return {"size": villain.ring.size}
 
-    def reconnect(self) -> None:
+    def reconnect(self) -> dict[str, Any]:
         """A new round, after the device was closed."""
         self._frontend.reconnect(CLOSE_S)
+        return {}
 
     def write_and_compare(self, megabytes: int = 1) -> bool:
         """Honest work: writes, flushes, reads back."""
@@ -76,7 +78,7 @@ class Player(FrontendProcess):
         Gives the device one page at `gfn` to write to disk. Readable for the device, so it can do no harm to us.
         Returns `status`, or `closed`: the mediator took it for a lie and closed the device. It is connected anew.
         """
-        villain = Villain(self._frontend, 0)
+        villain = HostileDriver(self._frontend, 0)
         header, status = self._gpa(HEADER_PAGE * PAGE), self._gpa(STATUS_PAGE * PAGE)
         self._driver.memory(header, 16)[:] = struct.pack("<IIQ", blk.OUT, 0, 64)
         self._driver.memory(status, 1)[:] = b"\xff"
@@ -110,7 +112,7 @@ class Player(FrontendProcess):
         wanted = ctypes.c_uint32(version)
         return hypercall(GRANT_TABLE_OP, SET_VERSION, ctypes.addressof(wanted), 1)
 
-    def _until_used_or_closed(self, villain: Villain, before: int) -> bool:
+    def _until_used_or_closed(self, villain: HostileDriver, before: int) -> bool:
         for _ in range(600):
             self._frontend.store.next_event(50)
             self._frontend.side.look()
@@ -138,12 +140,32 @@ class Attacker:
         self._hypervisor = Hypervisor("backend", None)
         with XenStore.connect(None) as store:
             self._hypervisor.set_domid(own_domid(store))
-        self._prober = Prober(self._hypervisor)
+        self._prober, self._keeper = Prober(self._hypervisor), Keeper(self._hypervisor)
 
     def kernel_lets_through(self) -> bool:
         """Whether it is Xen that refuses us: our own kernel passes on a hypercall that anybody may make."""
         return hypercall(XEN_VERSION) > 0
 
     def probe(self, **what: int) -> dict[str, Any]:
-        """Every page and every grant reference; see xen_shadowvq.demo.probe."""
+        """Every page and every grant reference; see dom0_backend.probe."""
         return self._prober.probe(**what).as_json()
+
+    def keep(self, frontend: int, grefs: list[int], count: int) -> dict[str, Any]:
+        """Maps some of the pages that are granted now, and keeps them."""
+        return {"pages": self._keeper.keep(frontend, grefs, count)}
+
+    def scribble(self) -> dict[str, Any]:
+        """Writes over what it keeps."""
+        return {"pages": self._keeper.scribble()}
+
+    def see(
+        self, frontend: int, frames: int, grefs: list[int], mediator: int, mediator_grefs: int, seed: int
+    ) -> dict[str, Any]:
+        """Frames of the frontend of which it sees tags with that seed, by whatever way."""
+        seen = self._prober.see(frontend, frames, grefs, mediator, mediator_grefs, seed)
+        return {"frames": sorted(seen | self._keeper.see(seed))}
+
+    def let_go(self) -> dict[str, Any]:
+        """Unmaps what it kept."""
+        self._keeper.let_go()
+        return {}

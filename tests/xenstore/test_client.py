@@ -69,6 +69,18 @@ def test_absent_is_no_error(store: XenStore) -> None:
     store.rm("/t/none/none")
 
 
+def test_absent_below_what_others_own(store: XenStore, store_for: StoreFor, frontend: int) -> None:
+    """A domain removes again what is gone from a directory that it may only read, though xenstored says EACCES; what is
+    there, and not its own, is refused."""
+    store.write("/t/theirs", "1")
+    store.set_perms("/t", ["n0", f"r{frontend}"])
+    guest = store_for(frontend)
+    guest.rm("/t/gone")
+    with pytest.raises(XenStoreError) as caught:
+        guest.rm("/t/theirs")
+    assert caught.value.errno == errno.EACCES
+
+
 def test_nodes(store: XenStore) -> None:
     """mkdir, ls, rm and permissions do as they say."""
     store.mkdir("/t/a")
@@ -206,6 +218,24 @@ def test_in_transaction_gives_up(store: XenStore) -> None:
     with refused(errno.EAGAIN):
         store.in_transaction(contested, attempts_max=5)
     assert len(runs) == 5
+
+
+def test_in_transaction_with_patience(store: XenStore) -> None:
+    """Who has patience outlasts others who are in the way often, and gives up in the end as well."""
+    runs = []
+
+    def contested(tx: Transaction) -> int:
+        runs.append(tx.read("/t/a"))
+        if len(runs) < 40:
+            store.write("/t/a", "")
+        return len(runs)
+
+    store.mkdir("/t/a")
+    assert store.in_transaction(contested, patience_s=60.0) == 40
+    del runs[:]
+    with refused(errno.EAGAIN):
+        store.in_transaction(contested, patience_s=0.01)
+    assert 16 <= len(runs) < 40
 
 
 def test_in_transaction_passes_other_errors_on(store: XenStore) -> None:

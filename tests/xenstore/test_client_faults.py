@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from xen_shadowvq.errors import XenStoreError, XenStoreGone, XenStoreTimeout
-from xen_shadowvq.watch_queue import WatchEvent
 from xen_shadowvq.xenstore import XenStore
+from xen_shadowvq.xenstore.watch_queue import WatchEvent
 
 from . import xs_wire_client as xs
 from .scripted_store import Script, ScriptedStore, answer, event, message

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xen_shadowvq.errors import XenStoreGone
-from xen_shadowvq.watch_queue import WatchEvent, WatchQueue
+from xen_shadowvq.xenstore.watch_queue import WatchEvent, WatchQueue
 
 CAPACITY = 4
 

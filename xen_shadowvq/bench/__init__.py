@@ -16,6 +16,7 @@ from xen_shadowvq import log
 from xen_shadowvq.bench import idle, report, samples
 from xen_shadowvq.errors import ConfigError
 from xen_shadowvq.native import native_folder
+from xen_shadowvq.output import say
 
 __all__ = ["run_bench"]
 
@@ -61,7 +62,7 @@ def run_bench(out: Path, rounds: int, json_only: bool) -> int:
         sys.stdout.write(text + "\n")
     else:
         report.show(made, console)
-        console.print(f"also in {out / 'engine.json'} and {out / 'engine.png'}")
+        say(f"also in {out / 'engine.json'} and {out / 'engine.png'}")
     return 0
 
 

@@ -24,9 +24,10 @@ from domU_frontend import blk
 from domU_frontend.frontend import Frontend
 from xen_shadowvq import toolstack
 from xen_shadowvq.bench.errors import BenchmarkFailed
+from xen_shadowvq.dom0 import Dom0
+from xen_shadowvq.domain import hypervisor_socket
 from xen_shadowvq.embedded.machine import DomainSpec, Machine
 from xen_shadowvq.hypervisor import Hypervisor
-from xen_shadowvq.mediator import hypervisor_socket
 
 FRONTENDS = 8
 DEVICES_EACH = 8
@@ -134,7 +135,8 @@ def _connect(machine: Machine, stack: ExitStack, domid: int, number: int, direct
     with image.open("wb") as file:
         file.truncate(_IMAGE_BYTES)
     backend, disk = _BACKENDS[domid % len(_BACKENDS)], toolstack.Disk(str(image))
-    device = toolstack.attach(machine.store, frontend=domid, mediator=_MEDIATOR, backend=backend, disk=disk)
+    with Dom0(machine.directory, machine.store) as dom0:
+        device = toolstack.attach(dom0, frontend=domid, mediator=_MEDIATOR, backend=backend, disk=disk)
     frontend = stack.enter_context(
         Frontend(device, sim=(machine.directory, domid), pages=_PAGES_EACH, first_gfn=number * _PAGES_EACH)
     )

@@ -63,7 +63,7 @@ def copy_image(source: Path, target: Path) -> None:
     if not source.is_file():
         raise ImageError(str(source), "expected a regular file with a raw disk image")
     done = subprocess.run(
-        ["/bin/cp", "--sparse=always", "--reflink=auto", str(source), str(target)],
+        ["/bin/cp", "--sparse=always", "--reflink=auto", "--", str(source), str(target)],
         capture_output=True,
         text=True,
         check=False,

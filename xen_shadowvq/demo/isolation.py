@@ -35,7 +35,10 @@ def judge(probe: dict[str, Any], buffers: list[list[int]]) -> Verdict:
     device_may_write = _Ranges([(gpa, gpa + length) for gpa, length, writable in buffers if writable])
     seen = {(gfn * PAGE + offset) for gfn, offset in probe["tags"]}
     outside = sum(TAG_BYTES for gpa in seen if not described.covers(gpa, gpa + TAG_BYTES))
-    outside += PAGE * (probe["frames_allowed"] + probe["untagged_pages"])
+    cleared = sum(
+        length // PAGE for _, length, may_write in buffers if may_write
+    )  # whole pages are all that is granted
+    outside += PAGE * (probe["frames_allowed"] + probe["untagged_pages"] + max(0, probe["cleared_pages"] - cleared))
     writable = [gfn * PAGE for gfn in probe["writable_frames"]]
     return Verdict(
         pages_probed=probe["frames_tried"] + probe["grefs_tried"],

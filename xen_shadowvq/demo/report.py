@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+
+from xen_shadowvq.output import printable
 
 _MUST_BE_TRUE = {
     "image_sha256_match": "every byte of the disk read through the shadow rings",
@@ -23,8 +26,14 @@ _MUST_BE_ZERO = {
     "pages_reachable_outside_requests": "frontend pages reachable with no request alive",
     "bytes_reachable_outside_buffers": "bytes reachable beyond the described buffers",
     "pages_writable_beyond_requests": "pages writable that were only to be read",
+    "reachable_after_kept_mapping": "pages reachable though given back: mappings kept past their request",
+    "reachable_after_mediator_killed": "pages reachable though given back: mediator killed under requests",
     "window_in_use_at_end": "grants left at the end",
     "canaries_broken": "canaries around headers and status bytes broken",
+}
+_GUEST_SAW = {
+    "guest_saw_kept_mapping": "mappings kept: what the guest saw",
+    "guest_saw_mediator_killed": "mediator killed: what the guest saw",
 }
 _FIGURES = {
     "requests": ("requests", "{:,}"),
@@ -60,20 +69,22 @@ def write_json(report: dict[str, Any], path: Path) -> None:
 
 def show(report: dict[str, Any], console: Console) -> None:
     """The table that ends the demo."""
-    table = Table(
-        title="A disk through shadow virtqueues, on the embedded hypervisor", title_style="bold", min_width=78
-    )
+    table = Table(title="A disk through shadow virtqueues, on the embedded machine", title_style="bold", min_width=78)
     table.add_column("what was tried")
     table.add_column("outcome", justify="right")
     for key, text in _MUST_BE_TRUE.items():
         table.add_row(text, _mark(report.get(key) is True))
     checked = report.get("fsck_clean")
     kind = report.get("filesystem") or "no known file system"
-    table.add_row(f"file system check ({kind})", "not checked" if checked is None else _mark(bool(checked)))
+    table.add_row(
+        escape(f"file system check ({printable(kind)})"), "not checked" if checked is None else _mark(bool(checked))
+    )
     table.add_section()
     for key, text in _MUST_BE_ZERO.items():
         value = report.get(key)
         table.add_row(text, f"[green]{value}[/]" if value == 0 else f"[bold red]{value}[/]")
+    for key, text in _GUEST_SAW.items():
+        table.add_row(text, str(report[key]))
     table.add_section()
     for key, (text, form) in _FIGURES.items():
         table.add_row(text, form.format(report[key]))

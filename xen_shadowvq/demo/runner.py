@@ -6,27 +6,33 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from xen_shadowvq import toolstack
+from xen_shadowvq import devices, toolstack
 from xen_shadowvq.demo import image as images
-from xen_shadowvq.demo.isolation import Verdict, judge
-from xen_shadowvq.demo.rpc import Child
+from xen_shadowvq.demo.aftermath import Witness
+from xen_shadowvq.demo.isolation import PAGE, Verdict, judge
+from xen_shadowvq.demo.report import write_json
+from xen_shadowvq.demo.surroundings import ended_by_signals, machine_folder, operators_files
+from xen_shadowvq.dom0 import Dom0
+from xen_shadowvq.domain import hypervisor_socket
 from xen_shadowvq.embedded.machine import PAGES_PER_MIB, PRIVILEGE_ALL, DomainSpec, Machine
-from xen_shadowvq.engine import GRANTS_PER_FRAME
 from xen_shadowvq.errors import ConfigError
+from xen_shadowvq.hypervisor import Hypervisor, grants_per_frame
+from xen_shadowvq.rpc import Child
 
 MEDIATOR, BACKEND, FRONTEND = 1, 2, 3
 GUEST_MIB = 64
 MEDIATOR_GRANT_FRAMES = 64
 FRONTEND_GRANT_FRAMES = {"direct": 128, "dynamic": 64}
-REGION_BYTES = 8 << 20
+REGION_BYTES_MAX = 8 << 20
+IMAGE_BYTES_MIN = 256 << 10
 IMAGE_MIB = 256
 CALL_S = 30.0
 
@@ -47,22 +53,28 @@ class Options:
 
 
 def run(options: Options, step: Step) -> dict[str, Any]:
-    """The whole demo. ShadowVQError: something did not work at all. What came out is in the report that is returned."""
-    options.output.mkdir(parents=True, exist_ok=True)
-    disk = options.output / "disk.img"
-    _prepare_image(options, disk, step)
-    with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shadowvq-")))
+    """
+    The whole demo. ShadowVQError: something did not work at all. What came out is in the report that is returned, and
+    in report.json.
+    """
+    options = replace(options, output=options.output.absolute())
+    with operators_files(options.output), ended_by_signals(), ExitStack() as stack:
+        options.output.mkdir(parents=True, exist_ok=True)
+        disk = options.output / "disk.img"
+        _prepare_image(options, disk, step)
+        directory = stack.enter_context(machine_folder())
         machine = stack.enter_context(Machine(directory))
         processes = stack.enter_context(_processes(machine, directory, options, disk))
-        return _Demo(machine, processes, options, disk, step).run()
+        report = _Demo(machine, processes, options, disk, step).run()
+        write_json(report, options.output / "report.json")
+        return report
 
 
 @dataclass(frozen=True)
 class _Processes:
     frontend: Child
     backend: Child
-    mediator: subprocess.Popen[bytes]
+    mediator: _Mediator
     device: int
 
 
@@ -72,9 +84,9 @@ def _prepare_image(options: Options, disk: Path, step: Step) -> None:
         images.make_image(disk, IMAGE_MIB)
     else:
         images.copy_image(options.image, disk)
-    if disk.stat().st_size < 2 * REGION_BYTES:
+    if disk.stat().st_size < IMAGE_BYTES_MIN:
         raise ConfigError(
-            f"{options.image}: the image has {disk.stat().st_size} bytes, expected at least {2 * REGION_BYTES}"
+            f"{options.image}: the image has {disk.stat().st_size} bytes, expected at least {IMAGE_BYTES_MIN}"
         )
 
 
@@ -90,31 +102,52 @@ def _processes(machine: Machine, directory: Path, options: Options, disk: Path) 
     machine.create_domain(DomainSpec(FRONTEND, "frontend", memory_mib=GUEST_MIB, max_grant_frames=frames))
     config = options.output / "mediator.yaml"
     config.write_text(f"defaults:\n  placement: {options.placement}\n  window: {options.window}\n")
-    disk_spec = toolstack.Disk(str(disk.resolve()), direct_io=options.direct_io, serial="shadowvq-demo")
-    device = toolstack.attach(machine.store, frontend=FRONTEND, mediator=MEDIATOR, backend=BACKEND, disk=disk_spec)
+    link = directory / "disk.img"
+    link.symlink_to(disk)
+    disk_spec = toolstack.Disk(str(link), direct_io=options.direct_io, serial="shadowvq-demo")
     with ExitStack() as stack:
-        mediator = stack.enter_context(_mediator(directory, config, logs / "mediator.log"))
+        dom0 = stack.enter_context(Dom0(directory, machine.store))
+        device = toolstack.attach(dom0, frontend=FRONTEND, mediator=MEDIATOR, backend=BACKEND, disk=disk_spec)
+        mediator = stack.enter_context(_Mediator(directory, config, logs / "mediator.log"))
         backend = stack.enter_context(
-            Child("backend", "xen_shadowvq.demo.backend_process", [str(directory), str(BACKEND)], logs / "backend.log")
+            Child("backend", "dom0_backend.process", [str(directory), str(BACKEND)], logs / "backend.log")
         )
         arguments = [str(directory), str(FRONTEND), str(device), str(GUEST_MIB), str(options.seed)]
-        frontend = stack.enter_context(
-            Child("frontend", "xen_shadowvq.demo.frontend_process", arguments, logs / "frontend.log")
-        )
+        frontend = stack.enter_context(Child("frontend", "domU_frontend.process", arguments, logs / "frontend.log"))
         yield _Processes(frontend, backend, mediator, device)
 
 
-@contextmanager
-def _mediator(directory: Path, config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The service as an operator starts it."""
-    command = [sys.executable, "-m", "xen_shadowvq", "mediator", "--sim", str(directory), "--domid", str(MEDIATOR)]
-    with log.open("wb") as stderr:
-        process = subprocess.Popen([*command, "--config", str(config)], stderr=stderr)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait()
+class _Mediator:
+    """The service as an operator starts it, in a domain that outlives it; as a context manager."""
+
+    def __init__(self, directory: Path, config: Path, log: Path) -> None:
+        self._command = [sys.executable, "-m", "xen_shadowvq.demo.mediator_process", "--sim", str(directory)]
+        self._command += ["--domid", str(MEDIATOR), "--config", str(config)]
+        self._domain = Hypervisor("driver", hypervisor_socket(directory, MEDIATOR))
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Starts it; its log goes on."""
+        with self._log.open("ab") as stderr:
+            self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stderr=stderr)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        if self._process:
+            self._process.kill()
+            self._process.communicate()
+
+    def __enter__(self) -> Self:
+        self._log.unlink(missing_ok=True)
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process:
+            self._process.terminate()
+            self._process.communicate()
+        self._domain.close()
 
 
 class _Demo:
@@ -124,8 +157,9 @@ class _Demo:
         self._bytes = size - size % 512
         self._random = random.Random(options.seed)  # noqa: S311 - where to write, not a secret
         self._report: dict[str, Any] = {}
-        sectors = (self._bytes - REGION_BYTES) // 512
-        self._region = {"offset": self._random.randrange(sectors) * 512, "length": REGION_BYTES}
+        length = min(REGION_BYTES_MAX, self._bytes // 2 // PAGE * PAGE)
+        sectors = (self._bytes - length) // 512
+        self._region = {"offset": self._random.randrange(sectors) * 512, "length": length}
 
     def run(self) -> dict[str, Any]:
         started = time.monotonic()
@@ -134,6 +168,11 @@ class _Demo:
         self._write_region()
         self._isolation()
         self._figures()
+        self._aftermath()
+        self._report |= {
+            "window_in_use_at_end": self._status()["window_in_use"],
+            "canaries_broken": self._p.frontend.call("counters")["canaries_broken"],
+        }
         self._step("closing the device", 0)
         self._p.frontend.call("disconnect")
         self._step("asking the file system checker", 0)
@@ -164,10 +203,10 @@ class _Demo:
     def _write_region(self) -> None:
         """Everything is put back afterwards, so that the checker can judge the image as it was."""
         frontend, region = self._p.frontend, self._region
-        progress = self._step("writing a region, flushing, reading back", REGION_BYTES)
+        progress = self._step("writing a region, flushing, reading back", region["length"])
         kept = frontend.call("keep_region", None, **region)
         written = frontend.call("write_region", progress, **region)
-        on_disk = images.sha256(self._disk, region["offset"], REGION_BYTES)
+        on_disk = images.sha256(self._disk, region["offset"], region["length"])
         self._report["written_sha256_match"] = written["written"] == written["read_back"] == on_disk
         self._step("discard, write zeroes, get id, out of range", 0)
         special = frontend.call("special_requests", None, **region)
@@ -210,18 +249,46 @@ class _Demo:
             "probe",
             frontend=FRONTEND,
             frames=GUEST_MIB * PAGES_PER_MIB,
-            grefs=FRONTEND_GRANT_FRAMES[self._options.window] * GRANTS_PER_FRAME,
+            grefs=FRONTEND_GRANT_FRAMES[self._options.window] * grants_per_frame(),
             mediator=MEDIATOR,
-            mediator_grefs=MEDIATOR_GRANT_FRAMES * GRANTS_PER_FRAME,
+            mediator_grefs=MEDIATOR_GRANT_FRAMES * grants_per_frame(),
         )
         return judge(found, buffers)
 
+    def _aftermath(self) -> None:
+        """Everything is put back afterwards, as above."""
+        frontend, backend, offset = self._p.frontend, self._p.backend, self._region["offset"]
+        where = {
+            "frontend": FRONTEND,
+            "frames": GUEST_MIB * PAGES_PER_MIB,
+            "grefs": FRONTEND_GRANT_FRAMES[self._options.window] * grants_per_frame(),
+            "mediator": MEDIATOR,
+            "mediator_grefs": MEDIATOR_GRANT_FRAMES * grants_per_frame(),
+        }
+        witness = Witness(partial(_call, frontend), partial(_call, backend), where)
+        kept = frontend.call("keep_region", None, **self._region)
+        self._step("keeping mappings past their requests", 0)
+        kept_mapping = witness.kept_mapping(offset)
+        self._step("killing the mediator with requests alive", 0)
+        killed = witness.mediator_killed(offset, self._p.mediator.kill, self._p.mediator.start)
+        restored = frontend.call("restore_region", offset=offset)
+        self._report |= {
+            "restored_sha256_match": self._report["restored_sha256_match"] and restored == kept,
+            "reachable_after_kept_mapping": kept_mapping.reachable,
+            "reachable_after_mediator_killed": killed.reachable,
+            "guest_saw_kept_mapping": kept_mapping.guest_saw,
+            "guest_saw_mediator_killed": killed.guest_saw,
+            "kept_mapping": asdict(kept_mapping),
+            "mediator_killed": asdict(killed),
+        }
+
+    def _status(self) -> dict[str, Any]:
+        with Dom0(self._machine.directory, self._machine.store) as dom0:
+            return devices.status(dom0, devices.find(dom0, FRONTEND, self._p.device), CALL_S)
+
     def _figures(self) -> None:
         self._step("collecting figures", 0)
-        found = toolstack.find(self._machine.store, FRONTEND, self._p.device, MEDIATOR)
-        if found is None:
-            raise ConfigError("the device is not there any more")
-        mediator = toolstack.status(self._machine.store, found, CALL_S)
+        mediator = self._status()
         driver, backend = self._p.frontend.call("counters"), self._p.backend.call("stats")
         latencies = sorted(driver.pop("latencies_ns"))
         requests = mediator["completions"]
@@ -232,7 +299,6 @@ class _Demo:
             "bytes_bounced": mediator["bytes_bounced"],
             "grants": mediator["grants"],
             "revokes": mediator["revokes"],
-            "window_in_use_at_end": mediator["window_in_use"],
             "backpressure_waits": mediator["parked"],
             "kicks_per_request": round(mediator["kicks_sent"] / requests, 4),
             "interrupts_per_request": round(mediator["interrupts_sent"] / requests, 4),
@@ -245,5 +311,8 @@ class _Demo:
             "latency_p50_us": latencies[len(latencies) // 2] / 1000,
             "latency_p99_us": latencies[len(latencies) * 99 // 100] / 1000,
             "io_engine": "io_uring" if backend["io_engine"] == 1 else "sync",
-            "canaries_broken": driver["canaries_broken"],
         }
+
+
+def _call(child: Child, method: str, /, **arguments: Any) -> Any:
+    return child.call(method, None, **arguments)

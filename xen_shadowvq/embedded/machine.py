@@ -7,6 +7,7 @@ It runs in a process of its own, or in threads of one; domains are whoever conne
 
 from __future__ import annotations
 
+import mmap
 import os
 import select
 import threading
@@ -14,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from xen_shadowvq.embedded.xs_limits import Limits
 from xen_shadowvq.embedded.xs_server import XenStoreServer
+from xen_shadowvq.hypervisor import Hypervisor
 from xen_shadowvq.log import get_logger
 from xen_shadowvq.native import load
 from xen_shadowvq.xenstore import XenStore
@@ -36,17 +39,21 @@ class DomainSpec:
 
 
 class Machine:
-    """A context manager; `directory` gets the sockets. Domain 0 is there from the start."""
+    """
+    A context manager; `directory` gets the sockets, `limits` are XenStore's, None: xenstored's own. Domain 0 is there
+    from the start.
+    """
 
-    def __init__(self, directory: Path, dom0_grant_frames: int = 512) -> None:
+    def __init__(self, directory: Path, dom0_grant_frames: int = 512, limits: Limits | None = None) -> None:
         self.directory = directory
         self._library = load("mediator")
-        self._xenstore = XenStoreServer(directory)
+        self._xenstore = XenStoreServer(directory, limits)
         self._handle: Any = None
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._undertaker = threading.Thread(target=self._bury_the_dead, name="undertaker", daemon=True)
         self._dom0 = DomainSpec(0, "Domain-0", 16, dom0_grant_frames, PRIVILEGE_ALL)
         self._store: XenStore | None = None
+        self._foothold: Hypervisor | None = None
         self._log = get_logger()
 
     def __enter__(self) -> Self:
@@ -57,6 +64,8 @@ class Machine:
         self._library.check(rc, "sim_machine_start")
         self._handle = out[0]
         self._create(self._dom0)
+        # A domain of this machine dies with its last handle, but dom0 goes on while no command runs in it.
+        self._foothold = Hypervisor("mediator", self.directory / "hv-dom0.sock")
         self._store = XenStore.connect(str(self._xenstore.socket_path(0)))
         self._undertaker.start()
         return self
@@ -66,6 +75,8 @@ class Machine:
         self._undertaker.join()
         if self._store:
             self._store.close()
+        if self._foothold:
+            self._foothold.close()
         self._library.lib.svq_sim_machine_stop(self._handle)
         self._xenstore.stop()
         os.close(self._wake)
@@ -77,11 +88,20 @@ class Machine:
             raise RuntimeError("the machine is not running")
         return self._store
 
+    def watches_of(self, domid: int) -> int:
+        """How many watches a living domain has."""
+        return self._xenstore.watches_of(domid)
+
     def create_domain(self, spec: DomainSpec) -> None:
         """Makes a domain that nobody runs in yet."""
         self._xenstore.add_domain(spec.domid, name=spec.name)
         self.store.write(f"/local/domain/{spec.domid}/memory/static-max", str(spec.memory_mib * 1024))
         self._create(spec)
+
+    def set_privilege(self, domid: int, privilege: int) -> None:
+        """Changes what a domain may do to others; see `DomainSpec`."""
+        rc = self._library.lib.svq_sim_domain_set_privilege(self._handle, domid, privilege)
+        self._library.check(rc, "domain_set_privilege", domid)
 
     def destroy_domain(self, domid: int) -> None:
         """Ends a domain, as `xl destroy` does."""
@@ -98,6 +118,18 @@ class Machine:
         """`created`, `running`, `dead`, `zombie`, or `none`."""
         state = self._library.lib.svq_sim_domain_state(self._handle, domid)
         return ("created", "running", "dead", "zombie")[state] if state >= 0 else "none"
+
+    def look_into(self, domid: int) -> tuple[mmap.mmap, mmap.mmap]:
+        """A living domain's memory and grant table, to be read. HypervisorError: there is no such domain."""
+        fds = self._library.ffi.new("int[2]")
+        rc = self._library.lib.svq_sim_domain_fds(self._handle, domid, fds, fds + 1)
+        self._library.check(rc, "sim_domain_fds", domid)
+        try:
+            memory, table = (mmap.mmap(fd, 0, prot=mmap.PROT_READ) for fd in fds)
+        finally:
+            for fd in fds:
+                os.close(fd)
+        return memory, table
 
     def _create(self, spec: DomainSpec) -> None:
         pages = spec.memory_mib * PAGES_PER_MIB

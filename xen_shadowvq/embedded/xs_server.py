@@ -94,6 +94,13 @@ class XenStoreServer:
         """Where to connect to be that domain."""
         return self.directory / f"xenstore-dom{domid}.sock"
 
+    def watches_of(self, domid: int) -> int:
+        """How many watches a domain has. ValueError: there is no such domain."""
+        domain = self._store.domains.get(domid)
+        if domain is None:
+            raise ValueError(f"there is no domain {domid}")
+        return domain.watches
+
     def add_domain(self, domid: int, *, privileged: bool = False, name: str | None = None) -> Path:
         """Make a domain: its socket, which is returned, and its directory as xl makes it; fires @introduceDomain.
 

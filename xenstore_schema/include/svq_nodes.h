@@ -3,9 +3,9 @@
  * Names of XenStore nodes, the numbers that they may hold, and the states of XenBus.
  * Generated from nodes.yaml by `python -m xenstore_schema.generate`; do not edit.
  *
- * SVQ_NODE_<directory>_<node>  name below its directory; %u stands for the queue, then the page
+ * SVQ_NODE_<directory>_<node>  name below its directory; %u stands for the queue
  * SVQ_PATH_<directory>         path of the directory; %u stands for each id named beside it
- * SVQ_MIN_, SVQ_MAX_, SVQ_BYTES_MAX_, SVQ_DEFAULT_, SVQ_CHOICE_...: what it may hold
+ * SVQ_MIN_, SVQ_MAX_, SVQ_BYTES_MAX_, SVQ_COUNT_MAX_, SVQ_DEFAULT_, SVQ_CHOICE_...: what it may hold
  */
 #ifndef SVQ_NODES_H
 #define SVQ_NODES_H
@@ -13,7 +13,7 @@
 #define SVQ_PROTOCOL_VERSION 1
 
 /* Room for any node's name below its directory, its end included. */
-#define SVQ_NODE_NAME_SIZE 38
+#define SVQ_NODE_NAME_SIZE 31
 
 /* XenBus states (Xen public headers, io/xenbus.h). */
 #define SVQ_STATE_UNKNOWN 0
@@ -37,6 +37,15 @@
 #define SVQ_NODE_VIRTIO_BACK_SVQ_HANDLE "svq-handle"
 #define SVQ_NODE_VIRTIO_BACK_FRONTEND_MEMORY "frontend-memory"
 #define SVQ_MIN_VIRTIO_BACK_FRONTEND_MEMORY 4ULL
+#define SVQ_NODE_VIRTIO_BACK_FRONTEND_BALLOONS "frontend-balloons"
+#define SVQ_DEFAULT_VIRTIO_BACK_FRONTEND_BALLOONS 0
+#define SVQ_NODE_VIRTIO_BACK_GRANT_MARK "grant-mark"
+#define SVQ_MIN_VIRTIO_BACK_GRANT_MARK 1
+#define SVQ_MAX_VIRTIO_BACK_GRANT_MARK 127
+#define SVQ_NODE_VIRTIO_BACK_QUEUES "queues"
+#define SVQ_MIN_VIRTIO_BACK_QUEUES 1
+#define SVQ_MAX_VIRTIO_BACK_QUEUES 64
+#define SVQ_DEFAULT_VIRTIO_BACK_QUEUES 64
 #define SVQ_NODE_VIRTIO_BACK_PLACEMENT "placement"
 #define SVQ_CHOICE_VIRTIO_BACK_PLACEMENT_EXACT "exact"
 #define SVQ_CHOICE_VIRTIO_BACK_PLACEMENT_PAGE "page"
@@ -56,8 +65,18 @@
 #define SVQ_MIN_VIRTIO_BACK_NUM_QUEUES 1
 #define SVQ_MAX_VIRTIO_BACK_NUM_QUEUES 64
 #define SVQ_NODE_VIRTIO_BACK_QUEUE_SIZE_MAX "queue-size-max"
-#define SVQ_MIN_VIRTIO_BACK_QUEUE_SIZE_MAX 1
+#define SVQ_MIN_VIRTIO_BACK_QUEUE_SIZE_MAX 4
 #define SVQ_MAX_VIRTIO_BACK_QUEUE_SIZE_MAX 1024
+#define SVQ_NODE_VIRTIO_BACK_GRANT_REFS_WANTED "grant-refs-wanted"
+#define SVQ_DEFAULT_VIRTIO_BACK_GRANT_REFS_WANTED 0U
+#define SVQ_NODE_VIRTIO_BACK_CLOSE_TIMEOUT_MS "close-timeout-ms"
+#define SVQ_MIN_VIRTIO_BACK_CLOSE_TIMEOUT_MS 10U
+#define SVQ_MAX_VIRTIO_BACK_CLOSE_TIMEOUT_MS 3600000U
+#define SVQ_DEFAULT_VIRTIO_BACK_CLOSE_TIMEOUT_MS 10000U
+#define SVQ_NODE_VIRTIO_BACK_QUEUE_HELD "queue-%u/held"
+#define SVQ_BYTES_MAX_VIRTIO_BACK_QUEUE_HELD 128
+#define SVQ_NODE_VIRTIO_BACK_HELD_PAGES "held-pages"
+#define SVQ_DEFAULT_VIRTIO_BACK_HELD_PAGES 0U
 #define SVQ_NODE_VIRTIO_BACK_NEEDS_RESET "needs-reset"
 #define SVQ_DEFAULT_VIRTIO_BACK_NEEDS_RESET 0
 #define SVQ_NODE_VIRTIO_BACK_ERROR "error"
@@ -67,6 +86,7 @@
 #define SVQ_NODE_VIRTIO_BACK_STATS "stats"
 #define SVQ_BYTES_MAX_VIRTIO_BACK_STATS 3072
 #define SVQ_NODE_VIRTIO_BACK_STATS_REQUEST "stats-request"
+#define SVQ_DEFAULT_VIRTIO_BACK_STATS_REQUEST 0U
 
 /* Leg 1, the frontend's side. Ids of the path: frontend, device. */
 #define SVQ_PATH_VIRTIO_FRONT "/local/domain/%u/device/virtio/%u"
@@ -90,8 +110,31 @@
 #define SVQ_DEFAULT_VIRTIO_FRONT_QUEUE_RESET 0U
 #define SVQ_NODE_VIRTIO_FRONT_QUEUE_ENABLE "queue-%u/enable"
 #define SVQ_DEFAULT_VIRTIO_FRONT_QUEUE_ENABLE 0U
+#define SVQ_NODE_VIRTIO_FRONT_GRANT_REFS_FIRST "grant-refs-first"
+#define SVQ_MIN_VIRTIO_FRONT_GRANT_REFS_FIRST 8U
+#define SVQ_NODE_VIRTIO_FRONT_GRANT_REFS_COUNT "grant-refs-count"
+#define SVQ_MIN_VIRTIO_FRONT_GRANT_REFS_COUNT 64U
 #define SVQ_NODE_VIRTIO_FRONT_STATUS "status"
 #define SVQ_DEFAULT_VIRTIO_FRONT_STATUS 0
+
+/* dom0's own record of a device: the frontend can read it. Ids of the path: frontend, device. */
+#define SVQ_PATH_VIRTIO_RECORD "/local/domain/%u/shadowvq/%u"
+#define SVQ_NODE_VIRTIO_RECORD_MEDIATOR_ID "mediator-id"
+#define SVQ_MAX_VIRTIO_RECORD_MEDIATOR_ID 32751
+#define SVQ_NODE_VIRTIO_RECORD_BACKEND_ID "backend-id"
+#define SVQ_MAX_VIRTIO_RECORD_BACKEND_ID 32751
+#define SVQ_NODE_VIRTIO_RECORD_SVQ_HANDLE "svq-handle"
+#define SVQ_NODE_VIRTIO_RECORD_GRANT_MARK "grant-mark"
+#define SVQ_MIN_VIRTIO_RECORD_GRANT_MARK 1
+#define SVQ_MAX_VIRTIO_RECORD_GRANT_MARK 127
+#define SVQ_NODE_VIRTIO_RECORD_DECLARED_AS "declared-as"
+#define SVQ_BYTES_MAX_VIRTIO_RECORD_DECLARED_AS 64
+#define SVQ_NODE_VIRTIO_RECORD_DECLARED "declared"
+#define SVQ_BYTES_MAX_VIRTIO_RECORD_DECLARED 32
+#define SVQ_NODE_VIRTIO_RECORD_ATTACHED "attached"
+#define SVQ_DEFAULT_VIRTIO_RECORD_ATTACHED 0U
+#define SVQ_NODE_VIRTIO_RECORD_SWEPT "swept"
+#define SVQ_DEFAULT_VIRTIO_RECORD_SWEPT 0U
 
 /* Leg 2, the backend's side. Ids of the path: backend, mediator, handle. */
 #define SVQ_PATH_SVQ_BACK "/local/domain/%u/backend/svq/%u/%u"
@@ -110,6 +153,8 @@
 #define SVQ_CHOICE_SVQ_BACK_MODE_W "w"
 #define SVQ_NODE_SVQ_BACK_DIRECT_IO "direct-io"
 #define SVQ_DEFAULT_SVQ_BACK_DIRECT_IO 0
+#define SVQ_NODE_SVQ_BACK_SHAREABLE "shareable"
+#define SVQ_DEFAULT_SVQ_BACK_SHAREABLE 0
 #define SVQ_NODE_SVQ_BACK_SERIAL "serial"
 #define SVQ_BYTES_MAX_SVQ_BACK_SERIAL 20
 #define SVQ_NODE_SVQ_BACK_QUEUES "queues"
@@ -129,16 +174,20 @@
 #define SVQ_MIN_SVQ_BACK_NUM_QUEUES 1
 #define SVQ_MAX_SVQ_BACK_NUM_QUEUES 64
 #define SVQ_NODE_SVQ_BACK_QUEUE_SIZE_MAX "queue-size-max"
-#define SVQ_MIN_SVQ_BACK_QUEUE_SIZE_MAX 1
+#define SVQ_MIN_SVQ_BACK_QUEUE_SIZE_MAX 4
 #define SVQ_MAX_SVQ_BACK_QUEUE_SIZE_MAX 1024
 #define SVQ_NODE_SVQ_BACK_ERROR "error"
 #define SVQ_BYTES_MAX_SVQ_BACK_ERROR 1024
+#define SVQ_NODE_SVQ_BACK_FLUSH_FAILED "flush-failed"
+#define SVQ_DEFAULT_SVQ_BACK_FLUSH_FAILED 0
 #define SVQ_NODE_SVQ_BACK_STATS "stats"
 #define SVQ_BYTES_MAX_SVQ_BACK_STATS 3072
 #define SVQ_NODE_SVQ_BACK_STATS_REQUEST "stats-request"
+#define SVQ_DEFAULT_SVQ_BACK_STATS_REQUEST 0U
 #define SVQ_NODE_SVQ_BACK_RESIZE "resize"
 #define SVQ_BYTES_MAX_SVQ_BACK_RESIZE 2048
 #define SVQ_NODE_SVQ_BACK_RESIZE_REQUEST "resize-request"
+#define SVQ_DEFAULT_SVQ_BACK_RESIZE_REQUEST 0U
 
 /* Leg 2, the mediator's side, which plays the frontend. Ids of the path: mediator, handle. */
 #define SVQ_PATH_SVQ_FRONT "/local/domain/%u/device/svq/%u"
@@ -153,16 +202,14 @@
 #define SVQ_NODE_SVQ_FRONT_QUEUE_SIZE "queue-%u/size"
 #define SVQ_MIN_SVQ_FRONT_QUEUE_SIZE 1
 #define SVQ_MAX_SVQ_FRONT_QUEUE_SIZE 1024
-#define SVQ_NODE_SVQ_FRONT_QUEUE_DESC_REF "queue-%u/desc-ref-%u"
-#define SVQ_NODE_SVQ_FRONT_QUEUE_AVAIL_REF "queue-%u/avail-ref-%u"
-#define SVQ_NODE_SVQ_FRONT_QUEUE_USED_REF "queue-%u/used-ref-%u"
+#define SVQ_NODE_SVQ_FRONT_QUEUE_RING_REFS "queue-%u/ring-refs"
+#define SVQ_COUNT_MAX_SVQ_FRONT_QUEUE_RING_REFS 8
 #define SVQ_NODE_SVQ_FRONT_QUEUE_EVENT_CHANNEL "queue-%u/event-channel"
 #define SVQ_MIN_SVQ_FRONT_QUEUE_EVENT_CHANNEL 1U
 #define SVQ_NODE_SVQ_FRONT_WINDOW_OWNER "window-owner"
 #define SVQ_MAX_SVQ_FRONT_WINDOW_OWNER 32751
 #define SVQ_NODE_SVQ_FRONT_WINDOW_FIRST "window-first"
 #define SVQ_NODE_SVQ_FRONT_WINDOW_COUNT "window-count"
-#define SVQ_MIN_SVQ_FRONT_WINDOW_COUNT 1U
 #define SVQ_NODE_SVQ_FRONT_LIFETIME "lifetime"
 #define SVQ_CHOICE_SVQ_FRONT_LIFETIME_STRICT "strict"
 

@@ -5,6 +5,7 @@
 case $1 in
 add)
     device=$(xenstore-read "$XENBUS_PATH/params")
-    xenstore-write "$XENBUS_PATH/physical-device" "$(stat -L -c '%t:%T' "$device")" "$XENBUS_PATH/hotplug-status" connected
+    xenstore-write "$XENBUS_PATH/physical-device" "$(stat -L -c '%t:%T' "$device")" \
+        "$XENBUS_PATH/hotplug-status" connected
     ;;
 esac

@@ -123,3 +123,11 @@ def test_service_without_its_devices(together: Topology) -> None:
     assert done.status == 2
     (line,) = done.stderr.splitlines()
     assert "/dev/xen/" in line and "the kernel module xen-" in line
+
+
+@pytest.mark.parametrize("role", ["mediator", "backend"])
+def test_second_service_in_a_domain(role: str, together: Topology) -> None:
+    """A second mediator or backend in dom0 ends at once and says why; the first one serves all that time."""
+    said = together.machine.run(f"/opt/shadowvq/bin/shadowvq {role} 2>&1 || echo status $?").stdout
+    assert (f"another {role} runs in this domain" in said, "status 2" in said) == (True, True), said
+    together.machine.run(f"systemctl is-active shadowvq-{role}")

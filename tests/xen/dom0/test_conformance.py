@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.xen.remote import Remote
+from tests.xen.remote import Place, Remote
 from tests.xen.topology import Topology
 from tests.xenstore import test_conformance as conformance
 from tests.xenstore import test_conformance_watches as conformance_watches
@@ -58,7 +58,7 @@ class RemoteWire(Wire):
 @pytest.fixture(scope="module")
 def stores(together: Topology) -> dict[int, Remote]:
     """By domid: where connections come from."""
-    places = [together.machine, *together.frontends]
+    places: list[Place] = [together.machine, *together.frontends]
     return {place.domid: Remote(place, "store") for place in places}
 
 
@@ -89,12 +89,14 @@ def dom0(wire_for: Callable[[int], Wire], stores: dict[int, Remote], frontend: i
     stores[0].call("remove", paths=["/t", "/local/domain/0/t-relative", "/local/domain/0/data", guests])
 
 
-def test_reset_ends_all_watches_and_transactions(dom0: Wire) -> None:
+def test_reset_ends_all_watches_and_transactions(dom0: Wire) -> None:  # type: ignore[no-redef]
     """As dom0, on a connection of its own: a guest's kernel has but one, and would lose its watches."""
     conformance_watches.test_reset_ends_all_watches_and_transactions(dom0)
 
 
-def test_message_above_4096_bytes_ends_the_connection(wire_for: Callable[[int], Wire]) -> None:
+def test_message_above_4096_bytes_ends_the_connection(  # type: ignore[no-redef]
+    wire_for: Callable[[int], Wire],
+) -> None:
     """As dom0: a guest's kernel refuses to send it."""
     conformance.test_message_above_4096_bytes_ends_the_connection(wire_for(0), wire_for(0))
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from domU_frontend.attacks import CASES, missing_words
+from domU_frontend import blk
+from domU_frontend.hostile.attacks import CASES, missing_words
 from tests.harness import Domain
 from tests.xen import report
 from tests.xen.dom0.conftest import Neighbour
@@ -86,8 +87,8 @@ def test_frames_that_are_no_ram(together: Topology, villain: tuple[Remote, int],
     outcomes: dict[str, Any] = {}
     for name, gfn in special_frames(together.frontend).items():
         outcomes[name] = driver.call("read_from_frame", gfn=gfn)
-    assert outcomes["the first frame beyond RAM"]["closed"], outcomes
-    assert outcomes["the largest frame number"]["closed"], outcomes
+    for name in ("the first frame beyond RAM", "the largest frame number"):
+        assert outcomes[name]["closed"] or outcomes[name]["status"] == blk.STATUS_IOERR, outcomes
     neighbour.goes_on()
     assert driver.call("write_and_compare"), outcomes
 
@@ -103,7 +104,7 @@ def test_page_ballooned_out_between_check_and_use(
     assert outcome["closed"] or outcome["status"] != 0, outcome
     neighbour.goes_on()
     assert driver.call("write_and_compare")
-    assert together.status(neighbour.device, frontend=neighbour.guest)["quarantined"] == 0
+    assert together.status(neighbour.device, frontend=neighbour.guest)["held_pages"] == 0
 
 
 def test_grant_table_version_cannot_change(villain: tuple[Remote, int]) -> None:

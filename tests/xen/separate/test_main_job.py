@@ -8,7 +8,7 @@ import pytest
 from tests.xen import report
 from tests.xen.topology import Topology
 
-pytestmark = [pytest.mark.xen, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.xen, pytest.mark.timeout(1800)]
 
 
 def test_main_job_and_isolation(separate: Topology, note: report.Note) -> None:
@@ -17,7 +17,7 @@ def test_main_job_and_isolation(separate: Topology, note: report.Note) -> None:
     found = report.run(separate, "separate", note)
     assert report.failures(found) == [], found
     assert found["held_requests_ok"]
-    assert found["mapped_while_live"] > 100, "the probe has to find what is there"
+    assert found["mapped_while_live"] > 50, "the probe has to find what is there"
     assert found["bounce_tags_seen"] > 0, "and the fragments, in the mediator's pages"
     assert found["bytes_zero_copy"] > 0 and found["bytes_bounced"] > 0
 

@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.xen, pytest.mark.timeout(900)]
 
 RUN_HERE = {"make-image", "mount-image", "build-module"}
 RUN_HERE |= {"make-disk", "attach-disk", "grow-disk", "resize-disk", "detach-disk"}
+RUN_HERE |= {"declare-disks", "start-guests"}
 RUN_FOR_THE_TOPOLOGY = {"create-domains", "start-mediator", "start-backend", "load-module"}
 SHADOWVQ_S = 240.0  # each start of Python costs seconds there
 SQUASHFS_MAGIC = b"hsqs"
@@ -66,7 +67,7 @@ def test_disk_comes_and_goes(separate: Topology) -> None:
     separate.load_module()
     separate.backend.run(f"rm -f /var/lib/shadowvq/disk.img; {page.script('make-disk')}")
     shown = dom0.run(page.script("attach-disk"), deadline_s=SHADOWVQ_S).stdout
-    assert f"frontend {guest.domid}  device 0" in shown and "bytes_zero_copy" in shown, shown
+    assert f"frontend {guest.domid} (frontend)  device 0" in shown and "bytes_zero_copy" in shown, shown
     size = guest.run(f"{DISK_IS_THERE}; cat /sys/block/vda/size", deadline_s=90).stdout
     assert int(size) == 1 << 30 >> 9
     separate.backend.run(page.script("grow-disk"))
@@ -74,4 +75,21 @@ def test_disk_comes_and_goes(separate: Topology) -> None:
     guest.run(until(f"[ $(cat /sys/block/vda/size) = {2 << 30 >> 9} ]"), deadline_s=90)
     dom0.run(page.script("detach-disk"), deadline_s=SHADOWVQ_S)
     guest.run("[ ! -e /dev/vda ]")
+    separate.unload_module()
+
+
+def test_a_declared_disk_comes_by_itself(separate: Topology) -> None:
+    """Declared and served by the page's commands, the guest has its disk without `ctl attach`; with its file the disk
+    goes."""
+    guest, dom0 = separate.frontend, separate.machine
+    separate.load_module()
+    separate.backend.run(f"rm -f /var/lib/shadowvq/disk.img; {page.script('make-disk')}")
+    dom0.run("sh /opt/shadowvq/deploy/install.sh tools")
+    shown = dom0.run(page.script("declare-disks"), deadline_s=SHADOWVQ_S).stdout
+    assert "device 0  would be attached" in shown, shown
+    dom0.run(page.script("start-guests"), deadline_s=SHADOWVQ_S)
+    assert int(guest.run(f"{DISK_IS_THERE}; cat /sys/block/vda/size", deadline_s=90).stdout) == 1 << 30 >> 9
+    dom0.run("rm /etc/shadowvq/guests.d/frontend.yaml; systemctl reload shadowvq-guests")
+    guest.run(until("[ ! -e /dev/vda ]"), deadline_s=90)
+    dom0.run("systemctl disable --now shadowvq-guests")
     separate.unload_module()

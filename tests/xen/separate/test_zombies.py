@@ -55,8 +55,9 @@ def ready(separate: Topology) -> None:
 
 
 def test_mediator_destroyed_under_io(separate: Topology) -> None:
-    """The mediator's domain is destroyed with requests in flight: no zombie, the writer gets errors, the backend lets
-    go of all that it had. A new mediator domain takes back what was still granted, and serves the guest again."""
+    """The mediator's domain is destroyed with requests in flight: no zombie, and the guest gives nothing back, since
+    what was granted still is. Then dom0 takes that back, the writer gets errors, and the backend lets go of all that it
+    had. A new mediator domain serves the guest again."""
     machine, guest, backend = separate.machine, separate.frontend, separate.backend
     assert isinstance(separate.mediator, Domain) and isinstance(backend, Domain)
     names, before = set(machine.domains.list()), held(separate, guest, backend)
@@ -68,16 +69,18 @@ def test_mediator_destroyed_under_io(separate: Topology) -> None:
         separate.mediator.pause()  # so that what is granted stays so
     separate.mediator.destroy()
     assert set(machine.domains.list()) == names - {separate.mediator.name}
-    guest.run(WRITER_FAILED, deadline_s=90)
-    separate.detach(device)
-    assert (held(separate, guest, backend), fds(backend, "backend")) == (before, before_fds)
     auditor = Remote(machine, "auditor")
     assert auditor.call("entries_in_use", domid=guest.domid, first=first, count=count) > 0
+    guest.run("[ ! -e /run/failed ]")
+    separate.detach(device)
+    assert auditor.call("entries_in_use", domid=guest.domid, first=first, count=count) == 0
+    guest.run(WRITER_FAILED, deadline_s=90)
+    assert (held(separate, guest, backend), fds(backend, "backend")) == (before, before_fds)
 
     separate.replace_mediator(separate.mediator.spec)
     device = separate.attach(IMAGE)
     guest.run(f"{DISK_IS_THERE}; dd if=/dev/vda of=/dev/null bs=64k iflag=direct", deadline_s=120)
-    assert separate.window() == (first, count)
+    first, count = separate.window()
     separate.detach(device)
     assert auditor.call("entries_in_use", domid=guest.domid, first=first, count=count) == 0
     assert (held(separate, guest, backend), fds(backend, "backend")) == (before, before_fds)

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What hostile backends say, as dom0's operator sees it: the test plays the backend's service."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from xen_shadowvq.output import printable
+from xenstore_schema import nodes
+
+from .command import Done, ask
+from .world import BACKEND, FRONTEND, MEDIATOR, World
+
+FORGED = "\x1b[2J\r\nshadowvq: all is well\u202e\x9b"
+
+
+def ctl(world: World, verb: str, *arguments: str) -> Done:
+    """`shadowvq ctl`; whatever comes of it, each of its lines is harmless."""
+    done = ask("ctl", verb, f"--sim={world.sim}", *arguments)
+    for line in (done.out + done.err).split("\n"):
+        assert line.isprintable(), ascii(line)
+    return done
+
+
+@contextmanager
+def answering(world: World, directory: str, request: str, answer: str, words: str) -> Iterator[None]:
+    """A backend that answers requests with a JSON object of these words."""
+    over = threading.Event()
+
+    def serve() -> None:
+        while not over.wait(0.01):
+            nonce = world.store.read(f"{directory}/{request}")
+            if nonce is not None:
+                world.store.write(f"{directory}/{answer}", f'{{"nonce":{nonce},{words}}}')
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@pytest.fixture
+def played(empty_world: World) -> tuple[World, int, str]:
+    """The mediator serves; there is a device, whose backend's directory comes last."""
+    empty_world.start_mediator()
+    device = empty_world.attach(empty_world.image("disk.img"))
+    return empty_world, device, nodes.svq_back_path(backend=BACKEND, mediator=MEDIATOR, handle=0)
+
+
+def test_errors_of_a_backend(played: tuple[World, int, str]) -> None:
+    """A backend's error with escape sequences and lines of its own is one line of `list` and of a failed `attach`."""
+    world, _, back = played
+    world.store.write(f"{back}/error", FORGED)
+    done = ctl(world, "list")
+    assert len(done.out.splitlines()) == 1 and f"error: {printable(FORGED)}" in done.out
+    (entry,) = json.loads(ctl(world, "list", "--json").out)
+    assert entry["error"] == printable(FORGED)
+
+    def refuse() -> None:
+        world.until(lambda: world.store.read(f"{back[:-1]}1/params"), "second device")
+        world.store.write(f"{back[:-1]}1/error", FORGED)
+
+    thread = threading.Thread(target=refuse)
+    thread.start()
+    domains = [f"--frontend={FRONTEND}", f"--mediator={MEDIATOR}", f"--backend={BACKEND}"]
+    done = ctl(world, "attach", *domains, str(world.image("second.img")))
+    thread.join()
+    assert (done.status, done.out) == (2, "") and printable(FORGED) in done.err.splitlines()[0]
+    assert all(line.startswith("shadowvq: ") for line in done.err.splitlines())
+    assert "shadowvq: all is well" not in done.err.splitlines()
+
+
+def test_statistics_of_a_backend(played: tuple[World, int, str]) -> None:
+    """Of a backend's statistics those are shown whose names are names, and whose values are counters."""
+    world, device, back = played
+    untrusted = r'"requests":7,"\u001b[2J":1,"\ud800":2,"a\nb":3,"big":' + "9" * 1000 + ',"flag":true,"text":"x"'
+    with answering(world, back, "stats-request", "stats", untrusted):
+        done = ctl(world, "status", str(FRONTEND), str(device))
+        shown = json.loads(ctl(world, "status", str(FRONTEND), str(device), "--json").out)
+    assert done.status == 0, done.err
+    names = [line.split()[0] for line in done.out.splitlines()]
+    assert [name for name in names if name.startswith("backend_")] == ["backend_requests", "backend_state"]
+    assert shown["backend_requests"] == 7
+
+
+def test_a_lone_surrogate_in_an_answer(played: tuple[World, int, str]) -> None:
+    """A backend's answer to a resize with a lone surrogate is an error of one line, no traceback."""
+    world, device, back = played
+    with answering(world, back, "resize-request", "resize", r'"error":"\ud800\u001b]0;owned\u0007"'):
+        done = ctl(world, "resize", str(FRONTEND), str(device))
+        assert (done.status, done.out) == (2, "")
+        assert done.err == f"shadowvq: backend in domain {BACKEND} (dom{BACKEND}): \\ud800\\x1b]0;owned\\x07\n"
+        assert json.loads(ctl(world, "resize", str(FRONTEND), str(device), "--json").out)["exit_status"] == 2

@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Seeing to it that guests have the disks that are declared for them: what there is, and the steps of the plan."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from xen_shadowvq import devices, toolstack
+from xen_shadowvq.apply_plan import (
+    COMING,
+    GOING,
+    Declarations,
+    Do,
+    Seen,
+    SeenDevice,
+    SeenDomain,
+    Step,
+    guest_domid,
+    plan_guest,
+)
+from xen_shadowvq.dom0 import Dom0, Record, numbers
+from xen_shadowvq.errors import XENSTORE_TROUBLE, ConfigError, PeerProtocolError, ShadowVQError
+from xen_shadowvq.lockfile import locked
+from xen_shadowvq.mediator_domain import DomainMaker
+from xen_shadowvq.xenstore import Transaction
+from xenstore_schema import State, nodes
+
+SETTLE_POLL_S = 0.05
+_UNFINISHED = "mediator-of-"  # names of marks in dom0's run directory
+
+Result = Literal[
+    "attached", "detached", "attached anew", "mediator made", "waits", "as declared", "not running", "left alone"
+]
+_DONE: dict[Do, Result] = {
+    Do.MAKE_MEDIATOR: "mediator made",
+    Do.ATTACH: "attached",
+    Do.DETACH: "detached",
+    Do.REPLACE: "attached anew",
+    Do.WAIT: "waits",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a step, or how a guest stands for which there is none. With --dry-run: what would be done."""
+
+    guest: str
+    domid: int | None
+    device: int | None
+    result: Result
+    reason: str
+
+    @classmethod
+    def of(cls, step: Step) -> Outcome:
+        """As if the step had been taken."""
+        return cls(step.guest, step.domid, step.device, _DONE[step.do], step.reason)
+
+    @classmethod
+    def instead_of(cls, step: Step, reason: str) -> Outcome:
+        """The step could not be taken."""
+        return cls(step.guest, step.domid, step.device, "waits", reason)
+
+
+# ---- what there is ---------------------------------------------------------------------------------------------------
+
+
+def look(dom0: Dom0) -> Seen:
+    """All domains and the devices that dom0 has records of."""
+    domids = numbers(dom0.store, "/local/domain")
+    found = {domid: _look_at(dom0, domid) for domid in domids if domid == 0 or dom0.store.is_domain_introduced(domid)}
+    marks = dom0.run_directory().glob(f"{_UNFINISHED}*")
+    return Seen(found, frozenset((mark.name.removeprefix(_UNFINISHED), mark.read_text()) for mark in marks))
+
+
+def _look_at(dom0: Dom0, domid: int) -> SeenDomain:
+    home, read = f"/local/domain/{domid}", dom0.store.read
+    target = read(f"{home}/target")
+    return SeenDomain(
+        dom0.name_of(domid),
+        read(f"{home}/memory/static-max") is not None,
+        int(target) if target is not None and target.isdecimal() else None,
+        tuple(_look_at_device(dom0, record) for record in dom0.records(domid)),
+    )
+
+
+def _look_at_device(dom0: Dom0, record: Record) -> SeenDevice:
+    known = record.device, record.mediator, record.backend, record.declared
+    if not dom0.is_mediated(record):
+        return SeenDevice(*known, mediated=False)
+    vb, path, read = nodes.VirtioBack, record.mediator_path, dom0.store.read
+    try:
+        offered = vb.VERSION.read(read, path) is not None
+        online = vb.ONLINE.read(read, path)
+    except PeerProtocolError as error:  # the mediator's own directory, so this is that device's trouble alone
+        return SeenDevice(*known, refused=str(error))
+    if record.handle is None:
+        return SeenDevice(*known, mediated=False)
+    back = nodes.svq_back_path(backend=record.backend, mediator=record.mediator, handle=record.handle)
+    backed, leaving = read(f"{back}/state") is not None, not online
+    if offered:
+        return SeenDevice(*known, backed=backed, leaving=leaving)
+    refused, pending, wrong = _why_not_offered(dom0, record)
+    return SeenDevice(*known, True, backed, leaving, False, refused, pending, wrong)
+
+
+def _why_not_offered(dom0: Dom0, record: Record) -> tuple[str | None, str, bool]:
+    """Why the mediator will never offer it; how it stands; and whether something is wrong."""
+    try:
+        found = devices.find(dom0, record.frontend, record.device)
+    except ConfigError as error:
+        return None, str(error), True
+    if found.error:  # what is closing before it was ever offered may wait for a guest that has no driver yet
+        over = found.state in {State.Closing.name, State.Closed.name}
+        return found.error if over else None, found.error, True
+    stands = f"(mediator {found.state}, backend {found.backend_state})"
+    return None, f"nobody has taken it up yet {stands}; are both services running?", False
+
+
+def let_the_dead_go(dom0: Dom0, seen: Seen) -> list[tuple[int, int, int]]:
+    """
+    Asks mediators to remove what they have for guests that are no more, and returns (mediator, guest, device) of each.
+    A mediator that ran when its guest died has done so. One in another domain than dom0 that starts later cannot tell
+    that the guest is dead, and keeps the image's lock from the guest's next life.
+    """
+    asked = []
+    for mediator in seen.domains:
+        root = nodes.virtio_back_root(mediator=mediator)
+        for guest in numbers(dom0.store, root):
+            if guest not in seen.domains and not dom0.store.is_domain_introduced(guest):
+                left = numbers(dom0.store, f"{root}/{guest}")
+                asked += [(mediator, guest, one) for one in left if _ask_to_remove(dom0, mediator, guest, one)]
+    return asked
+
+
+def _ask_to_remove(dom0: Dom0, mediator: int, guest: int, device: int) -> bool:
+    """False: there is nothing to be asked for, or it was asked for before."""
+    path = nodes.virtio_back_path(mediator=mediator, frontend=guest, device=device)
+    online = nodes.VirtioBack.ONLINE.path(path)
+
+    def work(t: Transaction) -> bool:
+        if t.read(f"{path}/state") is None or t.read(online) == "0":
+            return False
+        t.write(online, "0")
+        return True
+
+    try:
+        return dom0.store.in_transaction(work)
+    except XENSTORE_TROUBLE:
+        return False  # a mediator that is in the way of that keeps no other guest from its disks; it is asked again
+
+
+# ---- the steps -------------------------------------------------------------------------------------------------------
+
+
+def apply_guest(dom0: Dom0, name: str, declared: Declarations, maker: DomainMaker, timeout_s: float) -> list[Outcome]:
+    """
+    Looks, and takes the steps for one guest; what cannot be done is an outcome, and costs no other step. `timeout_s` is
+    for each detach, and for another command that is at work on the same guest. ConfigError: that one does not end.
+    """
+    lock = dom0.run_directory() / f"apply-{name}.lock"
+    with locked(lock, deadline=time.monotonic() + timeout_s):
+        steps = plan_guest(name, declared, look(dom0))
+        outcomes: list[Outcome] = []
+        if steps and steps[0].do is Do.MAKE_MEDIATOR:
+            outcomes.append(_try(steps[0], partial(_make_mediator, dom0, steps[0], declared, maker)))
+            steps = _without_mediator(steps) if outcomes[0].result == "waits" else _after(steps[0], declared, dom0)
+        # What goes goes first: its image may be what another one of these is to have.
+        done = {step: _try(step, partial(_detach, dom0, step, timeout_s)) for step in steps if step.do in GOING}
+        coming = [step for step in steps if step.do in COMING and (step not in done or done[step].result != "waits")]
+        done |= {step: _try(step, partial(_attach, dom0, step, declared)) for step in coming}
+        return outcomes + [done[step] for step in steps if step in done]
+
+
+def _after(made: Step, declared: Declarations, dom0: Dom0) -> list[Step]:
+    """What is to be done once the mediator's domain is there. That is not made twice in a round."""
+    return [step for step in plan_guest(made.guest, declared, look(dom0)) if step.do is not Do.MAKE_MEDIATOR]
+
+
+def _without_mediator(steps: list[Step]) -> list[Step]:
+    """It could not be made: what is of no use any more is taken away all the same."""
+    return [replace(step, do=Do.DETACH) for step in steps if step.do in GOING]
+
+
+def _try(step: Step, work: Callable[[], None]) -> Outcome:
+    try:
+        work()
+    except ShadowVQError as error:
+        return Outcome.instead_of(step, str(error))
+    return Outcome.of(step)
+
+
+def _make_mediator(dom0: Dom0, step: Step, declared: Declarations, maker: DomainMaker) -> None:
+    """The mark stays where something half made is left, also by the end of this process: that is ours to destroy."""
+    declaration = declared[step.guest]
+    if declaration is None or declaration.mediator_config is None or step.domid is None:
+        raise ConfigError(f"{step.guest}: no mediator_config is declared")
+    mark = dom0.run_directory() / f"{_UNFINISHED}{step.guest}"
+    for domid, domain in look(dom0).domains.items():
+        if domain.name == declaration.mediator:
+            maker.destroy(domid)
+    mark.write_text(declaration.mediator)  # of which domain: the declaration may name another one by the next time
+    try:
+        maker.make(declaration.mediator, Path(declaration.mediator_config), step.domid)
+    except ConfigError:
+        if all(domain.name != declaration.mediator for domain in look(dom0).domains.values()):
+            mark.unlink(missing_ok=True)
+        raise
+    mark.unlink(missing_ok=True)
+
+
+def _attach(dom0: Dom0, step: Step, declared: Declarations) -> None:
+    declaration = declared[step.guest]
+    if declaration is None or step.wanted is None or step.domid is None:
+        raise ConfigError(f"{step.guest}: nothing is declared")
+    if step.mediator is None or step.backend is None:
+        raise ConfigError(f"device {step.device} of {step.guest}: its mediator's domain is not there")
+    toolstack.attach(
+        dom0, frontend=step.domid, mediator=step.mediator, backend=step.backend, disk=step.wanted.disk,
+        device=step.device, declared=declaration.stands_for(step.wanted.device),
+    )  # fmt: skip
+
+
+def _detach(dom0: Dom0, step: Step, timeout_s: float) -> None:
+    """Only what dom0's record says, at this moment, that a declaration of this name has attached."""
+    if step.domid is None or step.device is None:
+        raise ConfigError(f"{step.guest}: no device is meant")
+    record = dom0.record(step.domid, step.device)
+    if record is not None and record.declared is not None and record.declared.name == step.guest:
+        toolstack.abandon(dom0, step.domid, step.device, timeout_s)
+
+
+# ---- how it stands ---------------------------------------------------------------------------------------------------
+
+
+def settle(dom0: Dom0, name: str, declared: Declarations, timeout_s: float) -> list[Step]:
+    """The steps that are left for a guest, once nothing may be over in a moment, or the time is."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        steps = plan_guest(name, declared, look(dom0))
+        if not any(step.soon for step in steps) or time.monotonic() >= deadline:
+            return steps
+        time.sleep(SETTLE_POLL_S)
+
+
+def summary(
+    name: str, declared: Declarations, seen: Seen, outcomes: list[Outcome], left: list[Step]
+) -> Iterator[Outcome]:
+    """All that is to be said of one guest: what was done, what could not be, what waits, or that there is nothing."""
+    done = [one for one in outcomes if one.result != "waits"]
+    failed = {one.device: one for one in outcomes if one.result == "waits"}
+    yield from done
+    yield from failed.values()
+    no_mediator = None in failed  # that says all that is to be said of what could not be attached
+    waits = [step for step in left if step.device not in failed and not (no_mediator and step.do is not Do.WAIT)]
+    yield from (Outcome.instead_of(step, step.reason) for step in waits)
+    if not outcomes and not waits:
+        domid = guest_domid(name, seen)
+        if name in declared and declared[name] is None:
+            yield Outcome(name, domid, None, "left alone", "its file is bad")
+        elif domid is None:
+            yield Outcome(name, None, None, "not running", "its disks are attached when it is there")
+        else:
+            yield Outcome(name, domid, None, "as declared", "")

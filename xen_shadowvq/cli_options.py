@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from xen_shadowvq.parameters import Domain, Seconds
+
+ANSWER_S = 10.0
+
+sim_option = click.option(
+    "--sim",
+    "sim_directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIRECTORY",
+    help="Use the embedded machine whose sockets lie there, instead of real Xen.",
+)
+domid_option = click.option(
+    "--domid", type=click.IntRange(0, 32751), default=0, show_default=True, help="With --sim: the domain to be there."
+)
+timeout_option = click.option(
+    "--timeout", "timeout_s", type=Seconds(), default=ANSWER_S, show_default=True, help="Seconds."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, for machines.")
+
+
+def names_a_device(command: Callable[..., None]) -> Callable[..., None]:
+    """The arguments of a command on one device, and where to look for it."""
+    return sim_option(click.argument("frontend", type=Domain())(click.argument("device", type=int)(command)))

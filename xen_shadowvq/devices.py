@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Devices as dom0 sees them: where both pairs stand, and what mediator and backend answer when they are asked."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from xen_shadowvq.answer import is_answered, next_request
+from xen_shadowvq.dom0 import Dom0, Record, numbers, with_name
+from xen_shadowvq.errors import ConfigError, PeerProtocolError
+from xen_shadowvq.xenstore import Transaction, XenStore
+from xenstore_schema import State, nodes
+from xenstore_schema.spec import Node
+
+POLL_S, POLL_MAX_S = 0.02, 0.25
+BACKEND_ANSWER_S = 2.0
+SECTOR_BYTES = 512
+_COUNTER, _COUNTER_MAX = re.compile(r"[a-z0-9_]{1,40}"), 2**64 - 1
+
+
+@dataclass(frozen=True)
+class Attached:
+    """One device: its domains, and where its two pairs stand. `handle` is None where the mediator's half is gone."""
+
+    frontend: int
+    device: int
+    mediator: int
+    backend: int
+    handle: int | None
+    state: str
+    backend_state: str
+    error: str | None
+    held_pages: int = 0
+    orphaned: bool = False
+    """Its mediator's domain, or the mediator's half of the pair, is gone."""
+    frontend_name: str | None = None
+    mediator_name: str | None = None
+    backend_name: str | None = None
+
+    @property
+    def path(self) -> str:
+        """The mediator's directory on leg 1."""
+        return nodes.virtio_back_path(mediator=self.mediator, frontend=self.frontend, device=self.device)
+
+    @property
+    def backend_path(self) -> str:
+        """The backend's directory on leg 2. ConfigError: nobody can say any more which that is."""
+        if self.handle is None:
+            frontend = with_name(self.frontend, self.frontend_name)
+            mediator = with_name(self.mediator, self.mediator_name)
+            raise ConfigError(f"device {self.device} of domain {frontend}: its mediator, {mediator}, is gone")
+        return nodes.svq_back_path(backend=self.backend, mediator=self.mediator, handle=self.handle)
+
+    @property
+    def held_by(self) -> int | None:
+        """The domain that keeps pages of the guest's mapped."""
+        return self.backend if self.held_pages else None
+
+    def as_json(self) -> dict[str, Any]:
+        """For machines."""
+        return {**asdict(self), "held_by": self.held_by}
+
+
+def list_devices(dom0: Dom0) -> list[Attached]:
+    """Every device of every mediator, and those whose mediator is gone."""
+    store = dom0.store
+    served = [
+        attached
+        for domid in numbers(store, "/local/domain")
+        for frontend in numbers(store, nodes.virtio_back_root(mediator=domid))
+        for device in numbers(store, f"{nodes.virtio_back_root(mediator=domid)}/{frontend}")
+        if (attached := _look(dom0, frontend, device, domid)) is not None
+    ]
+    return served + [_orphan(dom0, record) for record in orphans(dom0) if not _is_listed(record, served)]
+
+
+def orphans(dom0: Dom0, frontend: int | None = None) -> Iterator[Record]:
+    """Records of devices whose mediator's domain, or half of the pair, is gone."""
+    for domid in numbers(dom0.store, "/local/domain") if frontend is None else [frontend]:
+        yield from (record for record in dom0.records(domid) if not dom0.is_mediated(record))
+
+
+def find(dom0: Dom0, frontend: int, device: int) -> Attached:
+    """One device. ConfigError: there is no such device."""
+    record = dom0.record(frontend, device)
+    mediators = [record.mediator] if record else numbers(dom0.store, "/local/domain")
+    for mediator in mediators:
+        found = _look(dom0, frontend, device, mediator)
+        if found is not None:
+            return found
+    if record is None:
+        name = dom0.domain_name(frontend)
+        raise ConfigError(f"domain {name} has no device {device}; `shadowvq ctl list` shows what there is")
+    return _orphan(dom0, record)
+
+
+def who_holds(dom0: Dom0, pages: int, holder: int | None) -> str:
+    """
+    Which domain keeps pages of a guest's mapped, and what ends that: a clause for people. Which one it can be is dom0's
+    own knowledge; that it does is what stands in the guest's grant table, where the guest may write as it likes.
+    """
+    mapped = f"{pages} page{'s' if pages > 1 else ''} of the guest's mapped"
+    if holder is None:
+        return f"a backend whose device is gone still has {mapped}, or the guest pretends so"
+    name = dom0.domain_name(holder)
+    return f"domain {name} still has {mapped}, or the guest pretends so; `xl destroy {holder}` ends it"
+
+
+def status(dom0: Dom0, found: Attached, timeout_s: float) -> dict[str, Any]:
+    """
+    The mediator's own account of a device, states and counters, and with it the backend's, as `backend_...`.
+
+    The backend's word is only that: one that answers nothing is left out, and so is what is no counter with a name.
+    ConfigError: the mediator does not answer.
+    """
+    store, back = dom0.store, found.backend_path
+    asked = _ask(dom0, back, nodes.SvqBack.STATS_REQUEST)
+    request = _ask(dom0, found.path, nodes.VirtioBack.STATS_REQUEST)
+    answer = _read_answer(store, found.path, request, nodes.VirtioBack.STATS, timeout_s) if request else None
+    if answer is None:
+        held = f"; {who_holds(dom0, found.held_pages, found.held_by)}" if found.held_pages else ""
+        name = dom0.domain_name(found.mediator)
+        raise ConfigError(f"the mediator in domain {name} does not answer; is its service running?{held}")
+    untrusted_backend = _read_answer(store, back, asked, nodes.SvqBack.STATS, BACKEND_ANSWER_S) if asked else None
+    counters = {name: n for name, n in (untrusted_backend or {}).items() if _is_counter(name, n)}
+    return {f"backend_{name}": n for name, n in counters.items()} | answer
+
+
+def _is_counter(untrusted_name: str, untrusted_value: object) -> bool:
+    named = _COUNTER.fullmatch(untrusted_name) is not None
+    return named and type(untrusted_value) is int and 0 <= untrusted_value <= _COUNTER_MAX
+
+
+def resize(dom0: Dom0, found: Attached, timeout_s: float) -> int:
+    """
+    Has the backend look how large the image is now, and waits until the mediator tells the frontend; returns the bytes,
+    which a later request may have found to be others again.
+
+    ConfigError: the backend says why not, or one of them does not answer.
+    """
+    store, back = dom0.store, found.backend_path
+    request = _ask(dom0, back, nodes.SvqBack.RESIZE_REQUEST)
+    untrusted_answer = _read_answer(store, back, request, nodes.SvqBack.RESIZE, timeout_s) if request else None
+    backend = dom0.domain_name(found.backend)
+    error, size = (untrusted_answer or {}).get("error"), _size_in(untrusted_answer)
+    if isinstance(error, str):
+        raise ConfigError(f"backend in domain {backend}: {error}")
+    if size is None:
+        raise ConfigError(f"the backend in domain {backend} does not answer; is its service running?")
+
+    sizes = [size]  # and those that were found since, for others who asked
+
+    def told() -> bool:
+        sizes.append(_size_in(_read_answer(store, back, request or 0, nodes.SvqBack.RESIZE, 0.0)) or sizes[-1])
+        told_config = nodes.VirtioBack.CONFIG.read(store.read, found.path)
+        return told_config is not None and told_config[:8] == (sizes[-1] // SECTOR_BYTES).to_bytes(8, "little")
+
+    if not wait_until(told, timeout_s):
+        name = dom0.domain_name(found.mediator)
+        raise ConfigError(f"the mediator in domain {name} did not pass on the new size of {sizes[-1]} bytes")
+    return sizes[-1]
+
+
+def _size_in(untrusted_answer: dict[str, Any] | None) -> int | None:
+    size = (untrusted_answer or {}).get("bytes")
+    return size if type(size) is int and 0 < size < 1 << 63 else None
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
+    """Asks until it is true or the time is over: ever more rarely, so that XenStore has time for other things too."""
+    began = time.monotonic()
+    while not condition():
+        waited_s = time.monotonic() - began
+        if waited_s >= timeout_s:
+            return False
+        pause_s = min(POLL_MAX_S, max(POLL_S, waited_s / 4))
+        time.sleep(max(0.0, min(pause_s, timeout_s - waited_s)))
+    return True
+
+
+def _look(dom0: Dom0, frontend: int, device: int, mediator: int) -> Attached | None:
+    """Who has it stands in dom0's record, as long as its guest is there; a mediator's word counts only without one."""
+    store, record = dom0.store, dom0.record(frontend, device)
+    path = nodes.virtio_back_path(mediator=mediator, frontend=frontend, device=device)
+    if record is not None and record.mediator == mediator and record.handle is not None:
+        if store.read(f"{path}/state") is None:
+            return None
+        handle, backend = record.handle, record.backend
+    else:
+        said = _said(store, nodes.VirtioBack.SVQ_HANDLE, path)
+        if said is None:
+            return None
+        by = _said(store, nodes.SvqFront.BACKEND_ID, nodes.svq_front_path(mediator=mediator, handle=said))
+        if by is None:
+            return None
+        handle, backend = said, by
+    svq_back = nodes.svq_back_path(backend=backend, mediator=mediator, handle=handle)
+    states = (_state_name(store, path), _state_name(store, svq_back))
+    # Read after the states: services write the reason first, so a state that has one is not seen without it.
+    error = store.read(f"{path}/error") or store.read(f"{svq_back}/error") or None
+    held = _said(store, nodes.VirtioBack.HELD_PAGES, path) or 0
+    orphaned = not store.is_domain_introduced(mediator)
+    names = (dom0.name_of(domid) for domid in (frontend, mediator, backend))
+    return Attached(frontend, device, mediator, backend, handle, *states, error, held, orphaned, *names)
+
+
+def _said(store: XenStore, node: Node[int], path: str) -> int | None:
+    """What a mediator says there. Nonsense is nothing: it must not keep anybody from looking at all other devices."""
+    try:
+        return node.read(store.read, path)
+    except PeerProtocolError:
+        return None
+
+
+def _orphan(dom0: Dom0, record: Record) -> Attached:
+    here = record.frontend, record.device, record.mediator, record.backend
+    names = (dom0.name_of(domid) for domid in (record.frontend, record.mediator, record.backend))
+    return Attached(*here, None, "absent", "absent", None, 0, True, *names)
+
+
+def _is_listed(record: Record, devices: list[Attached]) -> bool:
+    key = record.frontend, record.device, record.mediator
+    return any((one.frontend, one.device, one.mediator) == key for one in devices)
+
+
+def _ask(dom0: Dom0, path: str, request: Node[int]) -> int | None:
+    """The number of a new request, one more than that of the one before it. None: the directory is gone."""
+
+    def work(t: Transaction) -> int | None:
+        if t.read(f"{path}/state") is None:
+            return None
+        try:
+            number = next_request(request.read(t.read, path) or 0)
+        except PeerProtocolError:
+            number = next_request(0)  # its service has written nonsense there, which costs nobody but itself
+        t.write(request.path(path), request.format(number))
+        return number
+
+    return dom0.in_transaction(work)
+
+
+def _read_answer(
+    store: XenStore, path: str, request: int, node: Node[dict[str, Any]], timeout_s: float
+) -> dict[str, Any] | None:
+    """The answer to this request or a later one, without its nonce; None: there is none, or it is no such answer."""
+    untrusted: dict[str, Any] = {}
+
+    def answered() -> bool:
+        nonlocal untrusted
+        try:
+            untrusted = node.read(store.read, path) or {}  # all of it anew: what stood there was of another time
+        except PeerProtocolError:
+            untrusted = {}
+            return True
+        return is_answered(request, untrusted.get("nonce"))
+
+    wait_until(answered, timeout_s)
+    return untrusted if is_answered(request, untrusted.pop("nonce", None)) else None
+
+
+def _state_name(store: XenStore, path: str) -> str:
+    text = store.read(f"{path}/state")
+    return State(int(text)).name if text is not None and text in "12345678" and len(text) == 1 else "absent"

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""
+The one way of text to a person, by a terminal, a log or JSON that somebody prints: nothing in it may act on a terminal,
+or begin a line. Much of it are words of guests and backends: errors, names, statistics.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import sys
+from typing import Any
+
+import click
+
+from xen_shadowvq.errors import ConfigError
+
+
+def printable(untrusted_text: str) -> str:
+    """
+    The text on one line. Control characters, line ends, what turns the direction of writing, and lone surrogates become
+    Python's escapes.
+    """
+    if untrusted_text.isprintable():
+        return untrusted_text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in untrusted_text)
+
+
+def printable_block(untrusted_text: str) -> str:
+    """Text that has lines of its own, as a traceback: they are indented, so that none passes for one of ours."""
+    return "\n".join(f"  {printable(line)}" for line in untrusted_text.splitlines())
+
+
+def as_json(value: Any) -> str:
+    """Keys and values are printable: people look at what `jq -r` shows, and some parsers refuse lone surrogates."""
+    return json.dumps(_printable_in(value), indent=2)
+
+
+def say(untrusted_text: str, *, err: bool = False, color: str | None = None) -> None:
+    """One line on standard output or, with `err`, standard error. ConfigError: standard output takes none."""
+    _put(printable(untrusted_text), err=err, color=color)
+
+
+def say_block(untrusted_text: str) -> None:
+    """On standard error."""
+    _put(printable_block(untrusted_text), err=True)
+
+
+def say_json(value: Any) -> None:
+    """On standard output. ConfigError as above."""
+    _put(as_json(value))
+
+
+def _put(text: str, *, err: bool = False, color: str | None = None) -> None:
+    """Where standard error takes nothing, the exit status still says how it ended."""
+    try:
+        click.secho(text, err=err, fg=color)
+    except OSError as error:
+        if error.errno == errno.EPIPE and not err:
+            raise  # a reader that has seen enough; click ends quietly
+        if not err:
+            raise ConfigError(f"standard output cannot be written: {error.strerror}") from error
+
+
+def hold_standard_descriptors() -> None:
+    """Where one of the three is closed, the next file or socket would be opened as it, and get what libraries print."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
+def tolerate_any_text() -> None:
+    """What a terminal's encoding has no characters for is escaped as well."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _printable_in(value: Any) -> Any:
+    match value:
+        case str():
+            return printable(value)
+        case dict():
+            return {printable(str(key)): _printable_in(one) for key, one in value.items()}
+        case list() | tuple():
+            return [_printable_in(one) for one in value]
+        case _:
+            return value

@@ -215,12 +215,13 @@ def unfinished(store: XenStore | Transaction, frontend: int) -> dict[int, int]:
         )
         if mediator is None or backend is None or handle is None:
             continue
-        if _only_back_is_left(store, mediator, backend, handle):
+        if only_back_is_left(store, mediator, backend, handle):
             found[device] = backend
     return found
 
 
-def _only_back_is_left(store: XenStore | Transaction, mediator: int, backend: int, handle: int) -> bool:
+def only_back_is_left(store: XenStore | Transaction, mediator: int, backend: int, handle: int) -> bool:
+    """Whether a backend has not let go yet of a pair that nobody wants any more."""
     front = nodes.svq_front_path(mediator=mediator, handle=handle)
     back = nodes.svq_back_path(backend=backend, mediator=mediator, handle=handle)
     return store.read(f"{front}/state") is None and store.read(f"{back}/state") is not None

@@ -54,16 +54,20 @@ def _write(store: XenStore, texts: Mapping[str, Mapping[str, str]], instead_of: 
 
 
 def withdraw(store: XenStore, dir_path: str) -> None:
-    """Removes a device's directory, and the one above it (that of all devices of that peer) when it is empty then."""
-    store.rm(dir_path)
+    """
+    Removes a device's directory, and the one above it (that of all devices of that peer) when it is empty then. At
+    once: tried again after a part of it, it would remove what is the next device's of that number by now.
+    """
     parent = dir_path.rpartition("/")[0]
 
     def work(transaction: Transaction) -> None:
+        transaction.rm(dir_path)
         if not transaction.ls(parent):
             transaction.rm(parent)
 
     try:
         store.in_transaction(work)
     except XenStoreError as error:
-        if error.errno != errno.EACCES:  # not ours: it was not made by our toolstack
+        if error.errno != errno.EACCES:
             raise
+        store.rm(dir_path)  # that above is not ours: it was not made by our toolstack

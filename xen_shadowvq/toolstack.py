@@ -11,7 +11,17 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from xen_shadowvq.devices import POLL_S, Attached, find, orphans, wait_until, who_holds
-from xen_shadowvq.dom0 import CONFLICTS_PATIENCE_S, MARKS, Declared, Dom0, Record, numbers, read_records, unfinished
+from xen_shadowvq.dom0 import (
+    CONFLICTS_PATIENCE_S,
+    MARKS,
+    Declared,
+    Dom0,
+    Record,
+    numbers,
+    only_back_is_left,
+    read_records,
+    unfinished,
+)
 from xen_shadowvq.errors import ConfigError, XenStoreError
 from xen_shadowvq.publish import Entry, rewrite
 from xen_shadowvq.xenstore import Transaction
@@ -66,10 +76,11 @@ def attach(
     def try_it() -> int:
         tidy(dom0, frontend)
         mark = _free_mark(dom0, frontend)
+        going = _handles_in_records(dom0, mediator)
 
         def work(t: Transaction) -> int:
             number = _free_number(dom0, t, frontend, mediator, device)
-            handles = _taken_handles(t, mediator, backend)
+            handles = going | _taken_handles(t, mediator, backend)
             handle = next(i for i in range(1 << 31) if i not in handles)
             memory = _memory_kib(t, frontend)
             _write_pairs(dom0, t, frontend, mediator, backend, number, handle, mark, memory, disk, declared)
@@ -122,6 +133,13 @@ def _taken_handles(t: Transaction, mediator: int, backend: int) -> set[int]:
     """Handles of which a half is left: also of one that the backend has not let go of yet."""
     roots = (nodes.svq_front_root(mediator=mediator), f"{nodes.svq_back_root(backend=backend)}/{mediator}")
     return {number for root in roots for number in numbers(t, root)}
+
+
+def _handles_in_records(dom0: Dom0, mediator: int) -> set[int]:
+    """Those of devices that dom0 has not done with: whoever detaches one is about to remove what stands there."""
+    guests = numbers(dom0.store, "/local/domain")
+    records = (record for guest in guests for record in dom0.records(guest) if record.mediator == mediator)
+    return {record.handle for record in records if record.handle is not None}
 
 
 def _free_mark(dom0: Dom0, frontend: int) -> int:
@@ -285,10 +303,11 @@ def detach(dom0: Dom0, frontend: int, device: int, timeout_s: float) -> None:
         with dom0.alone(deadline):
             if dom0.record(frontend, device) is None:  # else it has been attached again meanwhile
                 _remove(dom0, found, None)
-    if found.handle is not None:
+    if (handle := found.handle) is not None:
         back = found.backend_path
         left_s = max(POLL_S, deadline - time.monotonic())
-        if not wait_until(lambda: dom0.store.read(f"{back}/state") is None, left_s):
+        # Where the other half is there again, so is another device, for which the backend had let go.
+        if not wait_until(lambda: not only_back_is_left(dom0.store, found.mediator, found.backend, handle), left_s):
             name = dom0.domain_name(found.backend)
             raise ConfigError(f"backend domain {name} did not let go of {back} within {timeout_s:g} s")
 

@@ -180,12 +180,11 @@ def test_refused_device_can_be_detached(privilege: int, empty_world: World) -> N
     world = empty_world
     world.start_backend()
     world.start_mediator("limits: {devices: 1}\n")
-    image = world.image("disk.img")
-    world.attach(image)
+    world.attach(world.image("disk.img"))
     before = halves(world)
     world.machine.set_privilege(MEDIATOR, privilege)
     where = (f"--frontend={FRONTEND}", f"--mediator={MEDIATOR}", f"--backend={BACKEND}")
-    done = ctl(world, "attach", *where, str(image))
+    done = ctl(world, "attach", *where, str(world.image("another.img")))  # the backend too refuses the same one
     assert done.status == 2
     (line,) = done.err.splitlines()
     assert "1 devices are served already" in line

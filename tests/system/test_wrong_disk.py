@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -112,6 +113,30 @@ def test_a_number_waits_for_the_backends_half(world: World, connect: Connect) ->
     world.until(lambda: world.store.read(f"{back}/state") is None, "end of the backend's half")
     assert world.attach(world.image("b.img"), device=device) == device
     assert first_bytes(connect(device)) == start_of(world.directory / "b.img")
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_disk_attached_while_another_goes(moment: str, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another guest is given a disk between the mediator's end of a device and dom0's own, when both halves on leg 2
+    are gone: what dom0 then removes is not that disk's. Or just after it, with the same handle: `detach` does not take
+    that disk for the one that it waits for."""
+    device = world.attach(world.image("a.img"))
+    back, others = world.found(device).backend_path, list[int]()
+    take_back = toolstack._take_back
+
+    def with_another(*arguments: Any) -> None:
+        world.until(lambda: world.store.read(f"{back}/state") is None, "end of the backend's half")
+        if moment == "after":
+            take_back(*arguments)
+        others.append(world.attach(world.image("b.img"), OTHER))
+        if moment == "before":
+            take_back(*arguments)
+
+    monkeypatch.setattr(toolstack, "_take_back", with_another)
+    toolstack.detach(world.dom0, FRONTEND, device, SHORT_S)
+    (other,) = others
+    assert (world.found(other, OTHER).backend_path == back) == (moment == "after")
+    world.until(lambda: world.found(other, OTHER).state == "InitWait", "offer")
 
 
 @pytest.mark.parametrize("nonsense", ["x", "99", "-1", "0", ""])

@@ -15,6 +15,7 @@ from xen_shadowvq import config as configuration
 from xen_shadowvq import devices, log, sweeping, toolstack
 from xen_shadowvq.cli_apply import apply, guests
 from xen_shadowvq.cli_options import domid_option, json_option, names_a_device, sim_option, timeout_option
+from xen_shadowvq.cli_trace import trace
 from xen_shadowvq.dom0 import Dom0
 from xen_shadowvq.errors import ConfigError
 from xen_shadowvq.output import printable, say, say_json
@@ -349,6 +350,7 @@ def bench_fairness(rounds: int, attacks: tuple[str, ...], output: Path, as_json:
 
 main.add_command(guests)
 ctl.add_command(apply)
+ctl.add_command(trace)
 
 # ---- helpers -------------------------------------------------------------------------------------------------------
 

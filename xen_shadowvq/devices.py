@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from xen_shadowvq.answer import is_answered, next_request
 from xen_shadowvq.dom0 import Dom0, Record, numbers, with_name
 from xen_shadowvq.errors import ConfigError, PeerProtocolError
+from xen_shadowvq.trace import QueueTrace
 from xen_shadowvq.xenstore import Transaction, XenStore
 from xenstore_schema import State, nodes
 from xenstore_schema.spec import Node
@@ -165,6 +166,29 @@ def resize(dom0: Dom0, found: Attached, timeout_s: float) -> int:
     return sizes[-1]
 
 
+def trace(dom0: Dom0, found: Attached, queue: int, every: int | None, timeout_s: float) -> QueueTrace:
+    """
+    Where a queue of a device stands, and its latest events; with `every`, from now on one in so many chains is among
+    them (0: none). ConfigError: the device has no such queue, or the mediator does not answer.
+    """
+    back, deadline = nodes.VirtioBack, time.monotonic() + timeout_s
+    entries = {back.TRACE_QUEUE: queue} | ({} if every is None else {back.TRACE_EVERY: every})
+    while True:  # somebody else may ask for another queue meanwhile
+        request = _ask(dom0, found.path, back.TRACE_REQUEST, entries)
+        left_s = max(0.0, deadline - time.monotonic())
+        untrusted = _read_answer(dom0.store, found.path, request, back.TRACE, left_s) if request else None
+        told = QueueTrace.unpacked(untrusted) if untrusted is not None else None
+        if told is None:
+            name = dom0.domain_name(found.mediator)
+            raise ConfigError(f"the mediator in domain {name} does not answer; is its service running?")
+        if told.queue == queue:
+            break
+    if told.connection == "none" and told.queues:
+        device = f"device {found.device} of domain {dom0.domain_name(found.frontend)}"
+        raise ConfigError(f"{device} has {told.queues} queue{'s' if told.queues > 1 else ''}, counted from 0")
+    return told
+
+
 def _size_in(untrusted_answer: dict[str, Any] | None) -> int | None:
     size = (untrusted_answer or {}).get("bytes")
     return size if type(size) is int and 0 < size < 1 << 63 else None
@@ -227,8 +251,11 @@ def _is_listed(record: Record, devices: list[Attached]) -> bool:
     return any((one.frontend, one.device, one.mediator) == key for one in devices)
 
 
-def _ask(dom0: Dom0, path: str, request: Node[int]) -> int | None:
-    """The number of a new request, one more than that of the one before it. None: the directory is gone."""
+def _ask(dom0: Dom0, path: str, request: Node[int], about: Mapping[Node[int], int] | None = None) -> int | None:
+    """
+    The number of a new request, one more than that of the one before it. None: the directory is gone. `about`: nodes
+    that are written with it.
+    """
 
     def work(t: Transaction) -> int | None:
         if t.read(f"{path}/state") is None:
@@ -237,6 +264,8 @@ def _ask(dom0: Dom0, path: str, request: Node[int]) -> int | None:
             number = next_request(request.read(t.read, path) or 0)
         except PeerProtocolError:
             number = next_request(0)  # its service has written nonsense there, which costs nobody but itself
+        for node, value in (about or {}).items():
+            t.write(node.path(path), node.format(value))
         t.write(request.path(path), request.format(number))
         return number
 

@@ -238,6 +238,40 @@ class Device:
                 total[name] = total.get(name, 0) + value
         return total
 
+    def trace_every(self, queue: int, every: int) -> None:
+        """Also traces one in so many chains from now on; 0: none."""
+        self._check(self._library.lib.svq_queue_trace_every(self.handle, queue, every), "queue_trace_every")
+
+    def trace(self, queue: int) -> list[dict[str, int]]:
+        """Its events (the fields of struct svq_trace_entry), oldest first. The queue goes on meanwhile."""
+        ffi, lib = self._library.ffi, self._library.lib
+        entries = ffi.new("struct svq_trace_entry[]", lib.SVQ_TRACE_ENTRIES)
+        count = self._library.check(lib.svq_queue_read_trace(self.handle, queue, entries), "queue_read_trace")
+        return [struct_to_dict(self._library, ffi.addressof(entries, i)) for i in range(count)]
+
+    def snapshot(self, queue: int) -> Any:
+        """Where it stands: struct svq_queue_snapshot."""
+        out = self._library.ffi.new("struct svq_queue_snapshot *")
+        rc = self._library.lib.svq_queue_read_snapshot(self.handle, queue, out)
+        self._library.check(rc, "queue_read_snapshot")
+        return out
+
+    def name_of_event(self, event: int) -> str:
+        """Of enum svq_trace_event: `refused`, for example."""
+        return self._constant("enum svq_trace_event", event, "SVQ_TRACE_")
+
+    def name_of_state(self, state: int) -> str:
+        """Of enum svq_queue_state: `running`, for example."""
+        return self._constant("enum svq_queue_state", state, "SVQ_QUEUE_")
+
+    def name_of_error(self, code: int) -> str:
+        """Of enum svq_err: `SVQ_E_HEAD_RANGE`, for example."""
+        return str(self._library.ffi.string(self._library.lib.svq_err_name(code)).decode())
+
+    def _constant(self, enum: str, value: int, prefix: str) -> str:
+        name: str = self._library.ffi.typeof(enum).elements[value]
+        return name.removeprefix(prefix).lower()
+
     def stop(self) -> int:
         """
         Takes the queues from their workers, lets go of the driver's rings for good, and ends every grant. Returns the

@@ -35,6 +35,7 @@ from xen_shadowvq.log import get_logger
 from xen_shadowvq.offering import Offering
 from xen_shadowvq.pace import Rate, Rounds, earliest
 from xen_shadowvq.service import touches
+from xen_shadowvq.tracing import Tracing
 from xen_shadowvq.trouble import Trouble
 from xen_shadowvq.xenbus import Action, Event, Phase
 from xen_shadowvq.xenbus_back import XenBusBack
@@ -93,6 +94,7 @@ class ShadowDevice:
             self.front, self.back, context.guests, self._ends, context.config.limits, attachment.queues, self._trouble
         )
         self._stats = Answer(store, path, nodes.VirtioBack.STATS_REQUEST, nodes.VirtioBack.STATS)
+        self._tracing = Tracing(store, path)
         self._reset_rate = Rate(*RING_RESETS)
 
         leftovers = Leftovers(store, path, context.hypervisor, frontend_domid, attachment.mark, backend)
@@ -134,7 +136,7 @@ class ShadowDevice:
             {
                 self.front.peer_path: ("state", "queue-"),
                 self.back.peer_path: ("state", "config-generation"),
-                self._path: ("online", "stats-request"),
+                self._path: ("online", "stats-request", "trace-request"),
             },
         )
 
@@ -151,7 +153,7 @@ class ShadowDevice:
 
     @property
     def _look_due(self) -> float | None:
-        rates = self._offering.rate.due, self._stats.rate.due
+        rates = self._offering.rate.due, self._stats.rate.due, self._tracing.due
         return earliest((self._trouble.due, self.front.due, self.back.due, *rates))
 
     def begin(self) -> None:
@@ -172,6 +174,7 @@ class ShadowDevice:
         else:
             self._guard(self._leave_if_unwanted)
         self._guard(partial(self._stats.look, self.status))
+        self._guard(self._tracing.look)
         self._trouble.mention(self.front.trouble or self.back.trouble)
         self._trouble.end()
         self._move_closing(domain_died=domain_died)
@@ -301,6 +304,7 @@ class ShadowDevice:
         self._free_connection()  # it had not: nothing of it was started, so nothing is granted
         offer, acceptance, window = self._offering.accepted()
         self._connection = made = Connection(self._parts(), self._ends, self.front, self.back, acceptance, window)
+        self._tracing.connected(made.device)
         in_force = leg2_features(offer, acceptance.features)
         self.back.write_shadow(in_force, window, made.shadow)
         self.back.feed(Event.SETUP_DONE)
@@ -397,6 +401,7 @@ class ShadowDevice:
 
     def _free_connection(self) -> None:
         if self._connection:
+            self._tracing.ending()
             self._connection.free()
             self._connection = None
 

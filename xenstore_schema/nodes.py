@@ -123,6 +123,15 @@ class VirtioBack:
     request up to that one."""
     STATS_REQUEST: Final[Node[int]] = Node("virtio.back", "stats-request", "u32", "toolstack", default="0")
     """One more than before (after 4294967295 comes 1) asks the mediator to write `stats`. 0: nobody has asked."""
+    TRACE: Final[Node[dict[str, Any]]] = Node("virtio.back", "trace", "json", "mediator", max_bytes=3072, initial="{}")
+    """Answer to `trace-request`: where one queue stands and its latest events, as JSON, with the `nonce` of the
+    request. `queue` says which queue: another request may have asked for another one."""
+    TRACE_REQUEST: Final[Node[int]] = Node("virtio.back", "trace-request", "u32", "toolstack", default="0")
+    """One more than before, as `stats-request`, asks the mediator to write `trace`. 0: nobody has asked."""
+    TRACE_QUEUE: Final[Node[int]] = Node("virtio.back", "trace-queue", "u16", "toolstack", default="0", max=63)
+    """Which queue `trace-request` asks for."""
+    TRACE_EVERY: Final[Node[int]] = Node("virtio.back", "trace-every", "u32", "toolstack")
+    """Every so many chains one is traced, from the next `trace-request` on; 0: none. Absent: nobody has said."""
 
 
 VIRTIO_BACK: Final = Directory(
@@ -157,6 +166,10 @@ VIRTIO_BACK: Final = Directory(
         VirtioBack.QUEUE_RESET_DONE,
         VirtioBack.STATS,
         VirtioBack.STATS_REQUEST,
+        VirtioBack.TRACE,
+        VirtioBack.TRACE_REQUEST,
+        VirtioBack.TRACE_QUEUE,
+        VirtioBack.TRACE_EVERY,
     ),
     doc="Leg 1, the mediator's side.",
 )

@@ -249,6 +249,62 @@ void svq_device_fault(const struct svq_device *dev, struct svq_fault *out);
 uint64_t svq_device_fault_count(const struct svq_device *dev, int code);
 int svq_queue_read_stats(const struct svq_device *dev, uint16_t index, struct svq_queue_stats *out);
 
+/*
+ * The trace of a queue, for whoever looks for a stuck request: the latest events out of the ordinary, and, on request,
+ * of every Nth chain.
+ */
+enum { SVQ_TRACE_ENTRIES = 64 };
+
+enum svq_trace_event {
+    SVQ_TRACE_FORWARDED = 1, /* an Nth chain went to the backend */
+    SVQ_TRACE_COMPLETED = 2, /* it came back, and the driver has it */
+    SVQ_TRACE_PARKED = 3,    /* a chain waits for what chains in flight will give back */
+    SVQ_TRACE_REFUSED = 4,   /* a check failed: `code` */
+    SVQ_TRACE_HELD = 5,      /* the queue stopped, and the backend keeps pages of this chain */
+};
+
+struct svq_trace_entry {
+    uint64_t number;      /* of the event in its queue, from 1 on: where one is missing, newer ones have its place */
+    uint64_t time_ns;     /* CLOCK_MONOTONIC */
+    int32_t code;         /* enum svq_err, or 0 */
+    uint16_t event;       /* enum svq_trace_event */
+    uint16_t head;        /* 0xffff where no chain is concerned */
+    uint16_t parts;       /* of the chain; of a parked one its segments. Of these: */
+    uint16_t granted;     /* went as grants, */
+    uint16_t copied;      /* went through the bounce pool. */
+    uint16_t pages;       /* granted, or, of a parked chain, touched; SVQ_TRACE_HELD: held */
+    uint32_t bytes;       /* of the chain */
+    uint32_t used_length; /* SVQ_TRACE_COMPLETED: what the backend says that it has written */
+};
+
+/* Also trace every Nth chain from now on; 0: none. */
+int svq_queue_trace_every(struct svq_device *dev, uint16_t index, uint32_t every);
+/* The trace, oldest event first; the queue goes on meanwhile. Returns how many there are. */
+int svq_queue_read_trace(const struct svq_device *dev, uint16_t index, struct svq_trace_entry out[SVQ_TRACE_ENTRIES]);
+
+enum svq_queue_state {
+    SVQ_QUEUE_EMPTY,
+    SVQ_QUEUE_READY,
+    SVQ_QUEUE_RUNNING,
+    SVQ_QUEUE_DRAINING,
+    SVQ_QUEUE_STOPPED,
+};
+
+/* Where a queue stands. Indices wrap at 65536; what the peers say of theirs is unchecked. */
+struct svq_queue_snapshot {
+    uint16_t state;  /* enum svq_queue_state */
+    uint16_t parked; /* 1: the next chain waits for completions */
+    uint16_t size;
+    uint16_t in_flight;
+    uint16_t untrusted_avail_idx; /* the driver's; 0 where its ring is not mapped */
+    uint16_t taken_idx;           /* chains taken from it */
+    uint16_t untrusted_used_idx;  /* the backend's */
+    uint16_t completed_idx;       /* completions taken from it, and given to the driver */
+    uint8_t live[1024 / 8];       /* the heads in flight: bit h % 8 of byte h / 8 */
+};
+/* Taken between two rounds of the queue's worker. */
+int svq_queue_read_snapshot(struct svq_device *dev, uint16_t index, struct svq_queue_snapshot *out);
+
 /* One pass by hand, for tests and benchmarks: at most `budget` chains. Returns how many, or the error that broke it. */
 int svq_queue_forward(struct svq_device *dev, uint16_t index, unsigned budget);
 int svq_queue_complete(struct svq_device *dev, uint16_t index, unsigned budget);

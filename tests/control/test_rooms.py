@@ -16,7 +16,7 @@ PACKAGES = ("xenstore_schema", "xen_shadowvq", "dom0_backend", "domU_frontend")
 MEDIATORS_OWN = {
     f"xen_shadowvq.{name}"
     for name in ("config", "connection", "engine", "guests", "held", "legs", "mediator", "refused_shadow",
-                 "ring_resets", "shadow_device", "teardown", "trouble")
+                 "ring_resets", "shadow_device", "teardown", "tracing", "trouble")
 }  # fmt: skip
 DOM0S_OWN = {f"xen_shadowvq.{name}" for name in ("cli", "devices", "dom0", "sweeping", "toolstack")}
 FOR_DEMONSTRATION = "xen_shadowvq.demo", "xen_shadowvq.bench"

@@ -87,6 +87,14 @@
 #define SVQ_BYTES_MAX_VIRTIO_BACK_STATS 3072
 #define SVQ_NODE_VIRTIO_BACK_STATS_REQUEST "stats-request"
 #define SVQ_DEFAULT_VIRTIO_BACK_STATS_REQUEST 0U
+#define SVQ_NODE_VIRTIO_BACK_TRACE "trace"
+#define SVQ_BYTES_MAX_VIRTIO_BACK_TRACE 3072
+#define SVQ_NODE_VIRTIO_BACK_TRACE_REQUEST "trace-request"
+#define SVQ_DEFAULT_VIRTIO_BACK_TRACE_REQUEST 0U
+#define SVQ_NODE_VIRTIO_BACK_TRACE_QUEUE "trace-queue"
+#define SVQ_MAX_VIRTIO_BACK_TRACE_QUEUE 63
+#define SVQ_DEFAULT_VIRTIO_BACK_TRACE_QUEUE 0
+#define SVQ_NODE_VIRTIO_BACK_TRACE_EVERY "trace-every"
 
 /* Leg 1, the frontend's side. Ids of the path: frontend, device. */
 #define SVQ_PATH_VIRTIO_FRONT "/local/domain/%u/device/virtio/%u"

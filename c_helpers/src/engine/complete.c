@@ -76,6 +76,10 @@ static int complete_chain(struct svq_queue *q, uint32_t *pages)
     int rc = end_access(q, head, parts, entry->part_count);
     if (svq_unlikely(rc < 0))
         return rc;
+    if (svq_unlikely(entry->traced)) {
+        entry->traced = 0;
+        svq_trace_note(q, SVQ_TRACE_COMPLETED, head, 0, entry, len);
+    }
     if (entry->copied)
         copy_back(q, parts, entry->part_count, len);
     svq_give_block(q, entry);

@@ -252,6 +252,12 @@ void svq_device_grantee_gone(struct svq_device *dev)
         svq_queue_grantee_gone(&dev->queues[i]);
 }
 
+static void copy_live(const struct svq_queue *q, uint8_t *bits)
+{
+    for (uint32_t head = 0; q->in_flight && head < q->size; head++)
+        bits[head / 8] |= (uint8_t)(q->in_flight[head].live << head % 8);
+}
+
 int svq_queue_held(const struct svq_device *dev, uint16_t index, uint8_t *bits, size_t bytes_max)
 {
     const struct svq_queue *q = queue_of(dev, index);
@@ -259,8 +265,7 @@ int svq_queue_held(const struct svq_device *dev, uint16_t index, uint8_t *bits, 
     if (!q || bytes > bytes_max)
         return -EINVAL;
     memset(bits, 0, bytes);
-    for (uint32_t head = 0; q->in_flight && head < q->size; head++)
-        bits[head / 8] |= (uint8_t)(q->in_flight[head].live << head % 8);
+    copy_live(q, bits);
     return (int)bytes;
 }
 
@@ -308,6 +313,63 @@ int svq_queue_read_stats(const struct svq_device *dev, uint16_t index, struct sv
     for (size_t i = 0; i < sizeof *out / sizeof *to; i++)
         to[i] = svq_load_u64(&from[i]);
     return 0;
+}
+
+struct every {
+    struct svq_queue *q;
+    uint32_t every;
+};
+
+static int set_every(void *arg)
+{
+    const struct every *every = arg;
+    svq_trace_set_every(&every->q->trace, every->every);
+    return 0;
+}
+
+int svq_queue_trace_every(struct svq_device *dev, uint16_t index, uint32_t every)
+{
+    struct every arg = { queue_of(dev, index), every };
+    if (!arg.q)
+        return -EINVAL;
+    return arg.q->worker ? svq_worker_call(arg.q->worker, set_every, &arg) : set_every(&arg);
+}
+
+int svq_queue_read_trace(const struct svq_device *dev, uint16_t index, struct svq_trace_entry out[SVQ_TRACE_ENTRIES])
+{
+    const struct svq_queue *q = queue_of(dev, index);
+    return q ? svq_trace_read(&q->trace, out) : -EINVAL;
+}
+
+struct snapshot {
+    const struct svq_queue *q;
+    struct svq_queue_snapshot *out;
+};
+
+static int take_snapshot(void *arg)
+{
+    const struct snapshot *snapshot = arg;
+    const struct svq_queue *q = snapshot->q;
+    *snapshot->out = (struct svq_queue_snapshot){
+        .state = q->state,
+        .parked = q->parked,
+        .size = q->size,
+        .in_flight = q->in_flight_count,
+        .untrusted_avail_idx = q->avail ? svq_load_u16(&q->avail->idx) : 0,
+        .taken_idx = q->next_avail,
+        .untrusted_used_idx = q->state == SVQ_QUEUE_EMPTY ? 0 : svq_load_u16(&q->shadow_used->idx),
+        .completed_idx = q->shadow_used_seen,
+    };
+    copy_live(q, snapshot->out->live);
+    return 0;
+}
+
+int svq_queue_read_snapshot(struct svq_device *dev, uint16_t index, struct svq_queue_snapshot *out)
+{
+    struct snapshot arg = { queue_of(dev, index), out };
+    if (!arg.q)
+        return -EINVAL;
+    return arg.q->worker ? svq_worker_call(arg.q->worker, take_snapshot, &arg) : take_snapshot(&arg);
 }
 
 int svq_queue_forward(struct svq_device *dev, uint16_t index, unsigned budget)

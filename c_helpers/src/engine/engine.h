@@ -11,6 +11,7 @@
 #include "bounce.h"
 #include "chain.h"
 #include "svq.h"
+#include "trace.h"
 #include "window.h"
 
 enum {
@@ -65,6 +66,7 @@ struct svq_in_flight {
     uint8_t block_class; /* SVQ_NO_BLOCK: the part is here */
     uint8_t live;
     uint8_t copied; /* some of its parts are bounced */
+    uint8_t traced; /* its completion is noted as well */
     struct svq_part part;
 };
 
@@ -86,8 +88,6 @@ struct svq_lack {
     uint32_t parts;    /* of a block; 0: a block is not what it lacks */
     uint32_t slots[2]; /* of the page pools, by direction */
 };
-
-enum svq_queue_state { SVQ_QUEUE_EMPTY, SVQ_QUEUE_READY, SVQ_QUEUE_RUNNING, SVQ_QUEUE_DRAINING, SVQ_QUEUE_STOPPED };
 
 /* Adaptive answer to event storms (XSA-391): events without work earn the peer a growing pause. */
 struct svq_leg_events {
@@ -148,6 +148,7 @@ struct svq_queue {
     struct svq_queue *next_active;
     bool active;
     uint64_t idle_since_ns;
+    struct svq_trace trace;
 };
 
 struct svq_device {
@@ -195,6 +196,13 @@ static inline bool svq_queue_is_live(const struct svq_queue *q)
 {
     return q->state == SVQ_QUEUE_RUNNING || q->state == SVQ_QUEUE_DRAINING;
 }
+
+/*
+ * trace.c: notes an event. `entry`: the chain's record, where it is placed; NULL: what is known of a chain that is not
+ * is in q->chain. Cold: it reads the clock.
+ */
+void svq_trace_note(struct svq_queue *q, enum svq_trace_event event, uint16_t head, int code,
+                    struct svq_in_flight *entry, uint32_t used_length);
 
 /* forward.c, complete.c: one pass each; see svq.h. `signal` tells whether the peer asked to be notified. */
 int svq_forward_pass(struct svq_queue *q, unsigned budget, bool *signal);

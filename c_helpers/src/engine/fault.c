@@ -17,5 +17,6 @@ __attribute__((noinline, cold)) int svq_fault_set(struct svq_queue *q, int code,
         dev->fault.limit = limit;
         __atomic_store_n(&dev->fault.code, code, __ATOMIC_RELEASE); /* last: who sees it sees the rest */
     }
+    svq_trace_note(q, SVQ_TRACE_REFUSED, head, code, NULL, 0);
     return code;
 }

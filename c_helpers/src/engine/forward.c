@@ -13,7 +13,8 @@ static __attribute__((noinline, cold)) int not_forwarded(struct svq_queue *q, in
         return rc;
     if (rc != SVQ_FULL)
         return svq_fault_set(q, rc, q->chain->head, q->chain->desc, q->chain->bad_value, q->chain->bad_limit);
-    q->lack.attempts++;
+    if (q->lack.attempts++ == 0)
+        svq_trace_note(q, SVQ_TRACE_PARKED, q->chain->head, 0, NULL, 0);
     if (!SVQ_REJECTS(q->in_flight_count == 0, SVQ_E_CHAIN_LIMIT))
         return SVQ_FULL;
     return svq_fault_set(q, SVQ_E_CHAIN_LIMIT, q->chain->head, SVQ_NO_DESC, q->chain->count, SVQ_PARTS_MAX);
@@ -38,6 +39,10 @@ static int forward_chain(struct svq_queue *q)
         q->lack = (struct svq_lack){ 0 };
     entry->live = 1;
     entry->pages = (uint16_t)q->chain->pages;
+    if (svq_trace_is_due(&q->trace)) {
+        entry->traced = 1;
+        svq_trace_note(q, SVQ_TRACE_FORWARDED, head, 0, entry, 0);
+    }
     svq_store_u16(&q->shadow_avail->ring[q->shadow_avail_idx & q->mask], head);
     q->shadow_avail_idx++;
     q->next_avail++;

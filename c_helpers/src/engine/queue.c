@@ -181,13 +181,16 @@ static int make_pools(struct svq_queue *q)
 unsigned svq_queue_stop(struct svq_queue *q)
 {
     unsigned held = 0;
-    int code;
+    int code = 0;
     for (uint32_t head = 0; q->in_flight && head < q->size; head++) {
         struct svq_in_flight *entry = &q->in_flight[head];
         if (!entry->live)
             continue;
         unsigned of_chain = svq_unplace_chain(q, entry, &code);
         held += of_chain;
+        entry->traced = 0;
+        if (of_chain && q->state != SVQ_QUEUE_STOPPED)
+            svq_trace_note(q, SVQ_TRACE_HELD, (uint16_t)head, code, entry, 0);
         entry->live = of_chain != 0;
         q->in_flight_count -= of_chain == 0;
     }

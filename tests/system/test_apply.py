@@ -155,7 +155,7 @@ def test_nobody_serves(empty_world: World) -> None:
     done = host.apply("--timeout=0.1")
     assert done.status == 1 and "are both services running?" in done.out
     host.declare()
-    assert host.apply("--timeout=5").status == 0 and host.world.dom0.records(WEB) == []
+    assert host.apply("--timeout=30").status == 0 and host.world.dom0.records(WEB) == []
 
 
 @pytest.mark.parametrize("role", ["mediator", "backend"])

@@ -22,7 +22,7 @@ from xenstore_schema import nodes
 from .command import Done, ask
 from .conftest import Connect
 from .disk_io import read_digest
-from .world import BACKEND, FRONTEND, OTHER, World
+from .world import BACKEND, DEADLINE_S, FRONTEND, OTHER, World
 
 BYTES = 4096
 SHORT_S = 0.3
@@ -133,7 +133,7 @@ def test_a_disk_attached_while_another_goes(moment: str, world: World, monkeypat
             take_back(*arguments)
 
     monkeypatch.setattr(toolstack, "_take_back", with_another)
-    toolstack.detach(world.dom0, FRONTEND, device, SHORT_S)
+    toolstack.detach(world.dom0, FRONTEND, device, DEADLINE_S)
     (other,) = others
     assert (world.found(other, OTHER).backend_path == back) == (moment == "after")
     world.until(lambda: world.found(other, OTHER).state == "InitWait", "offer")

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(600)
 # No permission, a quota, a disk, a conflict, no memory; in turn, so that each step meets one, and each kind many steps.
 REASONS = (errno.EACCES, errno.ENOSPC, errno.EIO, errno.EAGAIN, errno.ENOMEM)
 PAGES = 512
-CONNECT_S = 3.0
+CONNECT_S = 15.0
 STEPS_MIN = 20
 STEPS_MAX = 400
 DOMIDS = {"mediator": MEDIATOR, "backend": BACKEND}

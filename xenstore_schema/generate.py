@@ -25,7 +25,7 @@ def outputs(root: Path = PACKAGE.parent) -> Mapping[Path, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Writes the files that differ; with --check writes none, names them and answers 1."""
+    """Writes the files that differ; with --check it writes none, names them and returns 1."""
     parser = argparse.ArgumentParser(prog="python -m xenstore_schema.generate", description=__doc__)
     parser.add_argument("--check", action="store_true", help="only tell which files are out of date")
     check = parser.parse_args(arguments).check

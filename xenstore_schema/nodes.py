@@ -39,13 +39,13 @@ class VirtioBack:
     """The most memory that the frontend can have (its memory/static-max, which only dom0 and the frontend may
     read)."""
     FRONTEND_BALLOONS: Final[Node[bool]] = Node("virtio.back", "frontend-balloons", "bool", "toolstack", default="0")
-    """1: the frontend's memory/target was below its maximum when the device was attached, so its frames may get
-    other pages."""
+    """1: the frontend's memory/target was below its maximum when the device was attached, so the pages behind its
+    frames may change."""
     GRANT_MARK: Final[Node[int]] = Node(
         "virtio.back", "grant-mark", "u8", "toolstack", required_from=State.Initialising, min=1, max=127
     )
     """Mark (flag bits 9 to 15) of the grant entries that are made for this device. No other device of the frontend
-    has it, whoever mediates it."""
+    has that mark, whoever mediates it."""
     QUEUES: Final[Node[int]] = Node("virtio.back", "queues", "u16", "toolstack", default="64", min=1, max=64)
     """Queues that the device was attached with: no more are offered, whatever the backend says."""
     PLACEMENT: Final[Node[str]] = Node(
@@ -97,22 +97,22 @@ class VirtioBack:
         unit="ms",
     )
     """How long closing the device, or resetting a queue, may take before its frontend should say in its log that
-    the mediator is late. It is no leave to use anything again."""
+    the mediator is late. It does not allow the frontend to use anything again."""
     QUEUE_HELD: Final[Node[bytes]] = Node("virtio.back", "queue-{n}/held", "hex", "mediator", max_bytes=128)
-    """While the device is Closing: the requests that have pages which the backend still has mapped, bit h % 8 of
-    byte h / 8 for the one with head h. All other requests of this queue have ended, and the mediator no longer
-    touches its ring. Written before `held-pages`, as zeros where there are none; absent while `held-pages` is not
-    0: all of them."""
+    """While the device is Closing: the requests with pages that the backend still has mapped; bit h % 8 of byte h /
+    8 is set for the one with head h. All other requests of this queue have ended, and the mediator no longer
+    touches its ring. Written before `held-pages`, as zeros if there are none. If it is absent while `held-pages` is
+    not 0, any request may have such pages."""
     HELD_PAGES: Final[Node[int]] = Node("virtio.back", "held-pages", "u32", "mediator", default="0", initial="0")
-    """Pages of ended requests that the backend still has mapped. Until it is 0 the device stays Closing, whatever
-    else happens: only the backend's unmapping, or the end of its domain, takes them back."""
+    """Pages of ended requests that the backend still has mapped. Until it is 0, the device stays Closing, whatever
+    else happens: the pages come back only when the backend unmaps them, or when its domain ends."""
     NEEDS_RESET: Final[Node[bool]] = Node("virtio.back", "needs-reset", "bool", "mediator", default="0", initial="0")
-    """1: the device is broken, as DEVICE_NEEDS_RESET (virtio 2.1); close and connect again."""
+    """1: the device is broken, like DEVICE_NEEDS_RESET (virtio 2.1); close it and connect again."""
     ERROR: Final[Node[str]] = Node(
         "virtio.back", "error", "text", "mediator", max_bytes=1024, may_be_empty=True, initial=""
     )
     """Why the device is broken or was refused: one sentence that names the node, field or descriptor, and what was
-    expected. Empty: it is not."""
+    expected. Empty: it is neither."""
     QUEUE_RESET_DONE: Final[Node[int]] = Node(
         "virtio.back", "queue-{n}/reset-done", "u32", "mediator", default="0", initial="0"
     )
@@ -201,7 +201,8 @@ class VirtioFront:
     FEATURES_ACCEPTED: Final[Node[int]] = Node(
         "virtio.front", "features-accepted", "u64", "frontend", required_from=State.Initialised
     )
-    """Feature bits that the driver accepted; must be part of `features`, with VERSION_1 and ACCESS_PLATFORM."""
+    """Feature bits that the driver accepted; they must be a subset of `features` that includes VERSION_1 and
+    ACCESS_PLATFORM."""
     NUM_QUEUES: Final[Node[int]] = Node(
         "virtio.front", "num-queues", "u16", "frontend", required_from=State.Initialised, min=1, max=64
     )
@@ -210,7 +211,7 @@ class VirtioFront:
         "virtio.front", "queue-{n}/size", "u16", "frontend", required_from=State.Initialised, min=1, max=1024
     )
     """Ring size, a power of two (virtio 2.7). After a ring reset it may be smaller than when the device was
-    connected, not larger."""
+    connected, but not larger."""
     QUEUE_DESC: Final[Node[int]] = Node(
         "virtio.front", "queue-{n}/desc", "u64", "frontend", required_from=State.Initialised
     )
@@ -276,30 +277,31 @@ def virtio_front_root(*, frontend: int) -> str:
 
 
 class VirtioRecord:
-    """dom0's own record of a device: the frontend can read it. /local/domain/{frontend}/shadowvq/{device}"""
+    """dom0's own record of a device, which the frontend can read. /local/domain/{frontend}/shadowvq/{device}"""
 
     MEDIATOR_ID: Final[Node[int]] = Node("virtio.record", "mediator-id", "domid", "toolstack")
     """Domain id of the mediator."""
     BACKEND_ID: Final[Node[int]] = Node("virtio.record", "backend-id", "domid", "toolstack")
-    """Domain id of the backend: who has pages mapped that are held."""
+    """Domain id of the backend: the domain that has held pages mapped."""
     SVQ_HANDLE: Final[Node[int]] = Node("virtio.record", "svq-handle", "u32", "toolstack")
-    """As in the mediator's directory. As long as the backend's half of that pair is there, the device's number is
-    not given to another."""
+    """As in the mediator's directory. As long as the backend's half of that pair exists, no other device gets this
+    one's number."""
     GRANT_MARK: Final[Node[int]] = Node("virtio.record", "grant-mark", "u8", "toolstack", min=1, max=127)
-    """As in the mediator's directory. It goes when nothing is granted for the device any more, and so ends the
-    record."""
+    """As in the mediator's directory. It is removed once nothing is granted for the device any more, and that ends
+    the record."""
     DECLARED_AS: Final[Node[str]] = Node("virtio.record", "declared-as", "text", "toolstack", max_bytes=64)
     """Name of the declaration (`shadowvq ctl apply`) that the device was attached for. Absent: somebody attached it
     by hand, and no declaration takes it away."""
     DECLARED: Final[Node[bytes]] = Node("virtio.record", "declared", "hex", "toolstack", max_bytes=32)
-    """Digest of what that declaration said of the disk: another one, and the device is attached anew."""
+    """Digest of what that declaration said about the disk. If the declaration's digest changes, the device is
+    detached and attached again."""
     ATTACHED: Final[Node[int]] = Node("virtio.record", "attached", "u32", "toolstack", default="0")
-    """Grows by one with each attach of this device number, so that one device is not taken for the next. Never
-    taken back."""
+    """Grows by one with each attach of this device number, so that one device is not taken for the next. It is
+    never reset."""
     SWEPT: Final[Node[int]] = Node("virtio.record", "swept", "u32", "toolstack", default="0")
     """Grows by one when the device is detached, and when dom0 has taken back what a mediator that is gone had
-    granted for it; each time once no page of it is held. The frontend has its buffers back then, though nobody says
-    Closed to it any more. Never taken back: it stays when the rest of the record goes."""
+    granted for it; in both cases only once no page of it is held. The frontend then has its buffers back, though
+    nobody says Closed to it any more. It is never reset, and stays when the rest of the record goes."""
 
 
 VIRTIO_RECORD: Final = Directory(
@@ -316,7 +318,7 @@ VIRTIO_RECORD: Final = Directory(
         VirtioRecord.ATTACHED,
         VirtioRecord.SWEPT,
     ),
-    doc="dom0's own record of a device: the frontend can read it.",
+    doc="dom0's own record of a device, which the frontend can read.",
 )
 
 
@@ -356,8 +358,8 @@ class SvqBack:
     DIRECT_IO: Final[Node[bool]] = Node("svq.back", "direct-io", "bool", "toolstack", default="0")
     """1: bypass the page cache of the backend's domain."""
     SHAREABLE: Final[Node[bool]] = Node("svq.back", "shareable", "bool", "toolstack", default="0")
-    """1: others may write to the image meanwhile, devices of other guests or other programs: writers beside each
-    other all say so, and a reader beside a writer. 0: that is refused."""
+    """1: others may write to the image at the same time, devices of other guests or other programs. All concurrent
+    writers have to say so, and so does a reader beside a writer. 0: that is refused."""
     SERIAL: Final[Node[str]] = Node("svq.back", "serial", "text", "toolstack", max_bytes=20)
     """Answer to GET_ID (virtio 5.2.6); absent: made from the handle."""
     QUEUES: Final[Node[int]] = Node("svq.back", "queues", "u16", "toolstack", default="1", min=1, max=64)
@@ -391,18 +393,18 @@ class SvqBack:
     )
     """Why the device cannot be served, in one sentence. Empty: it can."""
     FLUSH_FAILED: Final[Node[bool]] = Node("svq.back", "flush-failed", "bool", "backend", default="0", initial="0")
-    """1: a flush of the image has failed. The system reports a lost write once, so every further FLUSH fails,
-    whoever connects, until the image is attached anew."""
+    """1: a flush of the image has failed. The system reports a lost write only once, so every further FLUSH fails,
+    whoever connects, until the image is detached and attached again."""
     STATS: Final[Node[dict[str, Any]]] = Node("svq.back", "stats", "json", "backend", max_bytes=3072, initial="{}")
     """Answer to `stats-request`: counters of the backend as JSON, with the `nonce` of the request: it answers every
     request up to that one."""
     STATS_REQUEST: Final[Node[int]] = Node("svq.back", "stats-request", "u32", "toolstack", default="0")
     """One more than before (after 4294967295 comes 1) asks the backend to write `stats`. 0: nobody has asked."""
     RESIZE: Final[Node[dict[str, Any]]] = Node("svq.back", "resize", "json", "backend", max_bytes=2048, initial="{}")
-    """Answer to `resize-request`: its `nonce`, which answers every request up to that one, and `bytes`, what
-    `config` says of the image now, or `error`, why it stays as it was."""
+    """Answer to `resize-request`: its `nonce`, which answers every request up to that one, and either `bytes`, the
+    image's size by `config` now, or `error`, why it stays as it was."""
     RESIZE_REQUEST: Final[Node[int]] = Node("svq.back", "resize-request", "u32", "toolstack", default="0")
-    """One more than before, as `stats-request`, asks the backend to look how large the image is now."""
+    """One more than before (counted like `stats-request`) asks the backend to measure the image."""
 
 
 SVQ_BACK: Final = Directory(
@@ -486,8 +488,8 @@ class SvqFront:
     WINDOW_OWNER: Final[Node[int]] = Node(
         "svq.front", "window-owner", "domid", "toolstack", required_from=State.Initialising
     )
-    """Domain to which references belong whose address has bit 62 set: the frontend. All others belong to the
-    mediator."""
+    """Domain that owns the grant references in addresses with bit 62 set: the frontend. All other references are
+    the mediator's."""
     WINDOW_FIRST: Final[Node[int]] = Node(
         "svq.front", "window-first", "u32", "mediator", required_from=State.Initialised
     )

@@ -2,9 +2,8 @@
 """
 Strict readers of untrusted text, one for each form that a node's value may have.
 
-Each answers None for text that is not of its form; who asked turns that into an error that names the node.
-The text may be anything that XenStore can hold: bounded work is done on it before its length is known to be
-sane.
+Each returns None for text that is not of its form; the caller turns that into an error that names the node. The text
+may be anything that XenStore can hold: only bounded work is done on it before its length is known to be sane.
 """
 
 from __future__ import annotations

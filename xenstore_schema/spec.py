@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a node and a directory of nodes are, and how they are read from a peer that nobody trusts."""
+"""What a node and a directory of nodes are, and how they are read from an untrusted peer."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class State(enum.IntEnum):
     Reconfigured = 8
 
 
-# How far a side has come with writing its directory. One that closes may have removed its nodes already.
+# How far a side has got with writing its directory. A side that closes may have removed its nodes already.
 _PROGRESS = {
     State.Initialising: 1,
     State.InitWait: 2,
@@ -71,8 +71,8 @@ RingRefs = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 def split_ring_refs(refs: tuple[int, ...], size: int) -> RingRefs | None:
     """
-    A queue's `ring-refs`, by the part of the ring of `size` descriptors that they are pages of: desc, avail, used.
-    None: there are more or fewer than those parts have pages.
+    A queue's `ring-refs`, split by the part of the ring of `size` descriptors whose pages they are: desc, avail, used.
+    None: there are more or fewer of them than those parts have pages.
     """
     desc, avail, used = (ring_pages(part, size) for part in ("desc", "avail", "used"))
     if len(refs) != desc + avail + used:
@@ -117,7 +117,7 @@ class Node(Generic[T]):
 
     @property
     def indices(self) -> tuple[str, ...]:
-        """Which indices the name has: `n`, of a queue, or none."""
+        """Which indices the name has: `n`, that of a queue, or none."""
         return ("n",) if "{n}" in self.name else ()
 
     @property
@@ -197,7 +197,7 @@ _FORMS: Mapping[Kind, _Form] = {
         lambda node, untrusted: "" if node.may_be_empty and not untrusted else parse.text(untrusted, node.bytes_max),
     ),
     "u32s": (
-        lambda node: f"1 to {node.count_max} numbers from 0 to {NUMBER_MAX['u32']} in decimal, a blank between them",
+        lambda node: f"1 to {node.count_max} numbers from 0 to {NUMBER_MAX['u32']} in decimal, separated by blanks",
         lambda node, untrusted: parse.u32s(untrusted, node.count_max or 0),
     ),
     "hex": (
@@ -236,7 +236,9 @@ class Values:
 
 @dataclass(frozen=True)
 class Directory:
-    """One of the four directories: `path` has its ids in braces, `owner` is the side whose `state` it has."""
+    """
+    A directory of nodes.yaml: `path` has its ids in braces, `owner` is the side whose `state` it has, if it has one.
+    """
 
     name: str
     path: str
@@ -250,8 +252,8 @@ class Directory:
 
     def locate(self, path: str) -> tuple[dict[str, int], str] | None:
         """
-        Takes apart a path (say, of a watch event) that lies in such a directory: its ids, and the name
-        below it ("" for the directory itself). None when it lies elsewhere.
+        Takes apart a path (say, of a watch event) that is in such a directory: its ids, and the name below it ("" for
+        the directory itself). None if it is elsewhere.
         """
         match = self._pattern.fullmatch(path)
         if match is None:

@@ -125,7 +125,7 @@
 #define SVQ_NODE_VIRTIO_FRONT_STATUS "status"
 #define SVQ_DEFAULT_VIRTIO_FRONT_STATUS 0
 
-/* dom0's own record of a device: the frontend can read it. Ids of the path: frontend, device. */
+/* dom0's own record of a device, which the frontend can read. Ids of the path: frontend, device. */
 #define SVQ_PATH_VIRTIO_RECORD "/local/domain/%u/shadowvq/%u"
 #define SVQ_NODE_VIRTIO_RECORD_MEDIATOR_ID "mediator-id"
 #define SVQ_MAX_VIRTIO_RECORD_MEDIATOR_ID 32751

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Makes the one image that brings ShadowVQ to a Xen host: `python -m deploy.bundle build/shadowvq.squashfs`.
+"""Makes the image that brings ShadowVQ to a Xen host: `python -m deploy.bundle build/shadowvq.squashfs`.
 
 It is mounted at /opt/shadowvq, read-only, in each domain that runs a part: bin/, python/ (the project and all that
 it requires, for Debian 12's Python), deploy/, docs/, and module/ with all that the kernel module is built from.
@@ -47,7 +47,7 @@ def build_native(prefix: Path, build: Path, *settings: str) -> None:
 
 
 def stage_module(folder: Path) -> None:
-    """Puts all that the guest's kernel module is built from into a new folder."""
+    """Puts everything that the guest's kernel module is built from into a new folder."""
     shutil.copytree(REPOSITORY / "domU_frontend" / "module", folder, ignore=shutil.ignore_patterns("tests", *BUILT))
     shutil.copy(REPOSITORY / "xenstore_schema" / "include" / "svq_nodes.h", folder)
 
@@ -71,12 +71,12 @@ def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(prog="python -m deploy.bundle", description=__doc__)
     parser.add_argument("output", type=Path, help="the image to make")
-    parser.add_argument("--cmake", action="append", default=[], metavar="SETTING", help="for the C; may be repeated")
+    parser.add_argument("--cmake", action="append", default=[], metavar="SETTING", help="for CMake; may be repeated")
     options = parser.parse_args()
     output = options.output
     mksquashfs = shutil.which("mksquashfs")
     if mksquashfs is None:
-        raise SystemExit("mksquashfs is not installed: it comes with the Debian package squashfs-tools")
+        raise SystemExit("mksquashfs is not installed: install the Debian package squashfs-tools")
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="svq-bundle-") as work:
         wheels, root = Path(work) / "wheels", Path(work) / "root"

@@ -1,12 +1,11 @@
 #!/bin/sh
-# SPDX-License-Identifier: GPL-2.0-or-later
-# Puts ShadowVQ's service files of one role in place, from the image mounted at /opt/shadowvq. May be run again.
-# usage: install.sh mediator|backend|tools|guests|guests-xl
-#   mediator, backend   the service's unit, its configuration, and what it needs of the kernel's modules
+# SPDX-License-Identifier: GPL-2.0-or-later Installs ShadowVQ's service files for one role from the image mounted at
+# /opt/shadowvq. It may be run again. usage: install.sh mediator|backend|tools|guests|guests-xl
+#   mediator, backend   the service's unit, its configuration, and the kernel modules that it needs
 #   tools               `shadowvq` and nothing else: for dom0, where `shadowvq ctl` runs
 #   guests              the service that attaches declared disks: for dom0
-#   guests-xl           the same, with leave to run xl: for declarations with `mediator_config`
-# DESTDIR=folder puts everything below that folder, and tells no running systemd of it.
+#   guests-xl           the same, allowed to run xl: for declarations with `mediator_config`
+# DESTDIR=folder installs everything below that folder, and does not tell the running systemd.
 set -eu
 role=${1:-} xl=
 case $role in
@@ -20,14 +19,14 @@ say() { echo "install.sh: $*"; }
 
 mkdir -p "$root/usr/local/bin"
 ln -sf "$image/bin/shadowvq" "$root/usr/local/bin/shadowvq"
-say "/usr/local/bin/shadowvq is there"
+say "/usr/local/bin/shadowvq is in place"
 [ "$role" != tools ] || exit 0
 
 modules=xen-evtchn
 if [ "$role" = guests ]; then
     modules=xen-privcmd
     mkdir -p "$root/etc/shadowvq/guests.d"
-    say "/etc/shadowvq/guests.d is where declarations lie; $image/deploy/guests.d/web1.yaml explains each key"
+    say "put declarations into /etc/shadowvq/guests.d; $image/deploy/guests.d/web1.yaml explains each key"
 elif [ "$role" = mediator ]; then
     modules="$modules xen-gntalloc xen-privcmd"
     # Each queue shares some 560 pages with the backend; the kernel's own limit is 1024 pages in all.
@@ -36,12 +35,12 @@ elif [ "$role" = mediator ]; then
     if [ ! -e "$root/etc/shadowvq/shadowvq.yaml" ]; then
         mkdir -p "$root/etc/shadowvq"
         cp "$image/deploy/shadowvq.yaml" "$root/etc/shadowvq/shadowvq.yaml"
-        say "/etc/shadowvq/shadowvq.yaml is new: the defaults"
+        say "/etc/shadowvq/shadowvq.yaml is new, with the defaults"
     fi
 else
     modules="$modules xen-gntdev"
     mkdir -p "$root/var/lib/shadowvq"
-    say "/var/lib/shadowvq is where images may lie"
+    say "put images into /var/lib/shadowvq"
 fi
 mkdir -p "$root/etc/modules-load.d" "$root/etc/systemd/system"
 for module in $modules; do echo "$module"; done >"$root/etc/modules-load.d/shadowvq-$role.conf"
@@ -53,7 +52,7 @@ if [ "$role" = guests ]; then
     if [ "$xl" = yes ]; then
         mkdir -p "$root/etc/systemd/system/shadowvq-guests.service.d"
         cp "$image/deploy/systemd/$more" "$root/etc/systemd/system/$more"
-        say "it may run xl: /etc/systemd/system/$more"
+        say "the service may run xl: /etc/systemd/system/$more"
     fi
 fi
 [ -z "$root" ] || exit 0

@@ -17,7 +17,7 @@ from xenstore_schema import nodes
 
 DEVICES_MAX = 1024
 PATIENCE_S = 10.0
-"""How long requests in flight may take to end when the service does."""
+"""How long requests in flight may take to end when the service ends."""
 
 
 class Backend:
@@ -25,7 +25,7 @@ class Backend:
     The service with all it holds, as a context manager.
 
     Args:
-        sim: None on real Xen; else the embedded machine's directory and the domid to be there.
+        sim: None on real Xen; else the embedded machine's directory and the id of our own domain.
     """
 
     def __init__(self, sim: Sim | None = None) -> None:

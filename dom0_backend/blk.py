@@ -32,14 +32,14 @@ class LivePart:
 
 
 class Image:
-    """An open raw image. ImageError: it cannot be used, and why."""
+    """An open raw image. ImageError: why it cannot be used."""
 
     def __init__(
         self, path: Path, *, read_only: bool, direct_io: bool, shareable: bool = False, flush_failed: bool = False
     ) -> None:
         """
-        `shareable`: others may write to it meanwhile. `flush_failed`: a flush of it has failed before, so that its
-        flushes go on failing. ImageBusy: somebody else's use of it does not go with this one.
+        `shareable`: others may write to it at the same time. `flush_failed`: a flush of it has failed before, so its
+        flushes keep failing. ImageBusy: somebody else's use of it rules out this one.
         """
         self._library = load("backend")
         self._path = path
@@ -53,18 +53,18 @@ class Image:
             raise kind(str(path), ffi.string(lib.svq_be_why()).decode())
         self.handle: Any = out[0]
         try:
-            self._stat = path.stat()  # now: later it may hang
+            self._stat = path.stat()  # now, because later this may hang
         except OSError as error:
             self.close()
             raise ImageError(str(path), f"image {path}: {error.strerror}") from error
 
     @property
     def flush_failed(self) -> bool:
-        """Whether a flush has failed. Linux reports a lost write once, so from then on all of them do."""
+        """Whether a flush has failed. Linux reports a lost write only once, so from then on every flush fails."""
         return self.handle is not None and self._library.lib.svq_be_flush_failed(self.handle) == 1
 
     def is_at(self, path: Path) -> bool:
-        """Whether a path leads to it: a link, or another node of the same block device."""
+        """Whether a path leads to this image, also by a link, or by another node of the same block device."""
         try:
             one, other = self._stat, path.stat()
         except OSError:
@@ -73,7 +73,7 @@ class Image:
         return same_device or os.path.samestat(one, other)
 
     def measure(self) -> int:
-        """Looks how large the image is now: bytes, also in what `offer` says next. ImageError: all stays as it was."""
+        """Returns how many bytes the image has now, as does `offer` from then on. ImageError: all stays as it was."""
         ffi, lib = self._library.ffi, self._library.lib
         if lib.svq_be_measure_image(self.handle, str(self._path).encode(), self.info) < 0:
             raise ImageError(str(self._path), ffi.string(lib.svq_be_why()).decode())
@@ -88,7 +88,7 @@ class Image:
         return bytes(ffi.buffer(config)), int(features[0])
 
     def close(self) -> None:
-        """Safe to call twice."""
+        """Closes the image. Safe to call twice."""
         if self.handle is not None:
             self._library.lib.svq_be_close_image(self.handle)
             self.handle = None
@@ -107,7 +107,7 @@ class RingRefs:
 
 @dataclass(frozen=True)
 class BlkConfig:
-    """What leg 2 settled."""
+    """What was settled on leg 2."""
 
     features: int
     mediator_domid: int
@@ -135,18 +135,18 @@ class BlkDevice:
         self.error_fd: int = lib.svq_be_error_fd(self.handle)
 
     def attach(self, index: int, refs: RingRefs) -> None:
-        """Maps a shadow ring. HypervisorError: the mediator's grants are not as it said."""
+        """Maps a shadow ring. HypervisorError: the mediator's grants are not what it said."""
         ffi, lib = self._library.ffi, self._library.lib
         desc, avail, used = (ffi.new("uint32_t[]", list(part)) for part in (refs.desc, refs.avail, refs.used))
         rc = lib.svq_be_queue_attach(self.handle, index, refs.size, desc, avail, used, refs.port)
         self._check(rc, "be_queue_attach")
 
     def start(self) -> None:
-        """Requests are served from now on."""
+        """Serves requests from now on."""
         self._check(self._library.lib.svq_be_start(self.handle), "be_start")
 
     def set_capacity(self, capacity_bytes: int) -> None:
-        """Requests are checked against this size of the image from now on."""
+        """Checks requests against this size of the image from now on."""
         self._library.lib.svq_be_set_capacity(self.handle, capacity_bytes)
 
     def fault(self) -> DeviceBroken | None:
@@ -161,7 +161,7 @@ class BlkDevice:
         return DeviceBroken(code, queue=int(error.queue), reason=text)
 
     def hold(self, on: bool) -> None:
-        """While on, requests are taken and mapped, but not executed: so that one can look at what is live."""
+        """While on, requests are taken and mapped, but not executed, so that one can look at what is live."""
         self._check(self._library.lib.svq_be_hold(self.handle, on), "be_hold")
 
     def live_parts(self) -> list[LivePart]:
@@ -180,7 +180,7 @@ class BlkDevice:
         return struct_to_dict(self._library, stats)
 
     def close(self) -> None:
-        """Ends the requests in flight, unmaps everything. Safe to call twice."""
+        """Ends the requests in flight and unmaps everything. Safe to call twice."""
         if self.handle is not None:
             self._library.lib.svq_be_destroy(self.handle)
             self.handle = None

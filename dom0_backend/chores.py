@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Work on an image, on a thread of its own: it may take as long as the storage likes, for ever if that has died."""
+"""Work on an image, on a thread of its own: it may take as long as the storage likes, forever if that has died."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Then = Callable[[T | Exception], None]
 
 class Chores:
     """
-    Work that is done in its order, one piece at a time, on a thread that is there while there is any. Nobody ever waits
-    for it: what follows from a piece is done by whoever calls `settle`, as `done` tells him to.
+    Does work in order, one piece at a time, on a thread that exists while there is any. Nobody ever waits for it: what
+    follows from a piece is done by whoever calls `settle`, when `done` says so.
     """
 
     def __init__(self, name: str, done: Callable[[], None]) -> None:
@@ -31,7 +31,7 @@ class Chores:
 
     @property
     def busy(self) -> bool:
-        """Whether there is work that has not ended."""
+        """Whether there is unfinished work."""
         return bool(self._todo)
 
     @property
@@ -56,7 +56,7 @@ class Chores:
         threading.Thread(target=self._run, name=self._name, daemon=True).start()
 
     def settle(self) -> None:
-        """Calls what is due. What XenStore refuses is due still."""
+        """Calls what is due. What XenStore refuses stays due."""
         while self._results:
             then = self._results.popleft()
             try:

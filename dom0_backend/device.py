@@ -40,17 +40,17 @@ from xenstore_schema.spec import Values, split_ring_refs
 
 ROUNDS = 10, 2.0
 PAUSES_S = 0.05, 10.0
-"""Before the next try of what came to nothing: an image that is not there, a mediator whose rings cannot be had."""
+"""Before the next try after a failure: an image that is missing, a mediator whose rings cannot be had."""
 
 BUSY_PATIENCE_S, BUSY_POLL_S = 3.0, 0.05
-"""For a user of the image who is on his way out: a device that closes, a process that the kernel still takes apart."""
+"""For a user of the image that is about to leave: a device that closes, a process that the kernel is still ending."""
 
 HANG_S = 8.0
-"""What the storage may take for one thing before it is said that it does not answer."""
+"""How long the storage may take for one thing before we report that it does not answer."""
 
 _FLUSH_FAILED = (
     "a flush of the image has failed, so what the guest wrote before may be lost: every further one fails until the "
-    "image has been checked and attached anew"
+    "image has been checked, and detached and attached again"
 )
 complaints = RateLimited(interval_s=1.0)
 
@@ -73,8 +73,8 @@ def _raise_defect(result: object) -> None:
 @dataclass(frozen=True)
 class BackendContext:
     """
-    What all devices of a backend share. `alert` has the loop call `check_fault`, from any thread; `images`: those that
-    are open, and whose.
+    What all devices of a backend share. `alert` has the loop call `check_fault`, from any thread; `images` has those
+    that are open, and whose they are.
     """
 
     store: XenStore
@@ -84,7 +84,7 @@ class BackendContext:
     images: dict[Image, BackendDevice] = field(default_factory=dict)
 
     def users(self, path: Path) -> tuple[list[str], bool]:
-        """Who has an image, as far as that is known here, and whether somebody is known who will keep it."""
+        """Who has an image, as far as is known here, and whether any of them is known to keep it."""
         own = [device for image, device in list(self.images.items()) if image.is_at(path)]
         others = holders(path)
         return [device.name for device in own] + others, bool(others) or any(device.uses_image for device in own)
@@ -99,7 +99,7 @@ class BackendDevice:
     Serves one image to one mediator. See xen_shadowvq.service.ServedDevice for the calls.
 
     Whatever may wait for the image's storage (opening and measuring it, the end of requests in flight, closing it) is
-    done on a thread of the device's own: where the storage has died, this device waits, and the loop does not.
+    done on the device's own thread: if the storage has died, this device waits, and the loop does not.
     """
 
     def __init__(self, context: BackendContext, mediator_domid: int, handle: int) -> None:
@@ -143,11 +143,11 @@ class BackendDevice:
 
     @property
     def uses_image(self) -> bool:
-        """Else it is closing what it may still have open."""
+        """Whether it uses its image; else it is closing what it may still have open."""
         return self._image is not None
 
     def serve_in(self, service: Service) -> None:
-        """Whose loop is to hear of faults."""
+        """Sets the service whose loop hears of faults."""
         self._service = service
 
     @property
@@ -194,7 +194,7 @@ class BackendDevice:
         self._again.reset()
 
     def _take_up(self) -> None:
-        """Once: with what services before this one have left."""
+        """Begins, once, with what earlier services left."""
         if self._begun:
             return
         self._flush_failed = self._flush_told = nodes.SvqBack.FLUSH_FAILED.read(self._store.read, self.path) or False
@@ -216,7 +216,9 @@ class BackendDevice:
                 self.side.feed(Event.FAULT)
 
     def _tell_flush(self) -> None:
-        """A flush that failed is remembered while the device is attached, also by the services after this one."""
+        """
+        Reports a failed flush, which is remembered while the device is attached, also by the services after this one.
+        """
         if self._image is not None and self._image.flush_failed:
             self._flush_failed = True
         if not self._flush_failed or self._flush_told:
@@ -227,7 +229,7 @@ class BackendDevice:
             self._log.error("image_flush_failed", reason=_FLUSH_FAILED)
 
     def _tell_hang(self) -> None:
-        """Says that the storage does not answer, and takes it back when it has."""
+        """Reports that the storage does not answer, and withdraws that once it does."""
         path, error = f"{self.path}/error", ImageError(self._image_path, "the storage of this image does not answer")
         if not self._chores.busy:
             if self._hang_told and self._store.read(path) == str(error):
@@ -258,7 +260,7 @@ class BackendDevice:
     def _resized(self) -> dict[str, object] | None:
         """The image may have another size now: both the requests' check and the configuration space follow it."""
         if self._image is None:
-            return {"error": "the device is not offered now"}
+            return {"error": "the backend does not offer the device now"}
         if self._measured_for != self._resize.asked:
             self._size, self._measured_for = None, self._resize.asked
             then = partial(self._measured, self._round, self._resize.asked, self.device)
@@ -278,7 +280,7 @@ class BackendDevice:
         if device is self.device:
             self._size = result
         else:
-            self._measured_for = None  # once more: this device was made with the size before
+            self._measured_for = None  # once more: this device was made with the old size
 
     def _publish_size(self, image: Image, capacity_bytes: int) -> None:
         back = nodes.SvqBack
@@ -359,7 +361,7 @@ class BackendDevice:
         )
 
     def _open(self, found: Values) -> Image:
-        """On the thread."""
+        """Runs on the thread."""
         back = nodes.SvqBack
         path = Path(found[back.PARAMS])
         deadline = time.monotonic() + BUSY_PATIENCE_S
@@ -417,7 +419,7 @@ class BackendDevice:
         self._log.info("device_connected", queues=found[front.NUM_QUEUES])
 
     def _begin_close(self) -> None:
-        """Cancels what is under way, and has the thread close what is open, after that."""
+        """Cancels what is under way, and then has the thread close what is open."""
         device, self.device, self._image = self.device, None, None
         self._round += 1
         self._size = self._measured_for = None
@@ -427,7 +429,7 @@ class BackendDevice:
             self._do(partial(self._close, device), _raise_defect)
 
     def _close(self, device: BlkDevice | None) -> None:
-        """On the thread."""
+        """Runs on the thread."""
         if device:
             device.close()
         image, self._open_image = self._open_image, None
@@ -437,7 +439,7 @@ class BackendDevice:
             del self._context.images[image]
 
     def _fail(self, error: ShadowVQError) -> None:
-        """This round has come to nothing."""
+        """This round has failed."""
         self._rounds.pause.fail()
         self._complain(error, again_in_s=self._rounds.pause.length_s)
 

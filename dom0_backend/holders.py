@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which processes have locks on an image: for messages only, and only those that this process may look at."""
+"""Finds the processes with locks on an image, as far as this process may look at them; for messages only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ def holders(image: Path) -> list[str]:
 
 
 def _has_lock(process: Path, wanted: str) -> bool:
-    """Whether a lock of one of its files names the wanted one. The files themselves may hang, so they are not asked."""
+    """
+    Whether a lock of one of its files names the wanted one. The files themselves may hang, so they are not touched.
+    """
     with suppress(OSError):  # it is not ours to look at, or has ended
         for file in (process / "fdinfo").iterdir():
             with suppress(OSError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A backend's domain that keeps what requests let it map, longer than the requests."""
+"""A backend's domain that keeps what requests let it map, for longer than the requests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class _Kept:
 
 
 class Keeper:
-    """Keeps pages of the frontend that it was granted, on a handle of its own (of the backend's library)."""
+    """Keeps pages that the frontend granted, through a handle of its own (of the backend's library)."""
 
     def __init__(self, hypervisor: Hypervisor) -> None:
         self._hypervisor = hypervisor
@@ -28,7 +28,9 @@ class Keeper:
         self._kept: list[_Kept] = []
 
     def keep(self, frontend: int, grefs: Iterable[int], count: int) -> int:
-        """Maps up to `count` of the pages that are granted now, spread over them, writable if it may."""
+        """
+        Maps up to `count` of the pages granted now, spread over them, writable if allowed; returns how many it keeps.
+        """
         open_grefs = [gref for gref in grefs if self._is_open(frontend, gref)]
         step = max(1, len(open_grefs) // count)
         for gref in open_grefs[step // 2 :: step][:count]:
@@ -40,14 +42,14 @@ class Keeper:
         return len(self._kept)
 
     def scribble(self) -> int:
-        """Writes over what it keeps, as far as it may; returns the pages written."""
+        """Writes over what it keeps, as far as it may; returns the number of pages written."""
         for kept in self._kept:
             if kept.writable:
                 self._hypervisor.library.ffi.buffer(kept.page, PAGE)[:] = (SCRIBBLE * PAGE)[:PAGE]
         return sum(kept.writable for kept in self._kept)
 
     def see(self, seed: int) -> set[int]:
-        """Frames of the frontend of which what it keeps shows a tag with that seed."""
+        """Frames of the frontend of which a kept page shows a tag with that seed."""
         return {frame for kept in self._kept for frame in self._prober.frames_on(kept.page, seed)}
 
     def let_go(self) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
-What a backend domain can reach, tried from within it: every page by foreign mapping, every grant reference.
+What a backend domain can reach, tried from within: every page by foreign mapping, and every grant reference.
 
-Pages of the frontend carry tags that say where they are from, so whatever is found can be traced to its place.
+Pages of the frontend carry tags that say where they are from, so that whatever is found can be traced to its place.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FRAMES_A_CALL = 256
 class Reach:
     """
     What was tried and what was found. `tags`: [frame, offset] of each piece of frontend memory that was seen.
-    `cleared_pages`: zeros alone, as what a request lets the backend write is before it has written anything.
+    `cleared_pages` have only zeros, like pages that a request lets the backend write, before it has written anything.
     """
 
     frames_tried: int = 0
@@ -49,7 +49,7 @@ class Prober:
     def __init__(self, hypervisor: Hypervisor) -> None:
         self._hypervisor = hypervisor
         self._ffi, self._lib = hypervisor.library.ffi, hypervisor.library.lib
-        driver = load("driver")  # for its recogniser of tags alone
+        driver = load("driver")  # only to recognise tags
         self._tag_ffi, self._tag_lib = driver.ffi, driver.lib
         self._gfn, self._offset = driver.ffi.new("uint64_t *"), driver.ffi.new("uint32_t *")
         self._at = driver.ffi.new("size_t *")
@@ -104,7 +104,7 @@ class Prober:
         mediator_grefs: int,
         seed: int,
     ) -> set[int]:
-        """Frames of the frontend of which this domain sees a tag with that seed, by any way, or that it may map."""
+        """Frames of the frontend of which this domain sees a tag with that seed in any way, or which it may map."""
         seen: set[int] = set()
         for first in range(0, frontend_frames, FRAMES_A_CALL):
             count = min(FRAMES_A_CALL, frontend_frames - first)
@@ -123,7 +123,7 @@ class Prober:
         return {gfn for gfn, _, of in self._all_tags(page) if of == seed}
 
     def _foreign(self, domid: int, first: int, count: int) -> int:
-        """How many of these frames can be mapped; each is judged by itself."""
+        """How many of these frames can be mapped, each judged by itself."""
         va, errs = self._ffi.new("void **"), self._ffi.new("int[]", count)
         frames = list(range(first, first + count))
         rc = self._lib.svq_hv_map_foreign(self._hypervisor.handle, domid, frames, count, 0, errs, va)
@@ -133,13 +133,13 @@ class Prober:
         return sum(error == 0 for error in errs)
 
     def map(self, domid: int, gref: int, *, writable: bool) -> Any:
-        """The page of a grant, mapped; None: it cannot be."""
+        """Maps the page of a grant; None: it cannot be mapped."""
         va = self._ffi.new("void **")
         rc = self._lib.svq_hv_map_grants(self._hypervisor.handle, domid, [gref], 1, writable, va)
         return va[0] if rc == 0 else None
 
     def unmap(self, page: Any) -> None:
-        """Lets go of it."""
+        """Unmaps such a page."""
         self._lib.svq_hv_unmap_grants(self._hypervisor.handle, page, 1)
 
     def _tags(self, page: Any) -> list[list[int]]:

@@ -22,19 +22,21 @@ WAIT_S = 20.0
 
 
 class BackendProcess:
-    """What the demo can ask of the backend. Answers are plain JSON."""
+    """What the demo can ask of the backend. Return values are plain JSON."""
 
     def __init__(self, backend: Backend, attacker: Hypervisor) -> None:
         self._backend = backend
         self._prober, self._keeper = Prober(attacker), Keeper(attacker)
 
     def hold(self, on: bool) -> dict[str, Any]:
-        """Holds requests, or lets them go on."""
+        """Holds requests, or lets them continue."""
         self._device().hold(on)
         return {}
 
     def wait_held(self, requests: int) -> dict[str, Any]:
-        """Waits until so many requests are held; returns their buffers as the backend sees them."""
+        """
+        Waits until that many requests are held; returns the number and bytes of their buffers as the backend sees them.
+        """
         deadline = time.monotonic() + WAIT_S
         while self._device().stats()["held_requests"] < requests:
             if time.monotonic() > deadline:
@@ -58,7 +60,7 @@ class BackendProcess:
     def see(
         self, frontend: int, frames: int, grefs: int, mediator: int, mediator_grefs: int, seed: int
     ) -> dict[str, Any]:
-        """Frames of the frontend of which it sees tags with that seed, by whatever way."""
+        """Frames of the frontend of which it sees tags with that seed, in any way."""
         seen = self._prober.see(frontend, frames, range(grefs), mediator, mediator_grefs, seed)
         return {"frames": sorted(seen | self._keeper.see(seed))}
 

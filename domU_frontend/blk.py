@@ -36,7 +36,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of it. `error` is 0 or -errno of the driver; `status` as the device wrote it."""
+    """What became of a request. `error` is 0 or the driver's -errno; `status` is what the device wrote."""
 
     latency_ns: int
     error: int
@@ -57,8 +57,8 @@ class QueueAddresses:
 
 class BlkDriver:
     """
-    A driver that owns all of its domain's memory from `first_gfn` on, `pages` pages of it. `run` gives up when nothing
-    completes for `timeout_ms`; 0: the driver's default. What it has given away stands in `ledger`, if it has one.
+    A driver that owns `pages` pages of its domain's memory, from `first_gfn` on. `run` gives up when nothing completes
+    for `timeout_ms`; 0: the driver's default. `ledger`, if given, records what the driver has given away.
 
     HypervisorError: the memory or an event channel cannot be had.
     """
@@ -95,7 +95,7 @@ class BlkDriver:
         self.data_first_page, self.data_pages = int(first[0]), int(count[0])
 
     def addresses(self, queue: int) -> QueueAddresses:
-        """Where a queue's rings lie, in guest physical addresses."""
+        """Where a queue's rings are, in guest physical addresses."""
         info = self._library.ffi.new("struct svq_drv_queue_info *")
         self._library.check(self._library.lib.svq_drv_queue_info(self.handle, queue, info), "drv_queue_info")
         return QueueAddresses(info.size, info.desc, info.avail, info.used, info.port)
@@ -111,15 +111,15 @@ class BlkDriver:
         return int(gpa[0])
 
     def offset(self, gpa: int) -> int:
-        """Where a guest physical address lies in the driver's memory, in bytes from the start of its first page."""
+        """Where a guest physical address is in the driver's memory, in bytes from the start of its first page."""
         address = self._library.ffi.cast("uintptr_t", self._library.ffi.from_buffer(self.memory(gpa, 1)))
         first = self._library.ffi.cast("uintptr_t", self._library.ffi.from_buffer(self.memory(self.gpa(0), 1)))
         return int(address) - int(first)
 
     def memory(self, gpa: int, length: int) -> memoryview:
         """
-        The driver's own memory from a guest physical address on, writable. It goes on page after page as the process
-        has them: on real Xen frames that follow one another there need not do so in number.
+        The driver's own memory from a guest physical address on, writable. It continues in the order of the process's
+        pages: on real Xen, the frames of consecutive pages need not have consecutive numbers.
         """
         va = self._library.lib.svq_drv_va(self.handle, gpa, length)
         if va == self._library.ffi.NULL:
@@ -153,7 +153,7 @@ class BlkDriver:
         self._library.check(self._library.lib.svq_drv_queue_rearm(self.handle, queue, 0), "drv_rearm")
 
     def not_held(self, queue: int, held: bytes) -> None:
-        """The device is Closing, and all requests have ended that have no bit in `held`, by their heads."""
+        """The device is Closing, and all requests whose heads have no bit in `held` have ended."""
         rc = self._library.lib.svq_drv_not_held(self.handle, queue, held, len(held))
         self._library.check(rc, "drv_not_held")
 
@@ -163,29 +163,29 @@ class BlkDriver:
         lib.svq_drv_take_back(self.handle, getattr(lib, f"SVQ_BACK_{how}"))
 
     def use_own(self, seed: int) -> int:
-        """Fills with tags those data pages that are the driver's own, by its ledger; returns how many."""
+        """Fills those data pages with tags that are the driver's own, by its ledger; returns how many."""
         lib = self._library.lib
         rc = lib.svq_drv_use_own(self.handle, self.data_first_page, self.data_pages, seed)
         return self._library.check(int(rc), "drv_use_own")
 
     def own_changed(self, seed: int) -> int:
-        """How many of those somebody has changed since."""
+        """How many of those pages somebody has changed since."""
         lib = self._library.lib
         rc = lib.svq_drv_own_changed(self.handle, self.data_first_page, self.data_pages, seed)
         return self._library.check(int(rc), "drv_own_changed")
 
     @property
     def given(self) -> int:
-        """Requests that are given away, by the ledger."""
+        """How many requests are given away, by the ledger."""
         return int(self._library.lib.svq_drv_given(self.handle))
 
     def by_hand(self) -> None:
-        """Somebody writes into the rings past this driver from now on, until the device is Closed."""
+        """Notes that somebody writes into the rings without this driver from now on, until the device is Closed."""
         if self.ledger is not None:
             self.ledger.by_hand()
 
     def fill_tags(self, first_page: int, count: int, seed: int) -> None:
-        """Fills pages so that each 16 bytes say where they are from."""
+        """Fills pages with tags, so that each 16 bytes say where they are from."""
         self._library.check(self._library.lib.svq_drv_fill_tags(self.handle, first_page, count, seed), "drv_fill_tags")
 
     def counters(self) -> dict[str, int]:
@@ -195,7 +195,7 @@ class BlkDriver:
         return struct_to_dict(self._library, counters)
 
     def close(self) -> None:
-        """Safe to call twice."""
+        """Closes the driver. Safe to call twice."""
         if self.handle is not None:
             self._library.lib.svq_drv_destroy(self.handle)
             self.handle = None

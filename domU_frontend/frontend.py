@@ -38,7 +38,7 @@ class BlkGeometry:
 
     @classmethod
     def parse(cls, config: bytes) -> BlkGeometry:
-        """ValueError never: a short space leaves fields at 0."""
+        """Never fails: in a space that is too short, missing fields count as 0."""
         padded = config.ljust(60, b"\0")
         sectors, size_max, segments_max = struct.unpack_from("<QII", padded)
         (block_size,) = struct.unpack_from("<I", padded, 20)
@@ -51,7 +51,7 @@ class Frontend:
 
     Args:
         sim: None on real Xen; else the embedded machine's directory, where the driver then keeps its ledger for whoever
-            audits the machine, and the domid to be there.
+            audits the machine, and the id of our own domain.
         pages: pages of the domain's memory that the driver takes, from frame 0 on.
         accept: feature bits that the driver may accept at most.
     """
@@ -99,7 +99,7 @@ class Frontend:
             self.config = b""
             self._swept_before = 0
             self._was_closed = True  # nobody has anything of ours
-            self._knows = True  # that all is back, which the driver's ledger says then
+            self._knows = True  # that all is back; the driver's ledger then says so
             self._held_pages = 0
             self._watches = False
             self.side = Side(self.store, Role.FRONT, self.path, self._peer, self._on_action, lambda _: None)
@@ -117,18 +117,21 @@ class Frontend:
         return BlkGeometry.parse(self.config)
 
     def connect(self, timeout_s: float = 10.0) -> None:
-        """Goes through to Connected. ConfigError: it did not come to that; the mediator's own words are in it."""
+        """Connects, up to Connected. ConfigError: that failed; the message has the mediator's own words."""
         self._watch_peer()
         self.side.begin()
         self._run_until(lambda: self.side.phase is Phase.CONNECTED, timeout_s, "connected")
 
     def disconnect(self, timeout_s: float = 10.0) -> None:
-        """Closes the device, and waits until nobody holds anything of ours. ConfigError: somebody still may."""
+        """
+        Closes the device, and waits until nobody holds anything of ours. ConfigError: somebody may still hold
+        something.
+        """
         self.side.feed(Event.FAULT)
         self._finish_close(timeout_s)
 
     def reconnect(self, timeout_s: float = 10.0) -> None:
-        """A new round after `disconnect` or `wait_closed`, or after one that did not get to Connected."""
+        """Begins a new round after `disconnect` or `wait_closed`, or after a round that did not reach Connected."""
         self._watch_peer()
         self.side.feed(Event.REOPEN)
         self._run_until(lambda: self.side.phase is Phase.CONNECTED, timeout_s, "connected")
@@ -140,14 +143,14 @@ class Frontend:
 
     def wait_closed(self, timeout_s: float = 10.0) -> None:
         """
-        Waits until the mediator closed the device of its own accord. Its going away closes nothing: dom0 has to say
-        then that all has been taken back. ConfigError as from `disconnect`.
+        Waits until the mediator has closed the device of its own accord. A mediator that goes away closes nothing: then
+        dom0 has to say that all has been taken back. ConfigError as from `disconnect`.
         """
         self._finish_close(timeout_s)
 
     def wait_held(self, at_most: int, timeout_s: float = 10.0) -> int:
         """
-        Waits until the mediator is Closing with pages held, for some time also until they are no more than so many;
+        Waits until the mediator is Closing with pages held, and then for some time until at most that many are held;
         returns how many. 0: it has closed the device, and says that none is held.
         """
         self._run_until(lambda: self._held_pages or self.has_all_back, timeout_s, "Closing")
@@ -163,14 +166,14 @@ class Frontend:
 
     @property
     def has_all_back(self) -> bool:
-        """Whether it is proven that nobody can reach a buffer of the last connection any more."""
+        """Whether it is certain that nobody can reach a buffer of the last connection any more."""
         return self._was_closed or self._swept() > self._swept_before
 
     def _swept(self) -> int:
         return nodes.VirtioRecord.SWEPT.read(self.store.read, self._record) or 0
 
     def reset_queue(self, queue: int, timeout_s: float = 10.0) -> None:
-        """VIRTIO_F_RING_RESET: after it no request of the queue is alive, and it runs again, empty."""
+        """VIRTIO_F_RING_RESET: afterwards no request of the queue is alive, and it runs again, empty."""
         front, back = nodes.VirtioFront, nodes.VirtioBack
         self.driver.reset_prepare(queue)
         self._resets[queue] += 1
@@ -233,7 +236,7 @@ class Frontend:
             self._see_what_is_back()
 
     def _see_what_is_back(self) -> None:
-        """Enters in the ledger what is proven to be ours again."""
+        """Notes in the ledger what is certain to be ours again."""
         back, read = nodes.VirtioBack, partial(read_of_peer, self.store)
         closing = self.side.untrusted_peer_state == _CLOSING
         self._held_pages = (back.HELD_PAGES.read(read, self._peer) or 0) if closing else 0
@@ -244,7 +247,7 @@ class Frontend:
         elif self._held_pages:
             for queue in range(self._queues):
                 held = back.QUEUE_HELD.read(read, self._peer, queue)
-                if held is not None:  # else all of them may be
+                if held is not None:  # else any of them may be held
                     self.driver.not_held(queue, held)
 
     def _make_ledger(self, sim: Sim | None, device: int, pages: int) -> Ledger:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a driver has given away of its memory at this very moment, in a file that others may map: see svq_ledger.h."""
+"""Which of its memory a driver has given away at this very moment, in a file that others may map: see svq_ledger.h."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Ledger:
     @classmethod
     def create(cls, path: Path, pages: int) -> Self:
         """
-        A new one for a driver of so many pages. Where there was one before, of a driver of the same device, that driver
-        may have left requests behind, in the same memory: nothing can be said before the next offer.
+        Makes a new ledger for a driver of that many pages. If there was one before, of a driver of the same device,
+        that driver may have left requests behind in the same memory: nothing can be said before the next offer.
         """
         size = load("driver").lib.svq_ledger_bytes(pages)
         successor = path.exists()
@@ -43,19 +43,19 @@ class Ledger:
 
     @classmethod
     def private(cls, pages: int) -> Self:
-        """One that nobody else sees."""
+        """A ledger that nobody else sees."""
         return cls(mmap.mmap(-1, load("driver").lib.svq_ledger_bytes(pages)))
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """That of a driver which may be another process. FileNotFoundError: there is none."""
+        """Opens the ledger of a driver, which may be another process. FileNotFoundError: there is none."""
         with path.open("r+b") as file:
             return cls(mmap.mmap(file.fileno(), 0))
 
     def take_back(self, how: str) -> None:
-        """All is back; `how` is the end of a constant SVQ_BACK_..."""
+        """Notes that all is back; `how` is the end of a constant SVQ_BACK_..."""
         self._library.lib.svq_ledger_take_back(self.handle, getattr(self._library.lib, f"SVQ_BACK_{how}"))
 
     def by_hand(self) -> None:
-        """The driver writes its rings by hand from now on, until all is back."""
+        """Notes that the driver writes its rings by hand from now on, until all is back."""
         self._library.lib.svq_ledger_by_hand(self.handle)

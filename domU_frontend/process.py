@@ -42,7 +42,7 @@ HELD_SPECS = (  # offset in a page, bytes: whole pages, ends, fragments, and acr
 
 
 class FrontendProcess:
-    """What the demo can ask of the frontend. Answers are plain JSON."""
+    """What the demo can ask of the frontend. Return values are plain JSON."""
 
     def __init__(
         self, sim: tuple[Path, int] | None, device: int, memory_mib: int, seed: int, timeout_ms: int = 0
@@ -125,8 +125,8 @@ class FrontendProcess:
     def start_held(self, offset: int) -> dict[str, Any]:
         """
         Fills all free memory with tags and submits requests for the disk at `offset`, which the backend holds; they
-        stay within what `keep_region` has kept there, if it has. Returns the buffers that are described to the device,
-        as [guest physical address, bytes, device may write].
+        stay within what `keep_region` has kept there, if anything. Returns the buffers that are described to the
+        device, as [guest physical address, bytes, device may write].
         """
         self._driver.fill_tags(self._first_page, self._driver.data_pages, SEED_OF_TAGS)
         requests: list[Request] = []
@@ -145,13 +145,13 @@ class FrontendProcess:
         return {"buffers": described, "requests": len(requests)}
 
     def finish_held(self) -> dict[str, Any]:
-        """Waits for those requests; returns the statuses they ended with."""
+        """Waits for the requests of `start_held`; returns the statuses they ended with."""
         if self._held:
             self._held.join()
         return {"statuses": sorted({result.status for result in self._held_results}), "count": len(self._held_results)}
 
     def wait_held_pages(self, at_most: int) -> dict[str, Any]:
-        """Waits until the device is Closing with no more held pages than that, or Closed; returns how many."""
+        """Waits until the device is Closing with at most that many held pages, or Closed; returns how many."""
         return {"pages": self._frontend.wait_held(at_most, CLOSE_S)}
 
     def leave_held(self) -> dict[str, Any]:
@@ -162,12 +162,12 @@ class FrontendProcess:
         return {"completed": int(self._held_progress.requests_done), "waiting": self._driver.given}
 
     def use_own(self) -> dict[str, Any]:
-        """Uses all memory that is our own, for tags with a seed that was never there before; returns the seed."""
+        """Uses all memory that is our own for tags with a seed that was never used before; returns the seed."""
         self._uses += 1
         return {"seed": SEED_OF_USES + self._uses, "pages": self._driver.use_own(SEED_OF_USES + self._uses)}
 
     def own_changed(self, seed: int) -> dict[str, Any]:
-        """How many of those pages somebody has changed since."""
+        """How many of the pages of `use_own` somebody has changed since."""
         return {"pages": self._driver.own_changed(seed)}
 
     def wait_closed(self) -> dict[str, Any]:
@@ -176,7 +176,7 @@ class FrontendProcess:
         return {}
 
     def reconnect(self) -> dict[str, Any]:
-        """A new round."""
+        """Begins a new round."""
         self._frontend.reconnect(CLOSE_S)
         return {}
 
@@ -195,11 +195,13 @@ class FrontendProcess:
         return {}
 
     def close(self) -> None:
-        """Lets go of the domain's memory."""
+        """Releases the domain's memory."""
         self._frontend.__exit__(None, None, None)
 
     def _describe(self, page: int, start: int, length: int, device_writes: bool) -> list[list[int]]:
-        """A buffer, page by page: on real Xen frames that follow one another in memory need not do so in number."""
+        """
+        A buffer, page by page: on real Xen, frames that are consecutive in memory need not have consecutive numbers.
+        """
         ends = [*range(PAGE - start, length, PAGE), length]
         pieces = zip([0, *ends], ends, strict=False)
         return [[self._gpa(page * PAGE + start + at), end - at, device_writes] for at, end in pieces]
@@ -270,19 +272,19 @@ class FrontendProcess:
 
     @property
     def _length_max(self) -> int:
-        """Bytes of one request: what the device allows (virtio 5.2.4), and the driver's tables hold."""
+        """The most bytes of one request: what the device allows (virtio 5.2.4) and the driver's tables hold."""
         geometry = self._frontend.geometry
         size = geometry.size_max // SECTOR * SECTOR
         segments = min(geometry.segments_max, DRIVER_SEGMENTS_MAX) // 2
         return min(1 << 20, segments * (size if self._frames_follow else min(size, PAGE)))
 
     def _segments(self, length: int, wanted: int = 1) -> int:
-        """Segments for so many bytes, so that none is longer than size_max."""
+        """Segments for that many bytes, so that none is longer than size_max."""
         size = self._frontend.geometry.size_max // SECTOR * SECTOR
         return max(wanted, -(-length // (size - SECTOR)) if length > size else 1)
 
     def _gpa(self, at: int) -> int:
-        """Guest physical address of byte `at` of the buffers; the frames of one need not follow one another."""
+        """Guest physical address of byte `at` of the buffers; the frames of a buffer need not be consecutive."""
         return self._driver.gpa(self._first_page + at // PAGE) + at % PAGE
 
     def _split(self, kind: int, sector: int, total: int) -> list[Request]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a hostile driver writes into its rings: each malformed chain, with what the mediator has to say to it."""
+"""What a hostile driver writes into its rings: each malformed chain, with what the mediator has to say about it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TABLE_PAGE = 64  # of the data pages
 
 
 class HostileDriver:
-    """The rings of a connected frontend in its own hands."""
+    """Writes the rings of a connected frontend by hand."""
 
     def __init__(self, frontend: Frontend, memory_end: int) -> None:
         self.frontend = frontend
@@ -35,7 +35,7 @@ class HostileDriver:
         self.data = driver.gpa(driver.data_first_page)
 
     def table(self, *descs: Desc) -> int:
-        """Writes an indirect table into a page of its own; its guest physical address."""
+        """Writes an indirect table into a page of its own; returns its guest physical address."""
         driver = self.frontend.driver
         gpa = driver.gpa(driver.data_first_page + TABLE_PAGE)
         packed = b"".join(desc.pack() for desc in descs)
@@ -49,7 +49,7 @@ class HostileDriver:
         self.kick()
 
     def kick(self) -> None:
-        """One notification, wanted or not."""
+        """Sends one notification, wanted or not."""
         load("driver").lib.svq_drv_kick(self.frontend.driver.handle, 0)
 
 
@@ -65,7 +65,7 @@ def next_range(v: HostileDriver) -> None:
 
 
 def loops(v: HostileDriver) -> None:
-    """A chain that bites its tail."""
+    """A chain that is a loop."""
     v.ring.set_desc(1, v.data, 16, DESC_F_NEXT, 2)
     v.ring.set_desc(2, v.data, 16, DESC_F_NEXT, 1)
     v.offer(1)
@@ -116,7 +116,7 @@ def odd_table(v: HostileDriver) -> None:
 
 
 def huge_table(v: HostileDriver) -> None:
-    """An indirect table longer than any."""
+    """An indirect table longer than any table may be."""
     v.ring.set_desc(9, v.data, 0xFFFFFFF0, DESC_F_INDIRECT)
     v.offer(9)
 
@@ -128,7 +128,7 @@ def table_next(v: HostileDriver) -> None:
     v.offer(9)
 
 
-# By the code that the mediator answers with: the attack, and words of its sentence, with {size} as the queue's.
+# By the mediator's error code: the attack, and words that the mediator's message has; {size} is the queue's.
 CASES: dict[str, tuple[Callable[[HostileDriver], None], list[str]]] = {
     "HEAD_RANGE": (head_range, ["head {size}", "below the queue size"]),
     "NEXT_RANGE": (next_range, ["head 3", "value {beyond}", "below the size of its table"]),
@@ -146,7 +146,7 @@ CASES: dict[str, tuple[Callable[[HostileDriver], None], list[str]]] = {
 
 
 def missing_words(case: str, size: int, told: str) -> list[str]:
-    """What the mediator's sentence lacks; empty if it says all that it has to."""
+    """What the mediator's message lacks; empty if it says all that it has to."""
     code, _, _ = case.partition(" ")
     wanted = [word.format(size=size, beyond=size + 7) for word in CASES[case][1]]
     return [word for word in (f"SVQ_E_{code} (queue 0", "source", *wanted) if word not in told]

@@ -47,7 +47,7 @@ class Desc:
     next: int = 0
 
     def pack(self) -> bytes:
-        """The 16 bytes of it."""
+        """Its 16 bytes."""
         return _DESC.pack(self.addr, self.length, self.flags, self.next)
 
 
@@ -111,7 +111,7 @@ class ShadowDesc:
 
 @dataclass(frozen=True, slots=True)
 class RingLayout:
-    """Where the three parts of one ring lie: byte offsets into the memory that a `RingWriter` writes."""
+    """Where the three parts of one ring are: byte offsets into the memory that a `RingWriter` writes."""
 
     size: int
     desc: int
@@ -382,7 +382,9 @@ class HostileDevice:
 
 
 def _words(memory: memoryview) -> memoryview[int]:
-    """The same memory in 16-bit words, as this machine stores them: little-endian, as all that there are."""
+    """
+    The same memory in 16-bit words, as this machine stores them: little-endian, like every machine that we run on.
+    """
     return memory[: len(memory) // 2 * 2].cast("H")
 
 

@@ -9,7 +9,7 @@ _SHOWN_LINES = 5
 
 
 class BenchmarkFailed(ShadowVQError):
-    """A benchmark did not run to its end: there are no figures. `case` names it, `output` is what its program said."""
+    """A benchmark did not finish, so there are no figures. `case` names it; `output` is what its program printed."""
 
     def __init__(self, case: str, reason: str, output: bytes) -> None:
         said = output.decode(errors="replace").strip().splitlines()[-_SHOWN_LINES:]

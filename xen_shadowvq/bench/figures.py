@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is reported, in which units, and the goals that the project set itself. No figure that was measured is here."""
+"""What is reported, in which units, and the goals that the project set itself. It holds no measured figure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Goal:
     limit: float
 
     def met(self, value: float) -> bool:
-        """Whether a median is as good as it has to be."""
+        """Whether a median meets the goal."""
         if self.relation == ">=":
             return value >= self.limit
         return value < self.limit if self.relation == "<" else value <= self.limit
@@ -28,7 +28,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure in the order of the report. `scale`: what a value is divided by before it is shown in `unit`."""
+    """A figure, in the order of the report. Values are divided by `scale` before they are shown in `unit`."""
 
     name: str
     label: str
@@ -67,7 +67,7 @@ FIGURES = (
 
 @dataclass(frozen=True)
 class Curve:
-    """A curve of the report: `name` is svq_bench's, the rest is how it is shown."""
+    """A curve of the report: `name` is svq_bench's; the rest says how it is shown."""
 
     name: str
     title: str

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
-What a mediator costs that has nothing to do: many devices connected end to end, and not one request.
+What an idle mediator costs: many devices connected end to end, and not one request.
 
-The mediator that is measured is the program that operators run, alone in a process of its own, in dom0. The embedded
-machine, the backends and the frontends live in this process.
+The measured mediator is the program that operators run, in a process of its own, in dom0. The embedded machine, the
+backends and the frontends live in this process.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class IdleCost:
 
     devices: int
     windows_s: float
-    cpu_percent: list[float]  # of one core, one figure a window
+    cpu_percent: list[float]  # of one core, one figure for each window
     rss_mib: list[float]
     anon_mib: float
     file_mib: float
@@ -71,16 +71,16 @@ class IdleCost:
 
 def measure(windows: int, on_window: Callable[[], None]) -> IdleCost:
     """
-    Measures `windows` times `WINDOW_S` seconds.
+    Measures `windows` times, for `WINDOW_S` seconds each.
 
     Raises:
-        BenchmarkFailed: the mediator did not start or did not stay; its log is in it.
+        BenchmarkFailed: the mediator did not start or did not stay up; its log is in the message.
         ConfigError: a device was not connected.
     """
     with ExitStack() as outlasting, ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shadowvq-bench-")))
         machine = stack.enter_context(Machine(directory / "machine"))
-        # dom0 is more than its mediator: it must not count as dead when that ends, nor before the machine itself stops
+        # dom0 is more than its mediator: it must not count as dead before the machine itself stops
         outlasting.enter_context(Hypervisor("mediator", hypervisor_socket(machine.directory, _MEDIATOR)))
         for domid in _BACKENDS:
             machine.create_domain(DomainSpec(domid, f"backend-{domid}"))
@@ -130,7 +130,7 @@ def _backend(sim: Path, domid: int) -> Iterator[None]:
 
 
 def _connect(machine: Machine, stack: ExitStack, domid: int, number: int, directory: Path) -> None:
-    """One device, and one request through it: idle means that it could work."""
+    """Connects one device and sends one request through it: idle means that it could work."""
     image = directory / f"{domid}-{number}.img"
     with image.open("wb") as file:
         file.truncate(_IMAGE_BYTES)

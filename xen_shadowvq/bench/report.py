@@ -23,7 +23,7 @@ LINEARITY_AT = (8, 128)  # segments
 
 @dataclass(frozen=True)
 class Report:
-    """All figures and curves. `derived` are single numbers that curves say."""
+    """All figures and curves. `derived` are single numbers read off the curves."""
 
     figures: dict[str, Spread]
     curves: dict[str, list[Point]]
@@ -56,7 +56,7 @@ def make(samples: Samples, idle: IdleCost, rounds: int, machine: dict[str, str |
 
 
 def machine_facts() -> dict[str, str | int | float]:
-    """What the figures were measured on, without its name or anything of its owner's."""
+    """What the figures were measured on, without its name or anything about its owner."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     models = [text.partition(":")[2].strip() for text in lines if text.startswith("model name")]
     return {
@@ -68,7 +68,7 @@ def machine_facts() -> dict[str, str | int | float]:
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """Medians at the top level; under `figures` where the samples lie, under `goals` what was to be reached."""
+    """Medians at the top level; the spread of the samples under `figures`, the targets under `goals`."""
     return {
         **{name: spread.median for name, spread in report.figures.items()},
         **report.derived,

@@ -25,7 +25,7 @@ def run_case(program: Path, case: str, rounds: int, on_round: Callable[[], None]
     """
     Runs one case of svq_bench. `on_round` is called after each round.
 
-    BenchmarkFailed: the program is missing, ended with an error, or printed something else than samples.
+    BenchmarkFailed: the program is missing, ended with an error, or printed something other than samples.
     """
     found: Samples = defaultdict(list)
     with tempfile.TemporaryFile() as errors:
@@ -57,4 +57,4 @@ def _parse(case: str, line: str) -> tuple[str, float, float]:
         sample = json.loads(line)
         return str(sample["case"]), float(sample["x"]), float(sample["value"])
     except (ValueError, KeyError, TypeError) as error:
-        raise BenchmarkFailed(case, "svq_bench printed a line that is no sample", line.encode()) from error
+        raise BenchmarkFailed(case, "svq_bench printed a line that is not a sample", line.encode()) from error

@@ -57,11 +57,11 @@ def line(points: Sequence[Point]) -> tuple[float, float]:
 
 
 def linearity(points: Sequence[Point], small_x: float, large_x: float) -> float:
-    """y/x at `large_x` over y/x at `small_x`: 1 when cost grows as size does, more when it grows faster."""
+    """y/x at `large_x` over y/x at `small_x`: 1 when cost grows in proportion to size, more when it grows faster."""
     at = {p.x: p.y.median / p.x for p in points if p.x}
     return at[large_x] / at[small_x]
 
 
 def flatness(points: Sequence[Point]) -> float:
-    """The largest median of a curve over the one at its start: 1 when x does not matter to it."""
+    """The largest median of a curve over the one at its start: 1 when x makes no difference."""
     return max(p.y.median for p in points) / points[0].y.median

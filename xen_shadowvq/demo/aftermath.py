@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
-What a backend's domain can reach of memory that the frontend has back: after a mapping that it keeps, and after the
+What a backend's domain can reach of memory that the frontend has back: after it kept a mapping, and after the
 mediator's end.
 
-Each time that the frontend has some of its memory back it uses it again, for something that is nobody else's business:
-tags with a seed that was never there before. A page is reachable if the attacker sees one of these by whatever way, or
-has changed one.
+Each time the frontend gets memory back, it uses it for something private: tags with a seed that was never used before.
+A page counts as reachable if the attacker sees one of these tags in any way, or has changed one.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ KEPT = 3
 
 
 class Call(Protocol):
-    """Calls a method of a part that may be in another process, or another domain; answers are plain JSON."""
+    """Calls a method of a part that may be in another process, or another domain; return values are plain JSON."""
 
     def __call__(self, method: str, /, **arguments: Any) -> Any: ...
 
@@ -38,7 +37,7 @@ class Aftermath:
 
     @property
     def guest_saw(self) -> str:
-        """In one sentence."""
+        """What the guest saw, in one sentence."""
         ended = f"{self.completed} of {self.requests} requests completed, {self.failed} failed"
         if not self.pages_kept:
             return f"{ended} (nothing was granted that could have been kept)"
@@ -58,15 +57,15 @@ class Witness:
     The frontend and the attacker together.
 
     Args:
-        attacker: in the backend's domain, with the honest backend in its hands: `hold` has it hold requests.
-        where: what the attacker is to look through: the arguments of its `see`, but for the seed.
+        attacker: the backend's domain, with the honest backend in its hands: `hold` has it hold requests.
+        where: what the attacker looks through: the arguments of its `see`, except the seed.
     """
 
     def __init__(self, frontend: Call, attacker: Call, where: dict[str, Any]) -> None:
         self._frontend, self._attacker, self._where = frontend, attacker, where
 
     def kept_mapping(self, offset: int) -> Aftermath:
-        """The backend answers requests and keeps pages of theirs mapped."""
+        """The backend completes requests but keeps some of their pages mapped."""
         after = self._start(offset)
         self._attacker("hold", on=False)
         if after.pages_kept:
@@ -77,7 +76,7 @@ class Witness:
         return after
 
     def mediator_killed(self, offset: int, kill: Callable[[], None], restart: Callable[[], None]) -> Aftermath:
-        """The mediator is killed with requests alive, pages of which the backend keeps, and started again."""
+        """The mediator is killed while requests are alive, some of whose pages the backend keeps, and started again."""
         after = self._start(offset)
         kill()
         after.reachable += self._reachable()  # nobody has told the guest anything, so it has nothing back
@@ -87,8 +86,9 @@ class Witness:
 
     def mediator_destroyed(self, offset: int, destroy: Callable[[], None], sweep: Callable[[], int]) -> Aftermath:
         """
-        The mediator's domain is destroyed with requests alive, pages of which the backend keeps. Then dom0 takes back
-        what was granted: `sweep` answers how many pages it could not have back yet. The device is left closed.
+        The mediator's domain is destroyed while requests are alive, some of whose pages the backend keeps. Then dom0
+        takes back what was granted: `sweep` returns how many pages it could not take back yet. The device is left
+        closed.
         """
         after = self._start(offset)
         destroy()

@@ -25,15 +25,15 @@ _COPY_BYTES = 1 << 20
 
 
 def tool(name: str) -> str | None:
-    """A program's path, also where only root's PATH leads."""
+    """A program's path, also in the folders that only root's PATH has."""
     return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
 
 
 def make_image(path: Path, size_mib: int) -> None:
-    """A sparse ext4 image with a tree of real files in it: Python's own standard library."""
+    """Makes a sparse ext4 image with a tree of real files in it: Python's own standard library."""
     mke2fs = tool("mke2fs")
     if mke2fs is None:
-        raise ImageError(str(path), "mke2fs is not installed (package e2fsprogs); or give an image with IMAGE=path")
+        raise ImageError(str(path), "mke2fs is not installed: install e2fsprogs, or give an image with IMAGE=path")
     tree = path.parent / "tree"
     shutil.rmtree(tree, ignore_errors=True)
     _copy_tree(Path(sysconfig.get_path("stdlib")), tree, size_mib * (1 << 20) // 2)
@@ -100,7 +100,7 @@ def filesystem(path: Path) -> str | None:
 
 
 def fsck(path: Path) -> bool | None:
-    """Does the checker find the file system clean? None: there is no file system here that we have a checker for."""
+    """Whether the checker finds the file system clean. None: we have no checker for what is in the image."""
     command = _CHECKERS.get(filesystem(path) or "")
     program = tool(command[0]) if command else None
     if command is None or program is None:

@@ -21,7 +21,7 @@ class Verdict:
 
     @property
     def clean(self) -> bool:
-        """Nothing but the described bytes, with no more than the described access."""
+        """Whether only the described bytes could be reached, with no more than the described access."""
         return self.bytes_outside == 0 and self.writable_outside == 0
 
 

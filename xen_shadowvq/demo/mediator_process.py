@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The demo's mediator: the service as an operator starts it, but it ends with the demo, however that ends."""
+"""The demo's mediator: the service as an operator starts it, except that it ends when the demo does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import threading
 
 
 def _end_with_the_demo() -> None:
-    """The demo holds the other end of standard input, and the kernel closes it for one that is killed."""
+    """The demo holds the other end of standard input, which the kernel closes even if the demo is killed."""
     while os.read(0, 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)

@@ -52,9 +52,9 @@ _FIGURES = {
 
 
 def failures(report: dict[str, Any]) -> list[str]:
-    """What did not come out as it must, in words."""
+    """What failed, in words."""
     wrong = [text for key, text in _MUST_BE_TRUE.items() if report.get(key) is not True]
-    # Placement `page` grants whole pages, neighbours and all: that is its price, and it is shown, not failed.
+    # Placement `page` grants whole pages, neighbours and all: that is its price, which is shown and is no failure.
     if report.get("placement") != "page":
         wrong += [f"{text}: {report.get(key)}" for key, text in _MUST_BE_ZERO.items() if report.get(key) != 0]
     if report.get("fsck_clean") is False:
@@ -63,12 +63,12 @@ def failures(report: dict[str, Any]) -> list[str]:
 
 
 def write_json(report: dict[str, Any], path: Path) -> None:
-    """Keeps the report for machines."""
+    """Saves the report as JSON."""
     path.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def show(report: dict[str, Any], console: Console) -> None:
-    """The table that ends the demo."""
+    """Prints the table that ends the demo."""
     table = Table(title="A disk through shadow virtqueues, on the embedded machine", title_style="bold", min_width=78)
     table.add_column("what was tried")
     table.add_column("outcome", justify="right")

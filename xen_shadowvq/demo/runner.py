@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Runs the demo: sets the three processes up, has them do the main job, probes the isolation, writes the report."""
+"""Runs the demo: starts the three processes, has them do the main job, probes the isolation, writes the report."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ IMAGE_MIB = 256
 CALL_S = 30.0
 
 Step = Callable[[str, int], Callable[[int], None]]
-"""Begins a step of the demo with a name and its size in bytes; the answer takes how far it has come."""
+"""Begins a step of the demo with a name and a size in bytes; returns what to call with the number of bytes done."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the operator may choose. `image`: None makes one."""
+    """What the operator may choose. `image` None: make one."""
 
     output: Path
     image: Path | None = None
@@ -54,8 +54,8 @@ class Options:
 
 def run(options: Options, step: Step) -> dict[str, Any]:
     """
-    The whole demo. ShadowVQError: something did not work at all. What came out is in the report that is returned, and
-    in report.json.
+    Runs the whole demo, and returns the report, which is also in report.json. ShadowVQError: something did not work at
+    all.
     """
     options = replace(options, output=options.output.absolute())
     with operators_files(options.output), ended_by_signals(), ExitStack() as stack:
@@ -128,7 +128,7 @@ class _Mediator:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Starts it; its log goes on."""
+        """Starts it, and appends to its log."""
         with self._log.open("ab") as stderr:
             self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stderr=stderr)
 
@@ -256,7 +256,7 @@ class _Demo:
         return judge(found, buffers)
 
     def _aftermath(self) -> None:
-        """Everything is put back afterwards, as above."""
+        """Everything is put back afterwards, as in `_write_region`."""
         frontend, backend, offset = self._p.frontend, self._p.backend, self._region["offset"]
         where = {
             "frontend": FRONTEND,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where the demo runs: folders of any name, and an end that comes from outside."""
+"""Where the demo runs: in folders of any name, and with an end that may come from outside."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _END = signal.SIGTERM, signal.SIGHUP
 @contextmanager
 def machine_folder() -> Iterator[Path]:
     """
-    A folder for the machine's sockets and for a link to the image: the name of a socket has to be short, and a path in
-    XenStore ASCII, while a user's folders may be called anything.
+    A folder for the machine's sockets and for a link to the image. A socket's path has to be short and a path in
+    XenStore has to be ASCII, while a user's folders may have any name.
     """
     for place in (tempfile.gettempdir(), *_PLACES):
         fits = len(os.fsencode(place)) + _OURS_BYTES <= _SOCKET_PATH_BYTES_MAX
@@ -30,7 +30,7 @@ def machine_folder() -> Iterator[Path]:
             with tempfile.TemporaryDirectory(prefix="shadowvq-", dir=place) as directory:
                 yield Path(directory)
             return
-    raise ConfigError(f"no folder for sockets: {tempfile.gettempdir()} has too long a name; set TMPDIR to a short one")
+    raise ConfigError(f"no folder for sockets: {tempfile.gettempdir()} is too long a path; set TMPDIR to a shorter one")
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def operators_files(output: Path) -> Iterator[None]:
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP, the first of them, end the demo as Ctrl-C does: everything is taken down in order."""
+    """The first SIGTERM or SIGHUP ends the demo as Ctrl-C does: everything is taken down in order."""
 
     def end(*_: object) -> None:
         for number in _END:

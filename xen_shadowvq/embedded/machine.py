@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
-The embedded machine as a whole: hypervisor broker, XenStore, and the part of a toolstack that makes and buries domains.
+The embedded machine as a whole: hypervisor broker, XenStore, and the part of a toolstack that creates and destroys
+domains.
 
-It runs in a process of its own, or in threads of one; domains are whoever connects to the sockets in its directory.
+It runs in a process of its own, or in threads of one. Whoever connects to a domain's socket in its directory is that
+domain.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ class DomainSpec:
 
 class Machine:
     """
-    A context manager; `directory` gets the sockets, `limits` are XenStore's, None: xenstored's own. Domain 0 is there
+    A context manager. `directory` gets the sockets; `limits` are XenStore's (None: those of xenstored). Domain 0 exists
     from the start.
     """
 
@@ -93,7 +95,7 @@ class Machine:
         return self._xenstore.watches_of(domid)
 
     def create_domain(self, spec: DomainSpec) -> None:
-        """Makes a domain that nobody runs in yet."""
+        """Creates a domain in which nobody runs yet."""
         self._xenstore.add_domain(spec.domid, name=spec.name)
         self.store.write(f"/local/domain/{spec.domid}/memory/static-max", str(spec.memory_mib * 1024))
         self._create(spec)
@@ -120,7 +122,7 @@ class Machine:
         return ("created", "running", "dead", "zombie")[state] if state >= 0 else "none"
 
     def look_into(self, domid: int) -> tuple[mmap.mmap, mmap.mmap]:
-        """A living domain's memory and grant table, to be read. HypervisorError: there is no such domain."""
+        """A living domain's memory and grant table, to read only. HypervisorError: there is no such domain."""
         fds = self._library.ffi.new("int[2]")
         rc = self._library.lib.svq_sim_domain_fds(self._handle, domid, fds, fds + 1)
         self._library.check(rc, "sim_domain_fds", domid)
@@ -143,7 +145,7 @@ class Machine:
             self._xenstore.remove_domain(domid)
 
     def _bury_the_dead(self) -> None:
-        """A domain whose process ended is taken out of XenStore, as the toolstack does after a crash."""
+        """Removes a domain whose process has ended from XenStore, as the toolstack does after a crash."""
         poller = select.poll()
         poller.register(self._wake, select.POLLIN)
         poller.register(self._library.lib.svq_sim_event_fd(self._handle), select.POLLIN)

@@ -32,7 +32,7 @@ OWNED: Final = (
 
 
 def make_domain_nodes(store: Store, dom0: Domain, domain: Domain, name: str) -> list[Change]:
-    """Make /local/domain/<domid> anew; returns the changes for the watches."""
+    """Make a fresh /local/domain/<domid>; returns the changes for the watches."""
     tree, changes = store.tree, []
     owned = (Perm(Access.NONE, domain.domid),)
     readable = (Perm(Access.NONE, 0), Perm(Access.READ, domain.domid))

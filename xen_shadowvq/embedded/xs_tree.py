@@ -122,8 +122,8 @@ class _Touched:
 class Transaction:
     """A View that keeps its changes until commit().
 
-    As in xenstored, each node is frozen at its first access (not all at the start), and commit() refuses with EAGAIN
-    if any accessed node has changed meanwhile; so whatever is committed, is as if it had happened at one instant.
+    As in xenstored, each node is frozen at its first access (not all at the start), and commit() refuses with EAGAIN if
+    any accessed node has changed meanwhile; so whatever is committed looks as if it had happened at one instant.
     """
 
     tree: NodeTree

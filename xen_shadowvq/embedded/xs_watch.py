@@ -100,7 +100,7 @@ class WatchRegistry:
                 self._send(watch, name)
 
     def forget_domain(self, domid: int) -> None:
-        """A domain is gone: it may not leave its say about the special watches to a later one of its id."""
+        """A domain is gone: its say about the special watches must not pass to a later domain of its id."""
         for name, perms in self.special_perms.items():
             owner = Perm(perms[0].access, 0) if perms[0].domid == domid else perms[0]
             self.special_perms[name] = (owner, *(perm for perm in perms[1:] if perm.domid != domid))

@@ -53,7 +53,7 @@ _ERROR_NAMES: Final = {
 
 
 class XsError(Exception):
-    """A request is refused; the client did it, and gets `errno` by name in an ERROR reply."""
+    """A request is refused through the client's fault; the client gets `errno` by name in an ERROR reply."""
 
     def __init__(self, number: int) -> None:
         super().__init__(errno.errorcode[number])

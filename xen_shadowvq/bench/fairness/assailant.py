@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One device of a hostile frontend: its rings in its own hands, as often connected as the mediator lets it."""
+"""One device of a hostile frontend, which writes its rings by hand and connects as often as the mediator lets it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ QUEUE_SIZE = 256
 READ, WRITE_ZEROES, NO_SUCH_TYPE = 0, 13, 99
 SECTOR = 512
 
-_HEADERS, _STATUSES, _TABLES = 0, 1, 2  # data pages; from _TABLES on one for each head of each queue
+_HEADERS, _STATUSES, _TABLES = 0, 1, 2  # data pages; from _TABLES on, one for each head of each queue
 _NAP_S = 20e-6
 _CODE = re.compile("SVQ_E_[A-Z_]+")
 _LOOK_EVERY_TURNS = 64
@@ -38,7 +38,7 @@ Stopped = Callable[[], bool]
 
 
 class Assailant:
-    """`counts` says what it did. `stopped` is asked often; what runs until then ends soon after."""
+    """`counts` records what it did. `stopped` is asked often: whatever runs ends soon after it returns True."""
 
     def __init__(self, frontend: Frontend, queues: int, memory_bytes: int, stopped: Stopped) -> None:
         self.frontend = frontend
@@ -54,7 +54,7 @@ class Assailant:
     # ---- connecting --------------------------------------------------------------------------------------------------
 
     def connect(self) -> None:
-        """A new connection, with empty rings."""
+        """Makes a new connection, with empty rings."""
         if self._connected_once:
             self.frontend.reconnect(PATIENCE_S)
         else:
@@ -72,7 +72,7 @@ class Assailant:
         self._seen = [0] * len(self.queues)
 
     def disconnect(self) -> None:
-        """Closes it, whoever began to."""
+        """Closes the connection, whichever side began to."""
         if self.frontend.side.phase is not Phase.CLOSED:
             self.frontend.disconnect(PATIENCE_S)
 
@@ -83,7 +83,7 @@ class Assailant:
         return self.frontend.side.phase is Phase.CONNECTED
 
     def after_a_break(self) -> None:
-        """The mediator has closed the device, or is about to: a new connection, unless it is over."""
+        """Connects again, unless the attack is over, after the mediator closed the device or while it is about to."""
         self.frontend.wait_closed(PATIENCE_S)
         error = self.frontend.store.read(f"{self.frontend.side.peer_path}/error") or ""
         code = _CODE.search(error)
@@ -98,11 +98,11 @@ class Assailant:
         return self.frontend.driver.gpa(self.frontend.driver.data_first_page + number)
 
     def write(self, gpa: int, data: bytes) -> None:
-        """Into the driver's own memory."""
+        """Writes into the driver's own memory."""
         self.frontend.driver.memory(gpa, len(data))[:] = data
 
     def header(self, slot: int, kind: int, sector: int = 0, *, ranges: tuple[int, int] | None = None) -> Part:
-        """A request's header; with `ranges` (sector, sectors) the 16 bytes of WRITE_ZEROES's data follow."""
+        """A request's header; with `ranges` (sector, sectors), the 16 bytes of WRITE_ZEROES's data follow it."""
         gpa = self.page(_HEADERS) + 32 * slot
         data = kind.to_bytes(8, "little") + sector.to_bytes(8, "little")
         if ranges is not None:
@@ -115,7 +115,7 @@ class Assailant:
         return self.page(_STATUSES) + slot, 1, DESC_F_WRITE
 
     def in_table(self, queue: int, head: int, parts: Sequence[Part]) -> int:
-        """Makes `head` of a queue refer to an indirect table with these parts; the head."""
+        """Makes `head` of a queue refer to an indirect table with these parts; returns the head."""
         gpa = self.page(_TABLES + queue * QUEUE_SIZE + head)
         last = len(parts) - 1
         table = [
@@ -130,8 +130,8 @@ class Assailant:
 
     def flood(self, aim: Callable[[int], Sequence[int]]) -> None:
         """
-        `aim` writes a queue's chains and answers their heads; each is offered again as soon as it comes back, until it
-        is over. Where the mediator closes the device, the same on a new connection.
+        `aim` writes a queue's chains and returns their heads. Each is offered again as soon as it comes back, until the
+        attack is over. If the mediator closes the device, the same begins again on a new connection.
         """
         while not self.stopped():
             for queue in self.queues:
@@ -141,7 +141,7 @@ class Assailant:
                 self.after_a_break()
 
     def keep_going(self) -> None:
-        """Offers what comes back, until it is over or the device is closed."""
+        """Offers again what comes back, until the attack is over or the device is closed."""
         turn = 0
         while not self.stopped():
             turn += 1
@@ -151,7 +151,7 @@ class Assailant:
                 time.sleep(_NAP_S)
 
     def wait_for(self, chains: int) -> None:
-        """Until so many of queue 0 have come back, or it is over, or the device is closed."""
+        """Waits until so many of queue 0's chains have come back, the attack is over, or the device is closed."""
         while chains > 0 and not self.stopped() and self.connected():
             back = len(self.take_back(0))
             chains -= back
@@ -159,7 +159,7 @@ class Assailant:
                 time.sleep(_NAP_S)
 
     def take_back(self, queue: int) -> list[int]:
-        """The heads of a queue that have come back since it was asked last."""
+        """Returns the heads of a queue that have come back since the last call."""
         ring, heads = self.rings[queue], []
         for entry in ring.used_entries(self._seen[queue]):
             heads.append(entry.id)
@@ -168,13 +168,13 @@ class Assailant:
         return heads
 
     def offer(self, queue: int, heads: Sequence[int]) -> int:
-        """Makes heads available, with a kick; how many."""
+        """Makes heads available, with a kick; returns how many."""
         if heads:
             self.rings[queue].offer(heads)
             self.kick(queue)
         return len(heads)
 
     def kick(self, queue: int) -> None:
-        """One notification, wanted or not."""
+        """Sends one notification, wanted or not."""
         self._library.svq_drv_kick(self.frontend.driver.handle, queue)
         self.counts["kicks"] += 1

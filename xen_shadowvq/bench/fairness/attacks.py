@@ -29,18 +29,18 @@ QUEUES = 16
 
 MIB = 1 << 20
 TARGETS = 64 * MIB
-"""Where the memory begins that chains are aimed at: below it are the drivers' rings and tables."""
+"""Where the memory that chains are aimed at begins; the drivers' rings and tables are below it."""
 
 _BEYOND_THE_DISK = 1 << 40  # a sector: the backend refuses the request without touching its data
 _CHUNK = 2 * MIB  # what the mediator maps at a time
 _TABLE_PARTS = 256
 _DRIPS, _DRIP_BYTES, _DRIP_WRITABLE = 48, 64 * 1024, 16
-_STORM_KICKS = 30  # one less than so many without work, and the mediator holds a peer's events back
+_STORM_KICKS = 30  # one more without work, and the mediator holds a peer's events back
 
 
 @dataclass(frozen=True)
 class Attack:
-    """`label` says what the frontend does. `memory_mib` is how much memory it has."""
+    """`label` says what the frontend does; `memory_mib` is how much memory it has."""
 
     name: str
     label: str
@@ -71,8 +71,8 @@ def huge_indirect(device: Assailant) -> None:
 
 def _largest_legal(device: Assailant, slot: int, start: int) -> list[Part]:
     """
-    As many and as long segments as the device allows, none aligned: half of them to be read, half to be written, so
-    that both pools have to give. A type that does not exist costs the backend least.
+    As many and as long segments as the device allows, none aligned. Half are to be read and half to be written, so that
+    both pools are needed. A request type that does not exist costs the backend least.
     """
     geometry = device.frontend.geometry
     size = min(geometry.size_max, PAGE_BYTES)
@@ -98,8 +98,8 @@ def many_queues(device: Assailant) -> None:
 
 def _drip(device: Assailant, queue: int, number: int) -> int:
     """
-    A request that holds bounce slots while the backend writes zeroes, the longer the higher its number: so they come
-    back one by one.
+    A request that holds bounce slots while the backend writes zeroes; the higher its number, the longer it takes. So
+    the requests come back one by one.
     """
     sectors = (number + 1) * _DRIP_BYTES // SECTOR
     header = device.header(number, WRITE_ZEROES, ranges=(0, sectors))
@@ -117,7 +117,7 @@ def _parked(device: Assailant, waiting: Callable[[int], Sequence[Part]]) -> None
 
 
 def parked_huge(device: Assailant) -> None:
-    """Behind requests that come back one by one, a chain of 4 GiB that needs more slots than are free, at its end."""
+    """A chain of 4 GiB that at its end needs more slots than are free, behind requests that come back one by one."""
 
     def waiting(queue: int) -> list[Part]:
         slots = [(TARGETS + at * 64, 1, DESC_F_WRITE) for at in range(_TABLE_PARTS - 3)]
@@ -136,7 +136,7 @@ def parked_legal(device: Assailant) -> None:
 
 
 def event_storm(device: Assailant) -> None:
-    """Kicks without end on all queues, with just so much work among them that they do not count as spurious."""
+    """Endless kicks on all queues, with just enough work among them that they do not count as spurious."""
     while not device.stopped():
         for queue in device.queues:
             whole = [device.header(queue, NO_SUCH_TYPE), device.status(queue)]
@@ -151,7 +151,7 @@ def event_storm(device: Assailant) -> None:
 
 
 def fresh_memory(device: Assailant) -> None:
-    """Chains all over memory that was not touched before; when all of it was, a new connection forgets it."""
+    """Chains all over untouched memory; once all of it was touched, a new connection forgets that."""
     chunks = range(TARGETS + PAGE_BYTES, device.memory_bytes, _CHUNK)
     while not device.stopped():
         segments = min(device.frontend.geometry.segments_max, _TABLE_PARTS - 2)
@@ -197,7 +197,7 @@ def malformed(device: Assailant) -> None:
 ATTACKS = (
     Attack("huge_direct", "chains of 4 GiB", huge_direct, memory_mib=4352),
     Attack("huge_indirect", "chains of 4 GiB, indirect", huge_indirect, memory_mib=4352),
-    Attack("many_queues", "all queues, dearest chains", many_queues, queues=QUEUES),
+    Attack("many_queues", "all queues, costliest chains", many_queues, queues=QUEUES),
     Attack("parked_huge", "parked chains of 4 GiB", parked_huge, memory_mib=4352),
     Attack("parked_legal", "parked chains, all queues", parked_legal, queues=QUEUES, memory_mib=256),
     Attack("event_storm", "event storm, all queues", event_storm, queues=QUEUES),

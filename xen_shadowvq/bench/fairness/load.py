@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
-Who runs where while fairness is measured, and how much of the processors somebody else had.
+Which process runs where while fairness is measured, and how much of the processors strangers had.
 
-The worker has a processor for itself. All other processes of the run share the rest, the neighbour and its backend
-before everybody else: what makes the neighbour wait is then the mediator, not that one machine plays all domains. Who
-may (root) has those few run in real time, so that strangers do not matter either; else everybody else runs when they
-sleep.
+The worker has a processor to itself. All other processes of the run share the rest, with the neighbour and its backend
+ahead of all others: what makes the neighbour wait is then the mediator, and not that one machine plays all domains. If
+we may (as root), those few run in real time, so that strangers do not matter either; otherwise, everybody else runs
+only when they sleep.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ _NOT_BUSY = (3, 4)  # idle and iowait, among the columns of /proc/stat
 
 @dataclass(frozen=True)
 class Processors:
-    """Those that we may use: the worker's, and all others'. One and the same where there is only one."""
+    """The processors that we may use: the worker's, and everybody else's. If there is only one, it is both."""
 
     worker: int
     others: frozenset[int]
 
     @classmethod
     def divide(cls, allowed: Iterable[int]) -> Self:
-        """The last is the worker's."""
+        """Gives the last one to the worker."""
         *others, worker = sorted(allowed)
         return cls(worker, frozenset(others or [worker]))
 
     @property
     def all(self) -> frozenset[int]:
-        """Both."""
+        """The worker's, and the others."""
         return self.others | {self.worker}
 
 
 @contextmanager
 def keep_off_the_worker() -> Iterator[Processors]:
-    """This process, and those that it starts from now on, leave the worker's processor alone."""
+    """Keeps this process, and those that it starts from now on, off the worker's processor."""
     before = os.sched_getaffinity(0)
     processors = Processors.divide(before)
     os.sched_setaffinity(0, processors.others)
@@ -57,14 +57,14 @@ def keep_off_the_worker() -> Iterator[Processors]:
 
 
 class Precedence(enum.Enum):
-    """How those that are measured come to run before all others."""
+    """How the measured threads come to run before all others."""
 
     REAL_TIME = "in real time"
     OTHERS_IDLE = "while the others idle"
 
     @classmethod
     def possible(cls) -> Self:
-        """What this process may arrange."""
+        """The best that this process may arrange."""
         before = os.sched_getscheduler(0), os.sched_getparam(0)
         try:
             os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_PRIORITY))
@@ -74,12 +74,12 @@ class Precedence(enum.Enum):
         return cls("in real time")
 
     def first(self, thread: int) -> None:
-        """For a thread that is measured, and those that it starts from now on."""
+        """Puts a measured thread, and those that it starts from now on, first."""
         if self is Precedence.REAL_TIME:
             os.sched_setscheduler(thread, os.SCHED_FIFO, os.sched_param(_PRIORITY))
 
     def after(self, thread: int) -> None:
-        """For another thread of ours, and those that it starts from now on."""
+        """Puts another thread of ours, and those that it starts from now on, behind the measured ones."""
         if self is Precedence.REAL_TIME:
             os.setpriority(os.PRIO_PROCESS, thread, _NICE)  # of one thread, on Linux; still before strangers
         else:
@@ -87,31 +87,31 @@ class Precedence(enum.Enum):
 
 
 def threads(process: int) -> list[int]:
-    """Of a process that lives."""
+    """The threads of a living process."""
     return [int(entry.name) for entry in Path(f"/proc/{process}/task").iterdir()]
 
 
 def pinned_thread(process: int, processor: int) -> int:
-    """The thread that may run on that processor alone. ValueError: there is none, or there are several."""
+    """The thread that may run on that processor only. ValueError: there is none, or there are several."""
     (found,) = (thread for thread in threads(process) if os.sched_getaffinity(thread) == {processor})
     return found
 
 
 def thread_times_ns(process: int, thread: int) -> tuple[int, int]:
-    """What a thread had of its processor, and how long it waited for it, so far (sched-stats)."""
+    """How long a thread has run so far, and how long it has waited for its processor (sched-stats)."""
     ran, waited, _ = Path(f"/proc/{process}/task/{thread}/schedstat").read_text().split()
     return int(ran), int(waited)
 
 
 def process_time_ns(process: int) -> int:
-    """What all threads of a process had, those that have ended included; fields 14 and 15 of proc_pid_stat(5)."""
+    """Processor time of all threads of a process, ended ones included: fields 14 and 15 of proc_pid_stat(5)."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) * _NS_PER_S // _TICKS_PER_S
 
 
 @dataclass(frozen=True)
 class Shares:
-    """Of one processor, over a span of time. `others` had what neither we nor idling had, stolen time included."""
+    """Shares of one processor over a span of time. `others` is what neither we nor idling had, stolen time included."""
 
     worker: float
     worker_waited: float
@@ -120,7 +120,7 @@ class Shares:
 
 
 class Meter:
-    """Reads how processor time was shared since it was made: `worker` is a thread of the process `mediator`."""
+    """Measures how processor time is shared from its creation on. `worker` is a thread of the process `mediator`."""
 
     def __init__(self, processors: Processors, mediator: int, worker: int, processes: Iterable[int]) -> None:
         self._processors = processors
@@ -130,7 +130,7 @@ class Meter:
         self._before = self._read()
 
     def shares(self) -> Shares:
-        """Since then."""
+        """The shares since this meter was made."""
         span = time.monotonic_ns() - self._start
         ran, waited, mediator, ours, busy = (
             (now - before) / span for now, before in zip(self._read(), self._before, strict=True)

@@ -2,8 +2,8 @@
 """
 The frontend whose latencies are measured: one honest request of 4 KiB after another, each due at a fixed time.
 
-A latency counts from when its request was due, if one before it was late. So a pause of the worker counts for each
-request that an application had wanted to make meanwhile, and not for the one alone that was under way.
+If an earlier request was late, a latency counts from when its own request was due. So a pause of the worker counts for
+each request that an application would have made meanwhile, and not only for the one that was under way.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _EIO = 5
 
 
 class NeighbourProcess:
-    """What the benchmark can ask of it. Answers are plain JSON."""
+    """What the benchmark can ask of it. Return values are plain JSON."""
 
     def __init__(self, sim: tuple[Path, int], device: int) -> None:
         timeout_ms = int(PATIENCE_S * 1000)
@@ -48,8 +48,9 @@ class NeighbourProcess:
 
     def measure(self, requests: int, interval_us: int, most_s: float) -> dict[str, Any]:
         """
-        Makes `requests` reads and writes in turn, one due every `interval_us`; after `most_s` no more. Those that were
-        due by then and not made, `unserved`, count with the time that they have waited: in truth it would be longer.
+        Makes `requests` reads and writes in turn, one due every `interval_us`, for at most `most_s` seconds. Those that
+        were due by then and not made, `unserved`, count with the time that they have waited so far; in truth it would
+        be longer.
         """
         todo = [self._request(turn) for turn in range(requests)]
         gc.disable()

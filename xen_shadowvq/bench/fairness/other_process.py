@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The frontend beside the neighbour, in a domain of its own: busy and well-behaved, or hostile."""
+"""The frontend beside the neighbour, in its own domain: busy and well-behaved, or hostile."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from xen_shadowvq.native import load
 from xen_shadowvq.rpc import serve
 
 BUSY = "busy"
-"""The name of the one that does nothing wrong."""
+"""The name of the well-behaved one."""
 
 BUSY_DEPTH = 32
 BUSY_LENGTHS = (4096, 16384, 65536)
@@ -55,14 +55,14 @@ class BusyGuest:
         self._failure = ""
 
     def begin(self) -> dict[str, Any]:
-        """Begins, and goes on until `end`."""
+        """Begins to work, until `end`."""
         self._progress = self._frontend.driver.new_progress()
         self._thread = threading.Thread(target=self._run, args=(self._progress,))
         self._thread.start()
         return {}
 
     def end(self) -> dict[str, Any]:
-        """Ends when what is in flight has come back; what was done."""
+        """Waits for what is in flight to come back, and returns what was done."""
         self._progress.stop = load("driver").lib.SVQ_DRV_STOP_DRAIN
         self._thread.join()
         if self._failure:
@@ -77,7 +77,7 @@ class BusyGuest:
 
 
 class HostileGuest:
-    """An attack, on as many devices as it takes, a thread for each."""
+    """An attack on as many devices as it takes, with a thread for each."""
 
     def __init__(self, sim: tuple[Path, int], attack: Attack) -> None:
         self._attack = attack
@@ -96,7 +96,7 @@ class HostileGuest:
             self._devices.append(device)
 
     def begin(self) -> dict[str, Any]:
-        """Connects all devices and begins, until `end`."""
+        """Connects all devices and attacks, until `end`."""
         self._stop.clear()
         for device in self._devices:
             device.counts.clear()
@@ -108,7 +108,7 @@ class HostileGuest:
         return {}
 
     def end(self) -> dict[str, Any]:
-        """Ends it and closes all devices; what was done."""
+        """Ends the attack and closes all devices; returns what was done."""
         self._stop.set()
         for thread in self._threads:
             thread.join()

@@ -17,7 +17,7 @@ from xen_shadowvq.bench.fairness.rounds import Phase
 mpl.use("Agg")
 
 _BLUE, _GREY, _RED = "#2166ac", "#777777", "#b2182b"
-_POINTS = 2000  # of a curve that is drawn
+_POINTS = 2000  # at most, of a curve
 
 
 def draw(report: Report, path: Path) -> None:
@@ -49,7 +49,7 @@ def _draw_ratios(axes: Axes, report: Report, name: str, title: str) -> None:
     axes.axvline(1, color=_GREY, lw=1)
     axes.set_yticks(range(len(labels)), labels, size=8)
     axes.set_ylim(len(labels) - 0.5, -1.3)
-    _finish(axes, title, "x of what it is beside a busy guest")
+    _finish(axes, title, "times the latency beside a busy guest")
 
 
 def _draw_tails(axes: Axes, report: Report) -> None:
@@ -66,7 +66,7 @@ def _draw_tails(axes: Axes, report: Report) -> None:
 
 def _draw_tail(axes: Axes, phases: Sequence[Phase], label: str, style: dict[str, object]) -> None:
     latencies = sorted(latency for phase in phases for latency in phase.latencies_us)
-    # the tail matters: every one of the slowest, and fewer the more of them there are
+    # the tail matters: all of the slowest points, and ever fewer of the others
     ranks = sorted({min(len(latencies), round(1.01**power)) for power in range(_POINTS)}, reverse=True)
     axes.plot([latencies[-rank] for rank in ranks], [rank / len(latencies) for rank in ranks], label=label, **style)  # type: ignore[arg-type]
 

@@ -29,19 +29,19 @@ HOW = (
     f"busy guest before and after it. A phase is {rounds.REQUESTS} requests of 4 KiB, one due every "
     f"{rounds.INTERVAL_US} us; a latency counts from when the request was due if one before it was late, so no pause "
     f"is left out. The busy guest has {BUSY_DEPTH} requests of {', '.join(f'{n // 1024}' for n in BUSY_LENGTHS)} KiB "
-    "in flight. The worker has a processor for itself; all else shares the others, the neighbour and its backend "
-    "before everybody"
+    "in flight. The worker has a processor to itself; all else shares the others, with the neighbour and its "
+    "backend first"
 )
 
 
 def percentile(latencies_us: Sequence[float], share: float) -> float:
-    """Of latencies in order: the least that so large a share of them does not exceed."""
+    """The lowest of the sorted latencies that the given share of them does not exceed."""
     return latencies_us[max(0, math.ceil(share * len(latencies_us)) - 1)]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One attack: its ratios, round by round, and what they are made from."""
+    """One attack: its ratios, round by round, and what they were computed from."""
 
     attack: Attack
     comparisons: list[Comparison]
@@ -62,7 +62,7 @@ class Verdict:
         return statistics.median(self.ratios[name])
 
     def met(self, name: str) -> bool:
-        """Whether it is as low as it should be."""
+        """Whether it meets its goal."""
         return GOALS[name].met(self.ratio(name))
 
     @property
@@ -91,14 +91,14 @@ class Report:
 
 
 def make(measured: Measured, wanted: int, precedence: Precedence, machine: dict[str, str | int | float]) -> Report:
-    """`machine`: the facts of report.machine_facts."""
+    """Makes the report. `machine` is what report.machine_facts returns."""
     by_name = {attack.name: attack for attack in ATTACKS}
     verdicts = [Verdict.of(by_name[name], found) for name, found in measured.comparisons.items()]
     return Report(verdicts, measured.alone, machine, wanted, f"{HOW} ({precedence.value}).")
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """By attack: `median_ratio`, `p99_ratio`, and under `rounds` all that they are made from."""
+    """By attack: `median_ratio`, `p99_ratio`, and under `rounds` what they were computed from."""
     return {
         "attacks": {verdict.attack.name: _verdict_as_json(verdict) for verdict in report.verdicts},
         "goals": {f"{name}_ratio": asdict(goal) for name, goal in GOALS.items()},
@@ -168,7 +168,7 @@ def show(report: Report, console: Console) -> None:
     console.print(table)
     goals = " and ".join(f"{goal.relation} {goal.limit:g} of the {name}" for name, goal in GOALS.items())
     console.print(
-        f"x: of what it is beside the busy guest; the goal is {goals} (! is missed). {report.how} Quiet: rounds in "
+        f"x: times the latency beside the busy guest; the goal is {goals} (! is missed). {report.how} Quiet: rounds in "
         f"which strangers had at most {rounds.QUIET:.0%} of a processor."
     )
 

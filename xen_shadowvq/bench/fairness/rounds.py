@@ -15,21 +15,21 @@ from xen_shadowvq.bench.fairness.other_process import BUSY
 from xen_shadowvq.bench.fairness.stage import Stage
 
 ALONE = "alone"
-"""The neighbour beside nobody: for comparison."""
+"""The neighbour with nobody beside it, for comparison."""
 
 REQUESTS = 4000
 INTERVAL_US = 500
 MOST_S = 10.0
 MORE_ROUNDS = 2
-"""At most, for attacks whose rounds strangers disturbed."""
+"""At most this many more, for attacks whose rounds strangers disturbed."""
 
 QUIET = 0.1
-"""A phase counts as undisturbed when strangers had at most so much of a processor."""
+"""A phase counts as undisturbed if strangers had at most this share of a processor."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """What the neighbour saw beside `beside`: its latencies in order. `did` is what that one did meanwhile."""
+    """What the neighbour saw beside `beside`: its sorted latencies. `did` is what the other one did meanwhile."""
 
     beside: str
     latencies_us: tuple[float, ...]
@@ -64,7 +64,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Measured:
-    """By attack, in their order; and the neighbour alone."""
+    """The comparisons by attack, in their order, and the phases of the neighbour alone."""
 
     comparisons: dict[str, list[Comparison]]
     alone: list[Phase]
@@ -72,8 +72,8 @@ class Measured:
 
 def measure(stage: Stage, attacks: Sequence[str], rounds: int, on_phase: Callable[[str], None]) -> Measured:
     """
-    `rounds` rounds, and more of those attacks that strangers disturbed. Of each attack the `rounds` comparisons are
-    used that were disturbed least.
+    Measures `rounds` rounds, and more for attacks that strangers disturbed. Of each attack's comparisons, the `rounds`
+    least disturbed ones are used.
     """
     found: dict[str, list[Comparison]] = {attack: [] for attack in attacks}
     alone = []

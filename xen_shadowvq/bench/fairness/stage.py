@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
-The embedded machine with a mediator of one worker, and everybody in a process and a domain of his own: the neighbour
-with a backend for it alone, the busy guest, and one hostile guest for each attack.
+The embedded machine with a mediator of one worker, and everybody else in a process and a domain of its own: the
+neighbour with its own backend, the busy guest, and one hostile guest for each attack.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _MODULE = "xen_shadowvq.bench.fairness"
 
 @dataclass(frozen=True)
 class Stage:
-    """What the measuring needs of it."""
+    """What measuring needs to know."""
 
     neighbour: Child
     others: dict[str, Child]  # by the name of the attack, and BUSY
@@ -52,22 +52,22 @@ class Stage:
     processes: tuple[int, ...]  # all of ours but the mediator
 
     def meter(self) -> load.Meter:
-        """How the processors are shared from now on."""
+        """A meter of how the processors are shared from now on."""
         return load.Meter(self.processors, self.mediator, self.worker, self.processes)
 
 
 @contextmanager
 def open_stage() -> Iterator[Stage]:
     """
-    Builds it all up; the neighbour and the busy guest are connected. BenchmarkFailed: a service did not start or did
-    not stay; its log is in it.
+    Builds everything, with the neighbour and the busy guest connected. BenchmarkFailed, with the service's log: a
+    service did not start or did not stay up.
     """
     with ExitStack() as outlasting, ExitStack() as stack:
         processors = stack.enter_context(load.keep_off_the_worker())
         where = str(_TMPFS) if _TMPFS.is_dir() else None
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shadowvq-fairness-", dir=where)))
         machine = stack.enter_context(Machine(directory / "machine"))
-        # dom0 is more than its mediator: it must not count as dead when that ends, nor before the machine itself stops
+        # dom0 is more than its mediator: it must not count as dead before the machine itself stops
         outlasting.enter_context(Hypervisor("mediator", hypervisor_socket(machine.directory, _MEDIATOR)))
         _make_domains(machine)
         config = directory / "mediator.yaml"
@@ -100,7 +100,7 @@ def _make_domains(machine: Machine) -> None:
 
 
 def _frontend(domid: int, name: str, memory_mib: int) -> DomainSpec:
-    """With as large a grant table as a direct window takes; all of its memory is sparse."""
+    """A frontend with as large a grant table as a direct window takes; all of its memory is sparse."""
     frames = -(-gfn_limit(memory_mib * 1024) // grants_per_frame()) + GUEST_OWN_FRAMES
     return DomainSpec(domid, name, memory_mib, frames)
 
@@ -139,7 +139,7 @@ def _attach(dom0: Dom0, directory: Path, domid: int, backend: int, queues: int =
 
 
 def _arrange(first: Iterable[int], after: Iterable[int], worker: int) -> load.Precedence:
-    """The processes `first` and `after`, the worker, and in this one: the hypervisor before XenStore."""
+    """Orders the processes `first` and `after`, the worker, and in this process the hypervisor before XenStore."""
     precedence = load.Precedence.possible()
     python = {thread.native_id for thread in threading.enumerate()}
     own = load.threads(os.getpid())

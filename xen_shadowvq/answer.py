@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
-Answers on request: the toolstack counts a number in one node on, the service answers with that number in another.
+Answers on request: the toolstack increments a number in one node, and the service answers with it in another.
 
-Any number of people may ask at once: a later request takes the place of an earlier one in the node, and its answer,
-being made after all of them, is the answer to all of them.
+Any number of people may ask at once: a later request replaces an earlier one in the node, and one answer, made after
+all of them, serves them all.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _NUMBERS = 1 << 32
 
 
 def next_request(number: int) -> int:
-    """The one after it; 0 is none."""
+    """Returns the number of the next request. 0 stands for no request, so it is skipped."""
     return number % (_NUMBERS - 1) + 1
 
 
 def is_answered(request: int, untrusted_nonce: object) -> bool:
-    """Whether an answer with this nonce was made after the request: it is an answer to that one, or to a later one."""
+    """Whether an answer with this nonce was made after the request, so that it answers that request or a later one."""
     if type(untrusted_nonce) is not int or not 0 < untrusted_nonce < _NUMBERS:
         return False
     return (untrusted_nonce - request) % _NUMBERS < _NUMBERS // 2
@@ -37,7 +37,7 @@ class Answer:
 
     def __init__(self, store: XenStore, path: str, request: Node[int], answer: Node[Any]) -> None:
         self.rate = Rate(_BURST, _PER_S)
-        """Requests that come faster are answered later, all of them by the answer to the latest."""
+        """Requests beyond this rate are answered later, all by one answer: that to the latest."""
         self._store = store
         self._path = path
         self._request = request
@@ -48,8 +48,8 @@ class Answer:
 
     def look(self, report: Callable[[], Mapping[str, object] | None]) -> None:
         """
-        Answers a new request, if there is one. `report` is called only then; None: it is not known yet, look again
-        when it is.
+        Answers a new request, if there is one, and calls `report` only then. If `report` returns None, the answer is
+        not known yet: call `look` again when it is.
         """
         self.rate.forget()
         nonce = self._request.read(self._store.read, self._path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Seeing to it that guests have the disks that are declared for them: what there is, and the steps of the plan."""
+"""Gives guests the disks that are declared for them: finds out what exists, and carries out the plan's steps."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from xen_shadowvq.xenstore import Transaction
 from xenstore_schema import State, nodes
 
 SETTLE_POLL_S = 0.05
-_UNFINISHED = "mediator-of-"  # names of marks in dom0's run directory
+_UNFINISHED = "mediator-of-"  # how the names of marks in dom0's run directory begin
 
 Result = Literal[
     "attached", "detached", "attached anew", "mediator made", "waits", "as declared", "not running", "left alone"
@@ -47,7 +47,7 @@ _DONE: dict[Do, Result] = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a step, or how a guest stands for which there is none. With --dry-run: what would be done."""
+    """What became of a step; or, for a guest without steps, where it stands. With --dry-run: what would be done."""
 
     guest: str
     domid: int | None
@@ -57,12 +57,12 @@ class Outcome:
 
     @classmethod
     def of(cls, step: Step) -> Outcome:
-        """As if the step had been taken."""
+        """The outcome of a step that was taken, or that --dry-run would take."""
         return cls(step.guest, step.domid, step.device, _DONE[step.do], step.reason)
 
     @classmethod
     def instead_of(cls, step: Step, reason: str) -> Outcome:
-        """The step could not be taken."""
+        """The outcome of a step that was not taken, and why."""
         return cls(step.guest, step.domid, step.device, "waits", reason)
 
 
@@ -96,7 +96,7 @@ def _look_at_device(dom0: Dom0, record: Record) -> SeenDevice:
     try:
         offered = vb.VERSION.read(read, path) is not None
         online = vb.ONLINE.read(read, path)
-    except PeerProtocolError as error:  # the mediator's own directory, so this is that device's trouble alone
+    except PeerProtocolError as error:  # it is the mediator's own directory, so only this device suffers
         return SeenDevice(*known, refused=str(error))
     if record.handle is None:
         return SeenDevice(*known, mediated=False)
@@ -109,23 +109,23 @@ def _look_at_device(dom0: Dom0, record: Record) -> SeenDevice:
 
 
 def _why_not_offered(dom0: Dom0, record: Record) -> tuple[str | None, str, bool]:
-    """Why the mediator will never offer it; how it stands; and whether something is wrong."""
+    """Returns why the mediator will never offer it, where it stands, and whether something is wrong."""
     try:
         found = devices.find(dom0, record.frontend, record.device)
     except ConfigError as error:
         return None, str(error), True
-    if found.error:  # what is closing before it was ever offered may wait for a guest that has no driver yet
+    if found.error:  # a device that closes before it was ever offered may wait for a guest's driver
         over = found.state in {State.Closing.name, State.Closed.name}
         return found.error if over else None, found.error, True
     stands = f"(mediator {found.state}, backend {found.backend_state})"
-    return None, f"nobody has taken it up yet {stands}; are both services running?", False
+    return None, f"no service has taken it up yet {stands}; are both services running?", False
 
 
 def let_the_dead_go(dom0: Dom0, seen: Seen) -> list[tuple[int, int, int]]:
     """
-    Asks mediators to remove what they have for guests that are no more, and returns (mediator, guest, device) of each.
-    A mediator that ran when its guest died has done so. One in another domain than dom0 that starts later cannot tell
-    that the guest is dead, and keeps the image's lock from the guest's next life.
+    Asks mediators to remove what they have for guests that no longer exist, and returns (mediator, guest, device) of
+    each. A mediator that was running when its guest died has done so already. One outside dom0 that starts later cannot
+    tell that the guest is dead, and would keep the image locked against the guest's next life.
     """
     asked = []
     for mediator in seen.domains:
@@ -138,7 +138,7 @@ def let_the_dead_go(dom0: Dom0, seen: Seen) -> list[tuple[int, int, int]]:
 
 
 def _ask_to_remove(dom0: Dom0, mediator: int, guest: int, device: int) -> bool:
-    """False: there is nothing to be asked for, or it was asked for before."""
+    """Returns False if there is nothing to remove, or if the mediator was asked before."""
     path = nodes.virtio_back_path(mediator=mediator, frontend=guest, device=device)
     online = nodes.VirtioBack.ONLINE.path(path)
 
@@ -151,7 +151,7 @@ def _ask_to_remove(dom0: Dom0, mediator: int, guest: int, device: int) -> bool:
     try:
         return dom0.store.in_transaction(work)
     except XENSTORE_TROUBLE:
-        return False  # a mediator that is in the way of that keeps no other guest from its disks; it is asked again
+        return False  # a mediator that interferes keeps no other guest from its disks; it is asked again
 
 
 # ---- the steps -------------------------------------------------------------------------------------------------------
@@ -159,8 +159,9 @@ def _ask_to_remove(dom0: Dom0, mediator: int, guest: int, device: int) -> bool:
 
 def apply_guest(dom0: Dom0, name: str, declared: Declarations, maker: DomainMaker, timeout_s: float) -> list[Outcome]:
     """
-    Looks, and takes the steps for one guest; what cannot be done is an outcome, and costs no other step. `timeout_s` is
-    for each detach, and for another command that is at work on the same guest. ConfigError: that one does not end.
+    Looks, and takes the steps for one guest. A step that cannot be taken becomes an outcome, and stops no other step.
+    `timeout_s` limits each detach, and the wait for another command that works on the same guest; ConfigError if that
+    command does not finish.
     """
     lock = dom0.run_directory() / f"apply-{name}.lock"
     with locked(lock, deadline=time.monotonic() + timeout_s):
@@ -169,7 +170,7 @@ def apply_guest(dom0: Dom0, name: str, declared: Declarations, maker: DomainMake
         if steps and steps[0].do is Do.MAKE_MEDIATOR:
             outcomes.append(_try(steps[0], partial(_make_mediator, dom0, steps[0], declared, maker)))
             steps = _without_mediator(steps) if outcomes[0].result == "waits" else _after(steps[0], declared, dom0)
-        # What goes goes first: its image may be what another one of these is to have.
+        # Detaching comes first: another of these steps may attach the same image.
         done = {step: _try(step, partial(_detach, dom0, step, timeout_s)) for step in steps if step.do in GOING}
         coming = [step for step in steps if step.do in COMING and (step not in done or done[step].result != "waits")]
         done |= {step: _try(step, partial(_attach, dom0, step, declared)) for step in coming}
@@ -177,12 +178,12 @@ def apply_guest(dom0: Dom0, name: str, declared: Declarations, maker: DomainMake
 
 
 def _after(made: Step, declared: Declarations, dom0: Dom0) -> list[Step]:
-    """What is to be done once the mediator's domain is there. That is not made twice in a round."""
+    """The steps that are left once the mediator's domain exists. A round never makes that domain twice."""
     return [step for step in plan_guest(made.guest, declared, look(dom0)) if step.do is not Do.MAKE_MEDIATOR]
 
 
 def _without_mediator(steps: list[Step]) -> list[Step]:
-    """It could not be made: what is of no use any more is taken away all the same."""
+    """The steps that are left if that domain could not be made: what is of no use any more is detached all the same."""
     return [replace(step, do=Do.DETACH) for step in steps if step.do in GOING]
 
 
@@ -195,7 +196,7 @@ def _try(step: Step, work: Callable[[], None]) -> Outcome:
 
 
 def _make_mediator(dom0: Dom0, step: Step, declared: Declarations, maker: DomainMaker) -> None:
-    """The mark stays where something half made is left, also by the end of this process: that is ours to destroy."""
+    """The mark stays while something half made may be left, even if this process ends: then that is ours to destroy."""
     declaration = declared[step.guest]
     if declaration is None or declaration.mediator_config is None or step.domid is None:
         raise ConfigError(f"{step.guest}: no mediator_config is declared")
@@ -203,7 +204,7 @@ def _make_mediator(dom0: Dom0, step: Step, declared: Declarations, maker: Domain
     for domid, domain in look(dom0).domains.items():
         if domain.name == declaration.mediator:
             maker.destroy(domid)
-    mark.write_text(declaration.mediator)  # of which domain: the declaration may name another one by the next time
+    mark.write_text(declaration.mediator)  # names the domain: next time the declaration may name another
     try:
         maker.make(declaration.mediator, Path(declaration.mediator_config), step.domid)
     except ConfigError:
@@ -218,7 +219,7 @@ def _attach(dom0: Dom0, step: Step, declared: Declarations) -> None:
     if declaration is None or step.wanted is None or step.domid is None:
         raise ConfigError(f"{step.guest}: nothing is declared")
     if step.mediator is None or step.backend is None:
-        raise ConfigError(f"device {step.device} of {step.guest}: its mediator's domain is not there")
+        raise ConfigError(f"device {step.device} of {step.guest}: the domain of its mediator or backend is gone")
     toolstack.attach(
         dom0, frontend=step.domid, mediator=step.mediator, backend=step.backend, disk=step.wanted.disk,
         device=step.device, declared=declaration.stands_for(step.wanted.device),
@@ -226,9 +227,9 @@ def _attach(dom0: Dom0, step: Step, declared: Declarations) -> None:
 
 
 def _detach(dom0: Dom0, step: Step, timeout_s: float) -> None:
-    """Only what dom0's record says, at this moment, that a declaration of this name has attached."""
+    """Detaches a device only if dom0's record says now that a declaration of this name has attached it."""
     if step.domid is None or step.device is None:
-        raise ConfigError(f"{step.guest}: no device is meant")
+        raise ConfigError(f"{step.guest}: the step names no device")
     record = dom0.record(step.domid, step.device)
     if record is not None and record.declared is not None and record.declared.name == step.guest:
         toolstack.abandon(dom0, step.domid, step.device, timeout_s)
@@ -238,7 +239,9 @@ def _detach(dom0: Dom0, step: Step, timeout_s: float) -> None:
 
 
 def settle(dom0: Dom0, name: str, declared: Declarations, timeout_s: float) -> list[Step]:
-    """The steps that are left for a guest, once nothing may be over in a moment, or the time is."""
+    """
+    Waits while any step may soon settle by itself, at most `timeout_s`; returns the steps that the guest has left.
+    """
     deadline = time.monotonic() + timeout_s
     while True:
         steps = plan_guest(name, declared, look(dom0))
@@ -250,19 +253,21 @@ def settle(dom0: Dom0, name: str, declared: Declarations, timeout_s: float) -> l
 def summary(
     name: str, declared: Declarations, seen: Seen, outcomes: list[Outcome], left: list[Step]
 ) -> Iterator[Outcome]:
-    """All that is to be said of one guest: what was done, what could not be, what waits, or that there is nothing."""
+    """
+    Yields all there is to report on a guest: what was done, what failed, what waits, or that there was nothing to do.
+    """
     done = [one for one in outcomes if one.result != "waits"]
     failed = {one.device: one for one in outcomes if one.result == "waits"}
     yield from done
     yield from failed.values()
-    no_mediator = None in failed  # that says all that is to be said of what could not be attached
+    no_mediator = None in failed  # this explains whatever could not be attached
     waits = [step for step in left if step.device not in failed and not (no_mediator and step.do is not Do.WAIT)]
     yield from (Outcome.instead_of(step, step.reason) for step in waits)
     if not outcomes and not waits:
         domid = guest_domid(name, seen)
         if name in declared and declared[name] is None:
-            yield Outcome(name, domid, None, "left alone", "its file is bad")
+            yield Outcome(name, domid, None, "left alone", "its file is invalid")
         elif domid is None:
-            yield Outcome(name, None, None, "not running", "its disks are attached when it is there")
+            yield Outcome(name, None, None, "not running", "its disks are attached when it starts")
         else:
             yield Outcome(name, domid, None, "as declared", "")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
-What is to be done so that guests have the disks that are declared: from what is seen, with nothing done or asked.
+What to do so that guests have their declared disks: computed from what was seen, without doing or asking anything.
 
-All that is seen stands where dom0 wrote it, or where no guest can write: a guest that could have a say in it could have
+Everything that is seen was written by dom0, or stands where no guest can write. A guest that had a say in it could have
 another's disks taken away, or domains destroyed (XSA-175).
 """
 
@@ -20,26 +20,26 @@ NEVER_A_GUEST = 0  # dom0
 
 @dataclass(frozen=True)
 class SeenDevice:
-    """A device of a guest, by dom0's record and the halves of mediator and backend."""
+    """A device of a guest, according to dom0's record and to the mediator's and the backend's halves."""
 
     device: int
     mediator: int
     backend: int
     declared: Declared | None = None
     mediated: bool = True
-    """The mediator's half of leg 1 is there."""
+    """The mediator's half of leg 1 exists."""
     backed: bool = True
-    """The backend's half of leg 2 is there."""
+    """The backend's half of leg 2 exists."""
     leaving: bool = False
     """Somebody has asked the mediator to close it."""
     offered: bool = True
-    """The mediator has offered it to the guest at some time."""
+    """The mediator has offered it to the guest at least once."""
     refused: str | None = None
     """Why the mediator will not offer it as it is."""
     pending: str = ""
     """Where it stands, or what is wrong, while it is not offered."""
     error: bool = False
-    """Something is wrong with it: while it is not offered, it will not be offered in a moment."""
+    """Something is wrong with it: if it is not offered yet, waiting a moment will not help."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,15 @@ class SeenDomain:
 
     name: str | None
     ready: bool = True
-    """The toolstack has come far enough with making it."""
+    """The toolstack has got far enough with making it."""
     target: int | None = None
-    """The domain that it may mediate for, where it is no other's."""
+    """The one domain that it may mediate for, if XenStore names one."""
     devices: tuple[SeenDevice, ...] = ()
 
 
 @dataclass(frozen=True)
 class Seen:
-    """All domains by their ids, and the mediators' domains that were begun and not finished: (guest, its name)."""
+    """All domains by id, and the mediators' domains that were begun but not finished, as (guest, domain's name)."""
 
     domains: Mapping[int, SeenDomain]
     unfinished: frozenset[tuple[str, str]] = field(default_factory=frozenset)
@@ -79,8 +79,8 @@ COMING = frozenset({Do.ATTACH, Do.REPLACE})
 @dataclass(frozen=True)
 class Step:
     """
-    One thing to do, for one guest. `mediator` None with ATTACH and REPLACE: the one that is made before. `soon`: with
-    WAIT, that it may be over in a moment, if all is well.
+    One thing to do for one guest. With ATTACH and REPLACE, `mediator` is None if its domain is made first. With WAIT,
+    `soon` says that it may be over in a moment, if all is well.
     """
 
     do: Do
@@ -98,7 +98,7 @@ Declarations = Mapping[str, Declaration | None]
 
 
 def names(declared: Declarations, seen: Seen) -> list[str]:
-    """All guests that there may be anything to do for: those declared, and those whose devices were."""
+    """All guests for which there may be something to do: those that are declared, and those with declared devices."""
     attached_for = {
         device.declared.name for domain in seen.domains.values() for device in domain.devices if device.declared
     }
@@ -106,24 +106,24 @@ def names(declared: Declarations, seen: Seen) -> list[str]:
 
 
 def plan(declared: Declarations, seen: Seen) -> list[Step]:
-    """The steps for all guests. Nobody's depend on another's."""
+    """The steps for all guests. No guest's steps depend on another's."""
     return [step for name in names(declared, seen) for step in plan_guest(name, declared, seen)]
 
 
 def guest_domid(name: str, seen: Seen) -> int | None:
-    """The domain of that name, None: there is none, or there are several."""
+    """The domain of that name; None if there is none, or if there are several."""
     found = _named(name, seen)
     return found[0] if len(found) == 1 else None
 
 
 def plan_guest(name: str, declared: Declarations, seen: Seen) -> list[Step]:
     """
-    The steps for one guest, in the order to take them; none: all is as declared, or the guest is not there. A name that
-    is not in `declared` has no file; one with None has a bad one, and keeps what it has.
+    The steps for one guest, in the order to take them; none if all is as declared, or if the guest does not exist. A
+    name that is not in `declared` has no file; one with None has an invalid file, and keeps what it has.
     """
     if name not in declared:
         return [
-            Step(Do.DETACH, name, domid, "it is not declared any more", device.device)
+            Step(Do.DETACH, name, domid, "it is no longer declared", device.device)
             for domid, domain in sorted(seen.domains.items())
             for device in domain.devices
             if device.declared and device.declared.name == name
@@ -138,7 +138,7 @@ def plan_guest(name: str, declared: Declarations, seen: Seen) -> list[Step]:
         ids = ", ".join(map(str, found))
         return [Step(Do.WAIT, name, found[0], f"several domains are called {name}: {ids}")]
     if not seen.domains[found[0]].ready:
-        return [Step(Do.WAIT, name, found[0], "the domain is still being made", soon=True)]
+        return [Step(Do.WAIT, name, found[0], "the domain is still being created", soon=True)]
     return _Guest(declaration, found[0], seen).steps()
 
 
@@ -148,7 +148,7 @@ def _named(name: str, seen: Seen) -> list[int]:
 
 @dataclass(frozen=True)
 class _Mediator:
-    """Its id; or, where it has none, why it is to be made, or what has to come first."""
+    """Its domain id; or, if it has none, why to make its domain, or what has to come first."""
 
     domid: int | None = None
     make: str | None = None
@@ -156,7 +156,7 @@ class _Mediator:
 
 
 class _Guest:
-    """A guest that is there and declared."""
+    """A guest that exists and is declared."""
 
     def __init__(self, declaration: Declaration, domid: int, seen: Seen) -> None:
         self._declaration = declaration
@@ -165,7 +165,7 @@ class _Guest:
         self._mediator = self._find_mediator()
 
     def steps(self) -> list[Step]:
-        """In the order in which they are told."""
+        """The steps, in the order in which they are reported."""
         devices = {device.device: device for device in self._seen.domains[self._domid].devices}
         found = [self._make_mediator()]
         for number, wanted in sorted(self._declaration.wanted.items()):
@@ -173,7 +173,7 @@ class _Guest:
             found.append(self._absent(wanted) if device is None else self._present(device, wanted))
         for number, device in sorted(devices.items()):
             if number not in self._declaration.wanted and self._is_ours(device):
-                found.append(self._step(Do.DETACH, "it is not declared any more", number))
+                found.append(self._step(Do.DETACH, "it is no longer declared", number))
         steps = [step for step in found if step is not None]
         return sorted(steps, key=lambda step: step.do in GOING)
 
@@ -190,7 +190,7 @@ class _Guest:
     def _present(self, device: SeenDevice, wanted: Wanted) -> Step | None:
         if not self._is_ours(device):
             other = f"for {device.declared.name}" if device.declared else "by hand"
-            text = f"a device of this number was attached {other}: detach it first, or declare another `device`"
+            text = f"its number belongs to a device attached {other}: detach that first, or declare another `device`"
             return self._step(Do.WAIT, text, device.device)
         backend, no_backend = self._resolve(wanted.backend)
         wrong = self._wrong(device, wanted, backend)
@@ -211,13 +211,13 @@ class _Guest:
         if self._declaration.mediator_config is None:
             return _Mediator(domid, missing=missing)
         if domid is None and any(one.name == self._declaration.mediator for one in self._seen.domains.values()):
-            return _Mediator(missing=missing)  # several
+            return _Mediator(missing=missing)  # several domains have that name
         if (self._declaration.name, self._declaration.mediator) in self._seen.unfinished:
-            return _Mediator(make="it was begun before, and not finished")
+            return _Mediator(make="an earlier attempt did not finish")
         return _Mediator(make=missing) if domid is None else self._made_before(domid)
 
     def _made_before(self, domid: int) -> _Mediator:
-        """A mediator's domain serves one life of its guest, for which Xen has given it privilege."""
+        """Whether that domain will do: Xen has given it privilege over one life of one guest."""
         mediator = self._seen.domains[domid]
         target = mediator.target
         if target == self._domid:
@@ -225,15 +225,15 @@ class _Guest:
         name = with_name(domid, mediator.name)
         if target is None:  # it may be anybody's
             return _Mediator(
-                missing=f"domain {name} has no target, so it is no mediator's domain of ours: destroy it first"
+                missing=f"domain {name} has no target, so no mediator of ours runs there: destroy it first"
             )
         if target in self._seen.domains:
             other = with_name(target, self._seen.domains[target].name)
-            return _Mediator(missing=f"domain {name} mediates for domain {other}, which is still there")
+            return _Mediator(missing=f"domain {name} mediates for domain {other}, which still exists")
         return _Mediator(make=f"domain {name} was made for domain {target}, which is gone")
 
     def _resolve(self, domain: str) -> tuple[int | None, str | None]:
-        """The id of a domain that is there; or what it is that is not."""
+        """The id of a domain that exists, or else what is wrong with that name or id."""
         if domain.isdecimal():
             there = int(domain) in self._seen.domains
             return (int(domain), None) if there else (None, f"there is no domain {domain}")
@@ -243,7 +243,7 @@ class _Guest:
         return None, f"{'several domains are' if found else 'there is no domain'} called {domain}"
 
     def _wrong(self, device: SeenDevice, wanted: Wanted, backend: int | None) -> str | None:
-        """Why a device cannot stay as it is. That a name says nothing is no reason while the domains are there."""
+        """Why a device cannot stay as it is. A name that resolves to nothing is no reason while the domains exist."""
         for role, has, now in (
             ("mediator", device.mediator, self._mediator.domid),
             ("backend", device.backend, backend),
@@ -251,9 +251,9 @@ class _Guest:
             if has not in self._seen.domains:
                 return f"its {role}, domain {has}, is gone"
             if now not in (None, has):
-                return f"its {role} is domain {has}, and is to be domain {now}"
+                return f"its {role} is domain {has}, but domain {now} is declared"
         if device.declared is not None and device.declared.digest != wanted.digest:
-            return "another disk is declared"
+            return "its declaration has changed"
         if device.leaving:
             return "it is being detached"
         if not device.mediated or not device.backed:

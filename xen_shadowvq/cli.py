@@ -50,7 +50,7 @@ def main() -> None:
 def mediator(sim_directory: Path | None, domid: int, config_path: Path | None) -> None:
     """Run the mediator: check, place and relay every request between frontends and backends.
 
-    Runs in dom0, or in a PV domain whose `target` is the frontend. Stops on SIGTERM, letting go of everything.
+    Runs in dom0, or in a PV domain whose `target` is the frontend. On SIGTERM it stops and releases everything.
     """
     from xen_shadowvq.mediator import Mediator  # noqa: PLC0415 - which no other command needs
 
@@ -69,7 +69,7 @@ def mediator(sim_directory: Path | None, domid: int, config_path: Path | None) -
 def backend(sim_directory: Path | None, domid: int, log_level: log.Level) -> None:
     """Run the backend: serve raw images and block devices as virtio-blk on shadow rings.
 
-    Which image belongs to which device is said by `shadowvq ctl attach`.
+    `shadowvq ctl attach` says which image belongs to which device.
     """
     from dom0_backend.backend import Backend  # noqa: PLC0415 - loads the device library, which only backends need
 
@@ -87,30 +87,44 @@ def check_config(path: Path, as_json: bool) -> None:
     if as_json:
         say_json(config.model_dump(mode="json"))
     else:
-        say(f"{path}: good")
+        say(f"{path}: valid")
         for key, value in config.model_dump(mode="json").items():
             say(f"  {key}: {json.dumps(value)}")
 
 
 @main.group()
 def ctl() -> None:
-    """Attach, detach and look at devices. Runs in dom0."""
+    """Attach, detach and inspect devices. Runs in dom0."""
 
 
 @ctl.command()
 @sim_option
-@click.option("--frontend", type=Domain(), required=True, help="Domain that gets the disk, by its name or id.")
-@click.option("--mediator", "mediator_domain", type=Domain(), default="0", show_default=True)
-@click.option("--backend", "backend_domain", type=Domain(), default="0", show_default=True)
-@click.option("--read-only", is_flag=True)
+@click.option("--frontend", type=Domain(), required=True, help="Name or id of the domain that gets the disk.")
+@click.option(
+    "--mediator",
+    "mediator_domain",
+    type=Domain(),
+    default="0",
+    show_default=True,
+    help="Name or id of the domain that mediates.",
+)
+@click.option(
+    "--backend",
+    "backend_domain",
+    type=Domain(),
+    default="0",
+    show_default=True,
+    help="Name or id of the domain that has the image.",
+)
+@click.option("--read-only", is_flag=True, help="Give the guest a disk that it cannot write to.")
 @click.option("--direct-io", is_flag=True, help="Bypass the page cache of the backend's domain.")
 @click.option(
     "--shareable",
     is_flag=True,
-    help="Others may write to the image meanwhile. Writers beside each other all have to say so.",
+    help="Let others write to the image at the same time. All concurrent writers need this option.",
 )
-@click.option("--queues", type=click.IntRange(1, 64), default=1, show_default=True)
-@click.option("--serial", help="Up to 20 characters, as the guest sees it.")
+@click.option("--queues", type=click.IntRange(1, 64), default=1, show_default=True, help="Queues of the device.")
+@click.option("--serial", help="Serial number that the guest sees, up to 20 characters.")
 @click.option(
     "--placement", type=click.Choice(["exact", "page", "copy"]), help="Overrides the mediator's configuration."
 )
@@ -136,7 +150,7 @@ def attach(
 ) -> None:
     """Give domain FRONTEND a disk: IMAGE is a path in the backend's domain.
 
-    An image that is written to belongs to one device, and to no other program. Several may read one.
+    An image that is written to belongs to one device, and to no other program. Several devices may read the same image.
     """
     disk = toolstack.Disk(image, read_only, direct_io, queues, serial, placement, shareable=shareable)
     with Dom0(sim_directory) as dom0:
@@ -147,18 +161,18 @@ def attach(
         if as_json:
             say_json({"frontend": domid, "device": device})
         else:
-            say(f"domain {dom0.domain_name(domid)} has device {device} now")
+            say(f"domain {dom0.domain_name(domid)} now has device {device}")
 
 
 @ctl.command()
 @names_a_device
-@click.option("--timeout", "timeout_s", type=Seconds(), default=30.0, show_default=True, help="Seconds.")
+@click.option("--timeout", "timeout_s", type=Seconds(), default=30.0, show_default=True, help="Seconds to wait.")
 @json_option
 def detach(sim_directory: Path | None, frontend: str, device: int, timeout_s: float, as_json: bool) -> None:
     """Take DEVICE away from domain FRONTEND: requests in flight complete first.
 
-    It returns when no backend can reach a page of them any more. Where one keeps pages mapped, that is when it lets go
-    or when its domain is destroyed. Where the mediator's domain is gone, this takes back what that had granted.
+    Returns when no backend can reach a page of them any more. If one keeps pages mapped, that is when it unmaps them or
+    its domain is destroyed. If the mediator's domain is gone, this takes back what the mediator had granted.
     """
     with Dom0(sim_directory) as dom0:
         domid = dom0.domid(frontend)
@@ -174,10 +188,10 @@ def detach(sim_directory: Path | None, frontend: str, device: int, timeout_s: fl
 @click.argument("frontend", type=Domain(), required=False)
 @json_option
 def sweep(sim_directory: Path | None, frontend: str | None, as_json: bool) -> None:
-    """Take back what mediators that are gone had granted, of domain FRONTEND or of all.
+    """Take back what mediators that are gone had granted, for domain FRONTEND or for all guests.
 
-    A mediator that starts does this for its own devices. This is for mediators whose domain will not come back. Exit
-    status 1: a backend still has pages mapped; destroy its domain, and call this again.
+    A mediator that starts does this for its own devices. Use this command for mediators whose domain will not come
+    back. Exit status 1: a backend still has pages mapped; destroy its domain, then run this again.
     """
     console = Console(stderr=True)
     found: list[sweeping.SweptDevice] = []
@@ -212,10 +226,10 @@ def _swept_line(dom0: Dom0, one: sweeping.SweptDevice) -> str:
 @timeout_option
 @json_option
 def resize(sim_directory: Path | None, frontend: str, device: int, timeout_s: float, as_json: bool) -> None:
-    """Tell domain FRONTEND that the image of DEVICE has another size now.
+    """Tell domain FRONTEND that the image of DEVICE has a new size.
 
-    Make the file or volume larger first, then call this: the guest sees the new size without a reboot. Before it is
-    made smaller, the guest has to have stopped using what goes.
+    Enlarge the file or volume first, then run this: the guest sees the new size without a reboot. Before you shrink it,
+    the guest must have stopped using the part that goes away.
     """
     with Dom0(sim_directory) as dom0:
         domid = dom0.domid(frontend)
@@ -223,7 +237,7 @@ def resize(sim_directory: Path | None, frontend: str, device: int, timeout_s: fl
         if as_json:
             say_json({"frontend": domid, "device": device, "bytes": size})
         else:
-            say(f"device {device} of domain {dom0.domain_name(domid)} has {size:,} bytes now")
+            say(f"device {device} of domain {dom0.domain_name(domid)} now has {size:,} bytes")
 
 
 @ctl.command("list")
@@ -291,15 +305,15 @@ def status(sim_directory: Path | None, frontend: str, device: int, timeout_s: fl
 @click.option("--placement", type=click.Choice(["exact", "page", "copy"]), default="exact", show_default=True)
 @click.option("--window", type=click.Choice(["direct", "dynamic"]), default="direct", show_default=True)
 @click.option("--direct-io", is_flag=True, help="Bypass the page cache.")
-@click.option("--seed", type=int, default=1, show_default=True, help="Of the mix of requests.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Seed of the random mix of requests.")
 @json_option
 def demo(
     image: Path | None, output: Path, placement: str, window: str, direct_io: bool, seed: int, as_json: bool
 ) -> None:
     """Run the whole product on the embedded machine, and attack it.
 
-    Frontend, mediator and backend are three processes. A disk is read and written through shadow virtqueues,
-    compared and checked; then the backend tries every page and every grant of the frontend. Nothing needs Xen or root.
+    Frontend, mediator and backend are three processes. A disk is read and written through shadow virtqueues, compared
+    and checked; then the backend tries every page and every grant of the frontend. It needs neither Xen nor root.
     """
     from xen_shadowvq.demo import report as reports  # noqa: PLC0415 - only the demo needs all of the product
     from xen_shadowvq.demo import runner  # noqa: PLC0415
@@ -317,7 +331,7 @@ def demo(
         say(f"also in {output / 'report.json'}")
     wrong = reports.failures(report)
     for text in wrong:
-        say(f"not as it must be: {text}", color="red", err=True)
+        say(f"check failed: {text}", color="red", err=True)
     sys.exit(1 if wrong else 0)
 
 
@@ -336,7 +350,7 @@ def bench(rounds: int, output: Path, as_json: bool) -> None:
 
 @main.command("bench-fairness")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Comparisons for each attack.")
-@click.option("--attack", "attacks", multiple=True, help="Only this one; may be given again.")
+@click.option("--attack", "attacks", multiple=True, help="Run only this attack; may be repeated.")
 @click.option(
     "--output", type=click.Path(file_okay=False, path_type=Path), default=Path("build/bench"), show_default=True
 )

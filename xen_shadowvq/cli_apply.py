@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The commands that see to it that guests have the disks that are declared for them."""
+"""The commands that give guests their declared disks."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ directory_option = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     default=DIRECTORY,
     show_default=True,
-    help="Where the declarations are, NAME.yaml for the guest NAME.",
+    help="Directory of the declarations: NAME.yaml for the guest NAME.",
 )
 
 
 def maker_for(sim_directory: Path | None) -> DomainMaker:
-    """Who makes mediators' domains."""
+    """Returns what makes mediators' domains."""
     return NoToolstack() if sim_directory else Xl()
 
 
@@ -47,16 +47,17 @@ def maker_for(sim_directory: Path | None) -> DomainMaker:
 @sim_option
 @directory_option
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
-@click.option("--timeout", "timeout_s", type=Seconds(), default=WAIT_S, show_default=True, help="Seconds, a step.")
+@click.option("--timeout", "timeout_s", type=Seconds(), default=WAIT_S, show_default=True, help="Seconds per step.")
 @click.argument("names", metavar="[GUEST]...", nargs=-1)
 @json_option
 def apply(
     sim_directory: Path | None, directory: Path, dry_run: bool, timeout_s: float, names: tuple[str, ...], as_json: bool
 ) -> None:
-    """Attach and detach until guests have the disks that are declared for them, of each GUEST or of all.
+    """Attach and detach disks until each GUEST, or every guest, has those that are declared for it.
 
-    What was attached by hand is left alone. Exit status 0: all is as declared; a guest that does not run is no error.
-    1: something has to wait, and is said. 2: a file is bad; its guest keeps what it has, and the others go on.
+    Disks attached by hand are left alone. Exit status 0: all is as declared (a guest that does not run is no error). 1:
+    something has to wait, and the output says what. 2: a file is invalid; its guest keeps what it has, and the others
+    go on.
     """
     declarations = read_directory(directory)
     with Dom0(sim_directory) as dom0:
@@ -64,7 +65,7 @@ def apply(
         known = apply_plan.names(declarations.guests, seen)
         if unknown := [name for name in names if name not in known]:
             raise ConfigError(
-                *(f"{directory / name}.yaml: there is no such file, and no disk of that guest" for name in unknown)
+                *(f"{directory / name}.yaml: no such file, and the guest has no declared disk" for name in unknown)
             )
         chosen = [name for name in known if not names or name in names]
 
@@ -74,7 +75,7 @@ def apply(
         def one(name: str) -> list[Outcome]:
             return _one(dom0, name, declarations, maker_for(sim_directory), timeout_s, dry_run)
 
-        with ThreadPoolExecutor(AT_ONCE_MAX) as pool:  # who cannot be detached from holds up nobody else
+        with ThreadPoolExecutor(AT_ONCE_MAX) as pool:  # a detach that hangs holds up no other guest
             outcomes = [outcome for found in pool.map(one, chosen) for outcome in found]
     waits = not dry_run and any(one.result == "waits" for one in outcomes)
     status = REFUSED if declarations.problems else WAITS if waits else 0
@@ -85,7 +86,7 @@ def apply(
 def _one(
     dom0: Dom0, name: str, declarations: Declarations, maker: DomainMaker, timeout_s: float, dry_run: bool
 ) -> list[Outcome]:
-    """What is done for one guest, or would be."""
+    """Does what there is to do for one guest, or only says what that would be."""
     declared = declarations.guests
     try:
         if dry_run:
@@ -136,9 +137,9 @@ def _row(one: Outcome, dry_run: bool) -> tuple[str, str, str, str]:
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
 )
 def guests(sim_directory: Path | None, directory: Path, log_level: log.Level) -> None:
-    """Run the service of dom0 that attaches declared disks whenever their guests are there.
+    """Run dom0's service that attaches declared disks whenever their guests run.
 
-    As `ctl apply`, again and again: when a domain comes or goes, when a file changes, on SIGHUP, and every few seconds.
+    It does what `ctl apply` does whenever a domain comes or goes or a file changes, on SIGHUP, and every few seconds.
     SIGTERM ends it at once, and every disk stays as it is.
     """
     log.configure(log_level, "auto")

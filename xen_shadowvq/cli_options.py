@@ -17,17 +17,17 @@ sim_option = click.option(
     "sim_directory",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIRECTORY",
-    help="Use the embedded machine whose sockets lie there, instead of real Xen.",
+    help="Use the embedded machine whose sockets are in DIRECTORY, instead of real Xen.",
 )
 domid_option = click.option(
-    "--domid", type=click.IntRange(0, 32751), default=0, show_default=True, help="With --sim: the domain to be there."
+    "--domid", type=click.IntRange(0, 32751), default=0, show_default=True, help="With --sim: the id of our own domain."
 )
 timeout_option = click.option(
-    "--timeout", "timeout_s", type=Seconds(), default=ANSWER_S, show_default=True, help="Seconds."
+    "--timeout", "timeout_s", type=Seconds(), default=ANSWER_S, show_default=True, help="Seconds to wait."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, for machines.")
 
 
 def names_a_device(command: Callable[..., None]) -> Callable[..., None]:
-    """The arguments of a command on one device, and where to look for it."""
+    """Adds the arguments that name a device, and --sim, which says where to look for it."""
     return sim_option(click.argument("frontend", type=Domain())(click.argument("device", type=int)(command)))

@@ -65,12 +65,12 @@ class Policy(Section):
     large_chains: LargeChains = 16
 
     def memory_is_fixed(self, hypervisor: str) -> bool:
-        """Whether the guest's frames stay the pages that they are."""
+        """Whether the same pages stay behind the guest's frames (no ballooning)."""
         return self.memory == "fixed" or (self.memory == "auto" and hypervisor == "sim")
 
 
 class Limits(Section):
-    """What the mediator refuses to go beyond."""
+    """The limits that the mediator enforces."""
 
     devices: Annotated[int, Field(ge=1, le=1024)] = 64
     queues_per_device: Annotated[int, Field(ge=1, le=64)] = 16
@@ -80,7 +80,7 @@ class Limits(Section):
 
 
 class Override(Section):
-    """Changes to the defaults for some devices; None: any frontend, any device, that default unchanged."""
+    """Changes to the defaults for some devices. None means any frontend, any device, or that default unchanged."""
 
     frontend: Annotated[int, Field(ge=0, le=DOMID_MAX)] | None = None
     device: Annotated[int, Field(ge=0, le=2**32 - 1)] | None = None
@@ -93,7 +93,7 @@ class Override(Section):
     large_chains: LargeChains | None = None
 
     def applies_to(self, frontend_domid: int, device_id: int) -> bool:
-        """Whether the override is meant for that device."""
+        """Whether the override applies to that device."""
         return self.frontend in (None, frontend_domid) and self.device in (None, device_id)
 
 
@@ -107,7 +107,7 @@ class Config(Section):
     overrides: Annotated[tuple[Override, ...], Strict(False), Field(description="a list of mappings")] = ()
 
     def policy_for(self, frontend_domid: int, device_id: int) -> Policy:
-        """The defaults with every override that applies to that device, later ones over earlier ones."""
+        """The defaults with every override that applies to that device; later entries override earlier ones."""
         policy = self.defaults
         for override in self.overrides:
             if override.applies_to(frontend_domid, device_id):
@@ -117,5 +117,5 @@ class Config(Section):
 
 
 def load(path: Path | str) -> Config:
-    """Loads a configuration file. ConfigError lists all that is wrong with it, one sentence a mistake."""
+    """Loads a configuration file. ConfigError lists every mistake in it, one sentence each."""
     return models.load(Config, Path(path))

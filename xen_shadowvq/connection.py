@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
-One connection, from Connect to Closed: a frontend's rings, the shadow rings that were made of them for its backend, the
-resets of single queues meanwhile, and at its end the taking apart.
+One connection, from Connect to Closed: a frontend's rings, the shadow rings made from them for its backend, resets of
+single queues, and the teardown at the end.
 """
 
 from __future__ import annotations
@@ -40,12 +40,14 @@ class Ends:
     mark: int
     policy: Policy
     drain_timeout_s: float
-    """For the backend to end its requests, to close its side, and to end those of a queue that is reset."""
+    """
+    How long the backend may take to end its requests, to close its side, and to end the requests of a reset queue.
+    """
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What all connections of a device are made with. `workers`: those of the queues, in turn."""
+    """What all connections of a device are made with. Queues go to the `workers` in turn."""
 
     hypervisor: Hypervisor
     guests: GuestTable
@@ -56,7 +58,7 @@ class Parts:
 
 
 class Remains:
-    """What mediators before this one have left of a device: a connection of which only the end is to come."""
+    """What earlier mediators left of a device: a connection that only has to end."""
 
     is_closing = True
     waits_for_back = False
@@ -82,37 +84,37 @@ class Remains:
         return self._teardown.held.pages
 
     def end_at_once(self) -> int:
-        """Takes back what can be; returns the pages that the backend keeps. HypervisorError: nothing is known."""
+        """Takes back what it can; returns the pages that the backend keeps. HypervisorError: nothing is known."""
         self._teardown.held.let_go(at_once=True)
         return self._teardown.held.pages
 
     def advance(self, *, domain_died: bool = False) -> bool:
-        """Goes on with the end. True: it is over."""
+        """Continues ending; returns True once that is over."""
         return self._teardown.advance(domain_died=domain_died)
 
     def fault(self) -> None:
-        """Nobody does anything any more that could be wrong."""
+        """Finds none: nobody does anything any more."""
 
     def is_idle(self) -> bool:
         """Whether no request could still complete."""
         return True
 
     def look(self) -> None:
-        """Nothing that the frontend asks for concerns it."""
+        """Does nothing: whatever the frontend asks for does not concern it."""
 
     def move(self) -> None:
-        """As `look`."""
+        """Does nothing, like `look`."""
 
     def status(self) -> dict[str, object]:
-        """It has no counters."""
+        """Returns nothing: it has no counters."""
         return {}
 
     def free(self) -> None:
-        """It holds nothing."""
+        """Does nothing: it holds nothing."""
 
 
 class Connection:
-    """Made of what the frontend said. PeerProtocolError, DeviceBroken: that cannot be used."""
+    """Made from what the frontend said. PeerProtocolError, DeviceBroken: that cannot be used."""
 
     waits_for_back = True
 
@@ -165,7 +167,7 @@ class Connection:
     # ---- while it lives --------------------------------------------------------------------------------------------
 
     def start(self) -> bool:
-        """Requests flow from now on. False: they do already."""
+        """Lets requests flow from now on; returns False if they already do."""
         if self._started:
             return False
         self.device.start()
@@ -177,18 +179,20 @@ class Connection:
         return self.device.fault()
 
     def look(self) -> None:
-        """Takes up what the frontend asks for while it is connected. PeerProtocolError, DeviceBroken: it has to end."""
+        """
+        Takes up what the frontend asks for while connected. PeerProtocolError, DeviceBroken: the connection has to end.
+        """
         if self._resets is not None:
             self._resets.look()
 
     def move(self) -> None:
-        """Goes on with what `look` has begun; raises as that."""
+        """Continues what `look` has begun; raises the same errors."""
         if self._resets is not None:
             self._resets.advance()
 
     @property
     def due(self) -> float | None:
-        """When to call `advance`, once it is closing; else when to call `move`."""
+        """When to call `advance` if it is closing, else when to call `move`."""
         if self._teardown is not None:
             return self._teardown.due
         return self._resets.due if self._resets is not None else None
@@ -215,28 +219,28 @@ class Connection:
         return self._teardown.held.pages if self._teardown else 0
 
     def is_idle(self) -> bool:
-        """Takes no more requests; whether none of those in flight could still complete."""
+        """Takes no more requests; returns whether none of those in flight could still complete."""
         return self.is_closing or self.fault() is not None or self.device.drain() == 0
 
     def close(self, *, drain: bool) -> None:
-        """Begins to take it apart. `drain`: whether requests in flight may complete."""
+        """Begins the teardown. `drain` says whether requests in flight may complete."""
         if self._teardown is None:
             self._resets = None
             timeout_s = self._ends.drain_timeout_s
             self._teardown = Teardown(self.device, self._held(), self._front, self._back, timeout_s, drain=drain)
 
     def advance(self, *, domain_died: bool = False) -> bool:
-        """Goes on with the end. True: it is over, or has not begun."""
+        """Continues the teardown; returns True if it is over, or has not begun."""
         return self._teardown is None or self._teardown.advance(domain_died=domain_died)
 
     def end_at_once(self) -> int:
-        """Ends all that can be, without the peers; returns the pages that the backend keeps."""
+        """Ends all that it can without the peers; returns the pages that the backend keeps."""
         held = self._teardown.held if self._teardown else self._held()
         held.let_go(at_once=True)
         return held.pages
 
     def free(self) -> None:
-        """Lets go of everything; pages that the backend has mapped keep the device's mark. Safe to call twice."""
+        """Releases everything; pages that the backend has mapped keep the device's mark. Safe to call twice."""
         self._resets = None
         if self._guest is not None:
             self.device.close()

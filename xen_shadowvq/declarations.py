@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which disks a guest is to have, whenever it is there: one YAML file a guest, /etc/shadowvq/guests.d/NAME.yaml."""
+"""Which disks a guest gets whenever it runs: one YAML file for each guest, /etc/shadowvq/guests.d/NAME.yaml."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DIRECTORY = Path("/etc/shadowvq/guests.d")
 DEVICE_MAX = 65535
 _ENDING = ".yaml"
 _NAME = re.compile(r"[\x20-\x7e]{1,64}")  # what `declared-as` can hold
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9._+-]+")  # what can be said to xl on its command line
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9._+-]+")  # what xl takes on its command line
 
 
 def _domain(value: object) -> object:
@@ -59,7 +59,7 @@ Serial = Annotated[str, AfterValidator(_serial), Field(description="1 to 20 prin
 
 
 class DeclaredDisk(Section):
-    """One disk. `device` None: its place in the list; `backend` None: as for the others; `copy_threshold` in bytes."""
+    """One disk. `device` None: its place in the list; `backend` None: the file's; `copy_threshold` is in bytes."""
 
     image: AbsolutePath
     device: Annotated[int, Field(ge=0, le=DEVICE_MAX)] | None = None
@@ -73,7 +73,7 @@ class DeclaredDisk(Section):
     copy_threshold: CopyThreshold | None = None
 
     def as_disk(self) -> Disk:
-        """For `toolstack.attach`."""
+        """The disk, for `toolstack.attach`."""
         return Disk(**self.model_dump(exclude={"device", "backend"}))
 
 
@@ -81,7 +81,7 @@ Disks = Annotated[tuple[DeclaredDisk, ...], Strict(False), Field(description="a 
 
 
 class _File(Section):
-    """A whole file. `disks` has no default: a file that is just being written, still empty, takes no disk away."""
+    """A whole file. `disks` has no default: a file that is just being written, and still empty, detaches no disk."""
 
     mediator: Domain = "0"
     backend: Domain = "0"
@@ -91,7 +91,7 @@ class _File(Section):
 
 @dataclass(frozen=True)
 class Wanted:
-    """A disk that a guest is to have. `backend`: name or id."""
+    """A disk that a guest should have. `backend` is a name or an id."""
 
     device: int
     backend: str
@@ -99,30 +99,32 @@ class Wanted:
 
     @property
     def digest(self) -> bytes:
-        """Of what cannot be changed while the device is attached. Which domains serve it, dom0's record says itself."""
+        """Covers what cannot change while the device is attached. dom0's record itself says which domains serve it."""
         text = repr(sorted(asdict(self.disk).items()))
         return hashlib.sha256(text.encode()).digest()[: nodes.VirtioRecord.DECLARED.bytes_max]
 
 
 @dataclass(frozen=True)
 class Declaration:
-    """All that is declared for the guest `name`. `mediator`: name or id."""
+    """All that is declared for the guest `name`. `mediator` is a name or an id."""
 
     name: str
     mediator: str
     mediator_config: str | None
-    """The xl configuration of its mediator's domain, a path in dom0; None: whoever runs the host makes that domain."""
+    """The xl configuration of its mediator's domain, a path in dom0. None: the operator makes that domain."""
     wanted: Mapping[int, Wanted]
     """By device number."""
 
     def stands_for(self, device: int) -> Declared:
-        """What dom0's record is to say of that device."""
+        """What dom0's record should say about that device."""
         return Declared(self.name, self.wanted[device].digest)
 
 
 @dataclass(frozen=True)
 class Declarations:
-    """What a directory says. `guests` has None for a guest whose file is bad: nobody can tell what it is to have."""
+    """
+    What a directory says. In `guests`, a guest whose file is invalid has None: nobody can tell what it should have.
+    """
 
     guests: Mapping[str, Declaration | None] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
@@ -130,20 +132,21 @@ class Declarations:
 
 def read_directory(directory: Path, read: Callable[[Path], Declaration] | None = None) -> Declarations:
     """
-    Reads every file that ends in `.yaml`, by `read` in place of `read_file`; what begins with a dot is some editor's. A
-    bad one costs no other. ConfigError: the directory cannot be read, so nothing is known of any guest.
+    Reads every file whose name ends in `.yaml`, with `read` in place of `read_file` if given. A name that begins with a
+    dot is some editor's. An invalid file affects no other. ConfigError: the directory cannot be read, so nothing is
+    known about any guest.
     """
     try:
         paths = sorted(path for path in directory.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise ConfigError(
-            f"{directory}: {error.strerror}, expected a directory with a file NAME.yaml a guest"
+            f"{directory}: {error.strerror}, expected a directory with a file NAME.yaml for each guest"
         ) from error
     guests: dict[str, Declaration | None] = {}
     problems: list[str] = []
     for path in paths:
         if path.suffix == ".yml":
-            problems.append(f"{path}: expected a name that ends in {_ENDING}; this file is not read")
+            problems.append(f"{path}: ignored, expected a name that ends in {_ENDING}; rename the file")
         elif path.suffix == _ENDING:
             guests[path.stem] = None
             try:
@@ -158,9 +161,9 @@ def read_file(path: Path) -> Declaration:
     name = path.stem
     if not _NAME.fullmatch(name) or name.isdecimal():
         raise ConfigError(
-            f"{path}: {shown(name)} is no guest, expected a domain's name of 1 to 64 printable characters"
+            f"{path}: {shown(name)} is not a guest's name, expected 1 to 64 printable characters, not only digits"
         )
-    if not path.is_file():  # a FIFO would be waited for
+    if not path.is_file():  # opening a FIFO would wait for a writer
         raise ConfigError(f"{path}: expected a regular file")
     file = models.load(_File, path, lambda file: _mistakes(name, file))
     wanted = {
@@ -179,19 +182,19 @@ def _mistakes(name: str, file: _File) -> Iterator[tuple[Loc, str]]:
     serving += [(("disks", index, "backend"), disk.backend) for index, disk in enumerate(file.disks)]
     yield from ((loc, "is the guest itself, expected another domain") for loc, domain in serving if domain == name)
     if file.mediator_config is not None and (file.mediator.isdecimal() or not _PLAIN_NAME.fullmatch(file.mediator)):
-        expected = "the name of a domain, of letters, digits and any of ._+- (`mediator_config` makes it)"
+        expected = "a domain's name of letters, digits and ._+- (`mediator_config` makes that domain)"
         yield ("mediator",), f"got {shown(file.mediator)}, expected {expected}"
     numbers: dict[int, int] = {}
     images: dict[tuple[str, str], Any] = {}
     for index, (number, disk) in enumerate(_numbered(file)):
         first = numbers.setdefault(number, index)
         if first != index:
-            yield ("disks", index, "device"), f"is {number}, expected another than disks[{first}] has"
+            yield ("disks", index, "device"), f"{number} is also that of disks[{first}], expected another"
         image = (disk.backend or file.backend, disk.image)
         other, before = images.setdefault(image, (index, disk))
         alone = not (disk.shareable and before.shareable) and not (disk.read_only and before.read_only)
         if other != index and alone:
             yield (
                 ("disks", index, "image"),
-                (f"{shown(disk.image)} is the image of disks[{other}] too, expected both read_only, or both shareable"),
+                (f"{shown(disk.image)} is also that of disks[{other}], expected both read_only or both shareable"),
             )

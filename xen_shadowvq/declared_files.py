@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The directory of declarations as it changes under somebody's editor: what counts is what has come to rest."""
+"""The directory of declarations while somebody edits it: only what has come to rest counts."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ Signature = tuple[int, int, int]
 
 class DeclaredFiles:
     """
-    A poll, not inotify: it sees network file systems and replaced directories too, and needs no watch made anew. A file
-    that has changed, come or gone counts when two looks in a row found it the same: half a file that an editor has
-    written is not taken for all of it, nor the moment between its two renames for the end of the guest's disks.
+    It polls instead of using inotify: polling also works on network file systems and for replaced directories, and
+    needs no watch to be set up again. A file that has changed, come or gone counts once two looks in a row found it the
+    same: half a file that an editor has written does not pass for all of it, nor the moment between its two renames for
+    the end of the guest's disks.
     """
 
     def __init__(self, directory: Path) -> None:
         self.known = False
-        """Whether the directory could be read at any time: before that, nothing is known of any guest."""
+        """Whether the directory could be read at least once: before that, nothing is known about any guest."""
         self.guests: dict[str, Declaration | None] = {}
-        """What counts now."""
+        """The declarations that count now."""
         self.problems: tuple[str, ...] = ()
         """What was wrong at the last look."""
         self._directory = directory
@@ -30,7 +31,10 @@ class DeclaredFiles:
         self._read_before: dict[Path, tuple[Signature, Declaration | ConfigError]] = {}
 
     def look(self, *, at_once: bool = False) -> bool:
-        """Reads what is new; True: what counts has changed. `at_once`: all counts as it is, since somebody says so."""
+        """
+        Reads what is new; returns whether what counts has changed. `at_once`: all of it counts now, at somebody's
+        request.
+        """
         try:
             read = read_directory(self._directory, self._read)
         except ConfigError as error:
@@ -43,7 +47,7 @@ class DeclaredFiles:
         return changed
 
     def _read(self, path: Path) -> Declaration:
-        """A file that was not touched is not read again."""
+        """Reads a file, unless it was not touched since the last time."""
         try:
             stat = path.stat()
         except OSError as error:
@@ -57,7 +61,7 @@ class DeclaredFiles:
         return before[1]
 
     def _settled(self, read: Declarations) -> dict[str, Declaration | None]:
-        """A bad file counts at once: it stops what would be done for its guest."""
+        """What counts now. An invalid file counts at once: it stops all work for its guest."""
         settled = {name: now for name, now in read.guests.items() if now is None or self._rests(name, read)}
         for name, before in self.guests.items():
             if name not in settled and not (name not in read.guests and self._rests(name, read)):
@@ -65,7 +69,7 @@ class DeclaredFiles:
         return settled
 
     def _rests(self, name: str, read: Declarations) -> bool:
-        """Whether this look found of a guest's file what the last one did."""
+        """Whether this look found the same of a guest's file as the last one."""
         return (name in read.guests, read.guests.get(name)) == (name in self._seen, self._seen.get(name))
 
 

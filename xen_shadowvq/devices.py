@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Devices as dom0 sees them: where both pairs stand, and what mediator and backend answer when they are asked."""
+"""Devices as dom0 sees them: where both pairs stand, and what mediator and backend answer when asked."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _COUNTER, _COUNTER_MAX = re.compile(r"[a-z0-9_]{1,40}"), 2**64 - 1
 
 @dataclass(frozen=True)
 class Attached:
-    """One device: its domains, and where its two pairs stand. `handle` is None where the mediator's half is gone."""
+    """One device: its domains, and where its two pairs stand. `handle` is None if the mediator's half is gone."""
 
     frontend: int
     device: int
@@ -49,7 +49,7 @@ class Attached:
 
     @property
     def backend_path(self) -> str:
-        """The backend's directory on leg 2. ConfigError: nobody can say any more which that is."""
+        """The backend's directory on leg 2. ConfigError: nobody can tell any more which one that is."""
         if self.handle is None:
             frontend = with_name(self.frontend, self.frontend_name)
             mediator = with_name(self.mediator, self.mediator_name)
@@ -58,7 +58,7 @@ class Attached:
 
     @property
     def held_by(self) -> int | None:
-        """The domain that keeps pages of the guest's mapped."""
+        """The domain that keeps pages of the guest mapped."""
         return self.backend if self.held_pages else None
 
     def as_json(self) -> dict[str, Any]:
@@ -101,21 +101,22 @@ def find(dom0: Dom0, frontend: int, device: int) -> Attached:
 
 def who_holds(dom0: Dom0, pages: int, holder: int | None) -> str:
     """
-    Which domain keeps pages of a guest's mapped, and what ends that: a clause for people. Which one it can be is dom0's
-    own knowledge; that it does is what stands in the guest's grant table, where the guest may write as it likes.
+    Which domain keeps pages of a guest mapped, and what ends that: a clause for people. dom0 knows by itself which
+    domain it can be; but that it does keep them is read from the guest's grant table, where the guest may write what it
+    likes.
     """
-    mapped = f"{pages} page{'s' if pages > 1 else ''} of the guest's mapped"
+    mapped = f"{pages} page{'s' if pages > 1 else ''} of the guest mapped"
     if holder is None:
-        return f"a backend whose device is gone still has {mapped}, or the guest pretends so"
+        return f"a backend whose device is gone still has {mapped}, or the guest fakes that"
     name = dom0.domain_name(holder)
-    return f"domain {name} still has {mapped}, or the guest pretends so; `xl destroy {holder}` ends it"
+    return f"domain {name} still has {mapped}, or the guest fakes that; `xl destroy {holder}` ends it"
 
 
 def status(dom0: Dom0, found: Attached, timeout_s: float) -> dict[str, Any]:
     """
-    The mediator's own account of a device, states and counters, and with it the backend's, as `backend_...`.
+    The mediator's own account of a device, states and counters, with the backend's added as `backend_...`.
 
-    The backend's word is only that: one that answers nothing is left out, and so is what is no counter with a name.
+    The backend is not trusted: if it does not answer it is left out, and so is anything that is not a named counter.
     ConfigError: the mediator does not answer.
     """
     store, back = dom0.store, found.backend_path
@@ -138,10 +139,10 @@ def _is_counter(untrusted_name: str, untrusted_value: object) -> bool:
 
 def resize(dom0: Dom0, found: Attached, timeout_s: float) -> int:
     """
-    Has the backend look how large the image is now, and waits until the mediator tells the frontend; returns the bytes,
-    which a later request may have found to be others again.
+    Has the backend measure the image, and waits until the mediator has told the frontend. Returns the size in bytes,
+    which may stem from a later request.
 
-    ConfigError: the backend says why not, or one of them does not answer.
+    ConfigError: the backend says why it cannot, or one of the two does not answer.
     """
     store, back = dom0.store, found.backend_path
     request = _ask(dom0, back, nodes.SvqBack.RESIZE_REQUEST)
@@ -162,7 +163,9 @@ def resize(dom0: Dom0, found: Attached, timeout_s: float) -> int:
 
     if not wait_until(told, timeout_s):
         name = dom0.domain_name(found.mediator)
-        raise ConfigError(f"the mediator in domain {name} did not pass on the new size of {sizes[-1]} bytes")
+        raise ConfigError(
+            f"the mediator in domain {name} did not pass on the new size of {sizes[-1]} bytes; is its service running?"
+        )
     return sizes[-1]
 
 
@@ -195,7 +198,7 @@ def _size_in(untrusted_answer: dict[str, Any] | None) -> int | None:
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
-    """Asks until it is true or the time is over: ever more rarely, so that XenStore has time for other things too."""
+    """Asks until the condition holds or the time is over, ever more rarely so that XenStore can do other work too."""
     began = time.monotonic()
     while not condition():
         waited_s = time.monotonic() - began
@@ -207,7 +210,7 @@ def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
 
 
 def _look(dom0: Dom0, frontend: int, device: int, mediator: int) -> Attached | None:
-    """Who has it stands in dom0's record, as long as its guest is there; a mediator's word counts only without one."""
+    """While the guest exists, dom0's record says who has the device; a mediator's word counts only without a record."""
     store, record = dom0.store, dom0.record(frontend, device)
     path = nodes.virtio_back_path(mediator=mediator, frontend=frontend, device=device)
     if record is not None and record.mediator == mediator and record.handle is not None:
@@ -233,7 +236,7 @@ def _look(dom0: Dom0, frontend: int, device: int, mediator: int) -> Attached | N
 
 
 def _said(store: XenStore, node: Node[int], path: str) -> int | None:
-    """What a mediator says there. Nonsense is nothing: it must not keep anybody from looking at all other devices."""
+    """What a mediator says there. Nonsense counts as nothing: it must not hide all other devices from anybody."""
     try:
         return node.read(store.read, path)
     except PeerProtocolError:
@@ -253,8 +256,8 @@ def _is_listed(record: Record, devices: list[Attached]) -> bool:
 
 def _ask(dom0: Dom0, path: str, request: Node[int], about: Mapping[Node[int], int] | None = None) -> int | None:
     """
-    The number of a new request, one more than that of the one before it. None: the directory is gone. `about`: nodes
-    that are written with it.
+    Makes a request, with the nodes `about` it; returns its number, one more than that of the request before. None: the
+    directory is gone.
     """
 
     def work(t: Transaction) -> int | None:
@@ -263,7 +266,7 @@ def _ask(dom0: Dom0, path: str, request: Node[int], about: Mapping[Node[int], in
         try:
             number = next_request(request.read(t.read, path) or 0)
         except PeerProtocolError:
-            number = next_request(0)  # its service has written nonsense there, which costs nobody but itself
+            number = next_request(0)  # its service has written nonsense there, which harms nobody but itself
         for node, value in (about or {}).items():
             t.write(node.path(path), node.format(value))
         t.write(request.path(path), request.format(number))
@@ -275,13 +278,13 @@ def _ask(dom0: Dom0, path: str, request: Node[int], about: Mapping[Node[int], in
 def _read_answer(
     store: XenStore, path: str, request: int, node: Node[dict[str, Any]], timeout_s: float
 ) -> dict[str, Any] | None:
-    """The answer to this request or a later one, without its nonce; None: there is none, or it is no such answer."""
+    """The answer to this request or a later one, without its nonce; None if there is none."""
     untrusted: dict[str, Any] = {}
 
     def answered() -> bool:
         nonlocal untrusted
         try:
-            untrusted = node.read(store.read, path) or {}  # all of it anew: what stood there was of another time
+            untrusted = node.read(store.read, path) or {}  # all of it again: what was read before is out of date
         except PeerProtocolError:
             untrusted = {}
             return True

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
-What dom0 itself knows and can do: its records of the devices that guests have, taking back what was granted for one.
+What dom0 itself knows and can do: keeping records of the guests' devices, and taking back what was granted for one.
 
 Decisions rest on these records and on the nodes of mediators and backends, never on nodes that a guest can write.
 """
@@ -28,7 +28,7 @@ RUN = Path("/run/shadowvq")
 """Where commands and the service `shadowvq guests` keep out of each other's way: the part of /run that both see."""
 
 CONFLICTS_PATIENCE_S = 20.0
-"""How long a command tries again where others, or services at work, were in the way of its transaction."""
+"""How long a command retries a transaction that conflicted with other commands, or with services at work."""
 
 _CLAIMS = nodes.VirtioRecord.MEDIATOR_ID, nodes.VirtioRecord.BACKEND_ID, nodes.VirtioRecord.GRANT_MARK
 MARKS = range(nodes.VirtioRecord.GRANT_MARK.low, nodes.VirtioRecord.GRANT_MARK.high + 1)
@@ -44,7 +44,7 @@ class Declared:
 
 @dataclass(frozen=True)
 class Record:
-    """A device, as dom0 wrote it down when it was attached. It is there as long as grants of it may be."""
+    """A device, as dom0 wrote it down when attaching it. The record exists as long as grants for the device may."""
 
     frontend: int
     device: int
@@ -52,15 +52,15 @@ class Record:
     backend: int
     mark: int
     attached: int
-    """Which device of that number it is."""
+    """Which device of that number it is, counted from the first."""
     declared: Declared | None = None
     """None: it was attached by hand."""
     handle: int | None = None
-    """Of its pair on leg 2."""
+    """The handle of its pair on leg 2."""
 
     @property
     def path(self) -> str:
-        """Where it stands."""
+        """Where the record is."""
         return nodes.virtio_record_path(frontend=self.frontend, device=self.device)
 
     @property
@@ -94,15 +94,15 @@ class Dom0:
     @contextmanager
     def alone(self, deadline: float | None = None) -> Iterator[None]:
         """
-        No other command changes records or takes anything back meanwhile: between looking at who has which mark and
-        doing something about it, nobody else may give that mark to a new device. ConfigError: one is at it still at the
+        Keeps other commands from changing records or taking anything back: between seeing who has which mark and acting
+        on it, nobody else may give that mark to a new device. ConfigError: another command is still at work at the
         deadline.
         """
         with locked(self.run_directory() / "ctl.lock", deadline=deadline):
             yield
 
     def run_directory(self) -> Path:
-        """A folder of dom0's own for locks and marks, there until dom0 ends. ConfigError: it cannot be made."""
+        """A folder of dom0's own for locks and marks, which lasts until dom0 ends. ConfigError: it cannot be made."""
         folder = self._sim or RUN
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
@@ -111,7 +111,7 @@ class Dom0:
         return folder
 
     def sweep(self, frontend: int, marks: Iterable[int]) -> Swept:
-        """Takes back what was granted in a guest's table with these marks. A domain that is no more has no grants."""
+        """Takes back what was granted in a guest's table with these marks. A domain that is gone has no grants."""
         if self._hypervisor is None:
             socket = hypervisor_socket(self._sim, 0) if self._sim else None
             self._hypervisor = self._stack.enter_context(Hypervisor("mediator", socket))
@@ -123,21 +123,21 @@ class Dom0:
             return Swept(freed=0, held=0, holder=None)
 
     def in_transaction(self, work: Callable[[Transaction], T]) -> T:
-        """As XenStore.in_transaction, with the patience of a command: any number of them may be at work at once."""
+        """Like XenStore.in_transaction, with a command's patience: any number of commands may be at work at once."""
         return self.store.in_transaction(work, patience_s=CONFLICTS_PATIENCE_S)
 
     # ---- records ---------------------------------------------------------------------------------------------------
 
     def record(self, frontend: int, device: int) -> Record | None:
-        """The record of a device, None when there is none."""
+        """The record of a device; None if there is none."""
         return _read(self.store, frontend, device)
 
     def records(self, frontend: int) -> list[Record]:
-        """Those of all devices of a guest."""
+        """The records of all devices of a guest."""
         return read_records(self.store, frontend)
 
     def is_mediated(self, record: Record) -> bool:
-        """Whether a mediator may still have something to do with the device: its domain and its directory are there."""
+        """Whether a mediator may still act on the device: whether its domain and its directory exist."""
         there = self.store.is_domain_introduced(record.mediator)
         return there and self.store.read(f"{record.mediator_path}/state") is not None
 
@@ -153,8 +153,9 @@ class Dom0:
 
     def forget(self, record: Record) -> None:
         """
-        The device is no more, and its mark is free. The rest stays until the guest ends: one that reads `swept` late
-        still learns that it has its buffers back, and a later device of the same number goes on counting there.
+        The device is gone, and its mark is free. The rest of the record stays until the guest ends: a guest that reads
+        `swept` late still learns that it has its buffers back, and a later device of the same number continues the
+        count.
         """
 
         def work(t: Transaction) -> None:
@@ -168,8 +169,8 @@ class Dom0:
 
     def domid(self, domain: str) -> int:
         """
-        The domain of that id or name, as `xl` takes them: all digits are an id, and whether there is such a domain is
-        not looked at. ConfigError: none has that name, or several have.
+        The id of a domain given by id or name, as for `xl`: all digits are an id, which is not checked for existence.
+        ConfigError: no domain has that name, or several have.
         """
         if domain.isdecimal():
             return int(domain)
@@ -182,7 +183,7 @@ class Dom0:
         return found[0]
 
     def name_of(self, domid: int) -> str | None:
-        """What the toolstack called it; None: there is no such domain, or it has no name."""
+        """The name that the toolstack gave it. None: there is no such domain, or it has no name."""
         return self.store.read(f"/local/domain/{domid}/name") or None
 
     def domain_name(self, domid: int) -> str:
@@ -203,8 +204,8 @@ def read_records(store: XenStore | Transaction, frontend: int) -> list[Record]:
 
 def unfinished(store: XenStore | Transaction, frontend: int) -> dict[int, int]:
     """
-    Devices of which the backend alone still has its half; by number, the backend's domain. Where a mediator's half is
-    there as well, the pair may be another device's by now: it is free only for one that is to be.
+    Devices of which only the backend still has its half: the backend's domain, by device number. If a mediator's half
+    exists as well, the pair may belong to another device by now, so it does not count.
     """
     found = {}
     node = nodes.VirtioRecord
@@ -221,14 +222,14 @@ def unfinished(store: XenStore | Transaction, frontend: int) -> dict[int, int]:
 
 
 def only_back_is_left(store: XenStore | Transaction, mediator: int, backend: int, handle: int) -> bool:
-    """Whether a backend has not let go yet of a pair that nobody wants any more."""
+    """Whether only a backend has not yet let go of a pair that nobody wants any more."""
     front = nodes.svq_front_path(mediator=mediator, handle=handle)
     back = nodes.svq_back_path(backend=backend, mediator=mediator, handle=handle)
     return store.read(f"{front}/state") is None and store.read(f"{back}/state") is not None
 
 
 def numbers(store: XenStore | Transaction, path: str) -> list[int]:
-    """The names in a directory that are numbers, in their order: domains, peers, devices, handles."""
+    """The names in a directory that are numbers, sorted: domains, peers, devices, handles."""
     return sorted(int(name) for name in store.ls(path) if name.isdecimal())
 
 

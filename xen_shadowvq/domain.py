@@ -12,7 +12,7 @@ from xen_shadowvq.hypervisor import Hypervisor
 from xen_shadowvq.xenstore import XenStore
 
 Sim = tuple[Path, int]
-"""The embedded machine's directory, and the domid to be there."""
+"""The embedded machine's directory, and the id of our own domain there."""
 
 
 def hypervisor_socket(directory: Path, domid: int) -> Path:
@@ -26,7 +26,7 @@ def xenstore_socket(directory: Path, domid: int) -> Path:
 
 
 def own_domid(store: XenStore) -> int:
-    """The domain that we are, as XenStore says."""
+    """The id of our own domain, as XenStore says."""
     text = store.read("domid")
     if text is None or not text.isdecimal():
         raise ConfigError(

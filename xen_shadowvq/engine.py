@@ -26,7 +26,7 @@ class QueueRings:
 
 @dataclass(frozen=True)
 class ShadowRefs:
-    """What the backend must know of a shadow queue: one grant reference a page, and the port to bind."""
+    """What the backend must know of a shadow queue: one grant reference for each page, and the port to bind."""
 
     size: int
     desc: tuple[int, ...]
@@ -38,8 +38,8 @@ class ShadowRefs:
 @dataclass(frozen=True)
 class WindowPlan:
     """
-    Which part of the frontend's grant table a device's grants are made in; `count` 0: nothing is granted.
-    `guarded`: the frontend did not reserve it, so its own use just below is watched.
+    The part of the frontend's grant table in which a device's grants are made; `count` 0: nothing is granted.
+    `guarded`: the frontend did not reserve it, so the mediator watches the frontend's own use just below it.
     """
 
     first: int
@@ -51,8 +51,8 @@ class WindowPlan:
 @dataclass(frozen=True)
 class Swept:
     """
-    What a sweep found: entries that are free now, entries that their grantee still has mapped, and one such grantee's
-    domain id. The guest can write such entries itself, so the last is only a hint.
+    What a sweep found: how many entries are free now, how many their grantee still has mapped, and the domain id of one
+    such grantee. The guest can write such entries itself, so the id is only a hint.
     """
 
     freed: int
@@ -62,8 +62,8 @@ class Swept:
 
 def sweep(hypervisor: Hypervisor, domid: int, marks: Iterable[int]) -> Swept:
     """
-    Takes back what was granted in a guest's table in entries with one of these marks; never while a mediator lives that
-    serves one of those devices. HypervisorError: it could not be looked at, and nothing is known.
+    Takes back what was granted in a guest's table in entries with one of these marks. Must not be called while a living
+    mediator serves one of those devices. HypervisorError: the table could not be read, and nothing is known.
     """
     library = hypervisor.library
     out = library.ffi.new("struct svq_sweep_result *")
@@ -91,14 +91,14 @@ class Worker:
         return struct_to_dict(self._library, stats)
 
     def close(self) -> None:
-        """Stops the thread. Its devices must be closed before."""
+        """Stops the thread. Its devices must be closed first."""
         if self.handle is not None:
             self._library.lib.svq_worker_stop(self.handle)
             self.handle = None
 
 
 class Guest:
-    """A frontend's memory, shared by its devices. `fixed`: its frames stay the pages that they are (no ballooning)."""
+    """A frontend's memory, shared by its devices. `fixed`: the same pages stay behind its frames (no ballooning)."""
 
     def __init__(self, hypervisor: Hypervisor, domid: int, gfn_limit: int, *, fixed: bool) -> None:
         self._library = hypervisor.library
@@ -113,14 +113,14 @@ class Guest:
         self.handle: Any = out[0]
 
     def close(self) -> None:
-        """Lets go of the frontend's memory. Its devices must be closed before."""
+        """Releases the frontend's memory. Its devices must be closed first."""
         if self.handle is not None:
             self._library.lib.svq_guest_close(self.handle)
             self.handle = None
 
 
 class Arena:
-    """Memory of ours that one backend sees. It outlives connections: a backend may keep mapped what it has seen."""
+    """Memory of ours that one backend sees. It outlives connections, as a backend may keep mapped what it has seen."""
 
     def __init__(self, hypervisor: Hypervisor, backend_domid: int) -> None:
         self._library = hypervisor.library
@@ -130,7 +130,7 @@ class Arena:
         self.handle: Any = out[0]
 
     def close(self) -> None:
-        """Frees it, when no device uses it any more. Safe to call twice."""
+        """Frees it, once no device uses it any more. Safe to call twice."""
         if self.handle:
             self._library.lib.svq_arena_close(self.handle)
             self.handle = None
@@ -153,7 +153,7 @@ class Device:
         indirect: bool,
         arena: Arena | None = None,
     ) -> None:
-        """`arena`: where it has its pages from that the backend sees; None: nobody but this device uses them."""
+        """`arena` provides the pages that the backend sees; None: pages that only this device uses."""
         self._library = hypervisor.library
         self._guest = guest
         self.num_queues = num_queues
@@ -194,16 +194,16 @@ class Device:
         )
 
     def start(self) -> None:
-        """Requests flow from now on."""
+        """Lets requests flow from now on."""
         self._library.lib.svq_device_start(self.handle)
 
     def drain(self, index: int | None = None) -> int:
-        """Takes no more chains of a queue (or of all); returns the chains still alive at the backend."""
+        """Takes no more chains from a queue (or from all); returns how many are still alive at the backend."""
         indices = range(self.num_queues) if index is None else (index,)
         return sum(max(0, self._library.lib.svq_queue_drain(self.handle, i)) for i in indices)
 
     def reset_queue(self, index: int) -> bool:
-        """Lets go of a drained queue's ring. False: a chain is still alive at the backend."""
+        """Releases a drained queue's ring; returns False if a chain is still alive at the backend."""
         return bool(self._library.lib.svq_queue_reset(self.handle, index) == 0)
 
     def restart_queue(self, rings: QueueRings) -> None:
@@ -274,20 +274,20 @@ class Device:
 
     def stop(self) -> int:
         """
-        Takes the queues from their workers, lets go of the driver's rings for good, and ends every grant. Returns the
-        pages that the backend still has mapped: their requests stay in flight (`held`). Called again, it tries again.
+        Takes the queues from their workers, releases the driver's rings for good, and ends every grant. Returns how
+        many pages the backend still has mapped: their requests stay in flight (`held`). Each further call tries again.
         """
         return int(self._library.lib.svq_device_stop(self.handle))
 
     def grantee_gone(self) -> None:
         """
-        The backend's domain has ended, and all its mappings: forget pages whose entry the guest has overwritten, so
-        that nobody could tell whether they were mapped.
+        The backend's domain has ended, and all its mappings with it: forgets the pages whose entries the guest has
+        overwritten, of which nobody could tell whether they were mapped.
         """
         self._library.lib.svq_device_grantee_gone(self.handle)
 
     def held(self, queue: int) -> bytes:
-        """After `stop`: the requests of a queue with held pages, bit h % 8 of byte h / 8 for the one with head h."""
+        """After `stop`: a queue's requests with held pages, where bit h % 8 of byte h / 8 is the one with head h."""
         ffi, lib = self._library.ffi, self._library.lib
         bits = ffi.new("uint8_t[]", lib.SVQ_QUEUE_SIZE_MAX // 8)
         count = self._library.check(lib.svq_queue_held(self.handle, queue, bits, len(bits)), "queue_held")
@@ -298,11 +298,13 @@ class Device:
         return int(self._library.lib.svq_device_window_in_use(self.handle))
 
     def window_lost(self) -> bool:
-        """Whether the guest's own grants have come near a window that it did not reserve: all is copied since."""
+        """Whether the guest's own grants have come near a window that it did not reserve; since then all is copied."""
         return bool(self._library.lib.svq_device_window_lost(self.handle))
 
     def close(self) -> int:
-        """Stops the device and frees everything; returns the pages held, whose end a sweep for its mark can tell."""
+        """
+        Stops the device and frees everything; returns the pages held; a sweep for its mark tells when they are free.
+        """
         if self.handle is None:
             return 0
         left = int(self._library.lib.svq_device_close(self.handle))

@@ -53,19 +53,19 @@ class XenStoreTimeout(ShadowVQError):
 
 
 XENSTORE_TROUBLE = (XenStoreError, XenStoreTimeout)
-"""What concerns one request and may be gone when it is made again. XenStoreGone concerns all of them."""
+"""Errors of a single request, which may not recur when it is repeated. XenStoreGone concerns all requests."""
 
 
 _NO_PRIVILEGE = (
-    "this domain has no privilege over that one. A mediator domain has to be PV, and `deploy/set-target` has to name "
-    "its guest before it first runs; or run the mediator in dom0"
+    "this domain has no privilege over that one. A mediator domain must be PV, and `deploy/set-target` must name "
+    "its guest before it is first unpaused; or run the mediator in dom0"
 )
 _GNTALLOC_FULL = (
-    "the kernel shares no more pages: raise its limit, `options xen_gntalloc limit=65536` in /etc/modprobe.d, or the "
+    "the kernel shares no more pages: raise its limit (`options xen_gntalloc limit=65536` in /etc/modprobe.d) or the "
     "domain's max_grant_frames"
 )
 _VERSION_2 = "its grant table has version 2: set max_grant_version = 1 in its configuration"
-# What an operator can do about a call's answer; calls of the data plane say why by their errno alone.
+# What an operator can do about a failed call; the data plane's calls say why only by their errno.
 _ADVICE = {
     ("grant_table_frames", errno.EPERM): _NO_PRIVILEGE,
     ("grant_table_frames", errno.EACCES): _NO_PRIVILEGE,
@@ -82,7 +82,7 @@ _ADVICE = {
 
 
 class HypervisorError(ShadowVQError):
-    """A call through the hypervisor seam failed; `errno` is positive, `domid` None if no domain is meant."""
+    """A call through the hypervisor seam failed; `errno` is positive, and `domid` is None if no domain is meant."""
 
     def __init__(self, call: str, domid: int | None, code: int) -> None:
         about = "" if domid is None else f" for domain {domid}"
@@ -103,7 +103,7 @@ class ImageError(ShadowVQError):
 
 
 class ImageBusy(ImageError):
-    """Somebody else uses the image, in a way that does not go with what was asked for."""
+    """Somebody else uses the image, in a way that rules out what was asked for."""
 
 
 class DeviceBroken(ShadowVQError):

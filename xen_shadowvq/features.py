@@ -111,10 +111,10 @@ def check_accepted(offered: int, accepted: int, node: str = "features-accepted")
     """PeerProtocolError naming `node` when the driver accepted an unoffered bit, or not a required one."""
     unoffered = accepted & ~offered
     if unoffered:
-        raise PeerProtocolError(node, str(accepted), f"none of {', '.join(names(unoffered))}: not offered")
+        raise PeerProtocolError(node, str(accepted), f"none of {', '.join(names(unoffered))}, which were not offered")
     missing = REQUIRED & ~accepted
     if missing:
-        raise PeerProtocolError(node, str(accepted), f"also {', '.join(names(missing))}: required")
+        raise PeerProtocolError(node, str(accepted), f"also {', '.join(names(missing))}, which are required")
 
 
 def leg2(device_type: int, accepted: int) -> int:
@@ -131,10 +131,10 @@ _NUM_QUEUES = struct.Struct("<H"), 34
 
 def clamp_blk_config(config: bytes, *, segments_max: int, size_max: int, queues: int, node: str = "config") -> bytes:
     """
-    The backend's struct virtio_blk_config with seg_max, size_max (bytes) and num_queues lowered to the
-    mediator's limits. A field beyond the end stays, and so does one of 0 (its feature is not offered), but for
-    size_max: that feature the mediator offers itself.
-    PeerProtocolError naming `node` when the space ends before its capacity or inside one of these fields.
+    The backend's struct virtio_blk_config with seg_max, size_max (bytes) and num_queues lowered to the mediator's
+    limits. A field beyond the end stays as it is, and so does one of 0 (its feature is not offered), except for
+    size_max, whose feature the mediator offers itself. PeerProtocolError naming `node` when the space ends before its
+    capacity or inside one of these fields.
     """
     clamped = bytearray(config)
     if len(clamped) < _CAPACITY_BYTES:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The service that attaches declared disks whenever their guests are there: rounds of `apply`, a thread a guest."""
+"""The service that attaches declared disks whenever their guests run: rounds of `apply`, one thread for each guest."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from xen_shadowvq.mediator_domain import DomainMaker
 from xen_shadowvq.pace import Rounds, earliest
 from xen_shadowvq.service_manager import notify_systemd
 
-FILES_S = 2.0  # how often they are looked at
-DEVICES_S = 10.0  # how often all domains and devices are looked at without any news
-SOON_S = 1.0  # after news: what a toolstack or a service writes late
+FILES_S = 2.0  # how often the files are checked
+DEVICES_S = 10.0  # how often all domains and devices are checked without any news
+SOON_S = 1.0  # the same after news, for what a toolstack or a service writes late
 DETACH_S = 30.0
-BURST, ROUNDS_PER_S = 10, 0.5  # of one guest: who reboots without end does not get all of dom0
+BURST, ROUNDS_PER_S = 10, 0.5  # for one guest: one that reboots without end must not use up dom0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
 _EVENTS_A_TURN = 256
 _TOKEN = "domains"  # noqa: S105 - a watch token
@@ -38,12 +38,12 @@ _WATCHED = ("@introduceDomain", "@releaseDomain")
 
 @dataclass
 class _Guest:
-    """What the loop remembers of a guest. `told`: the steps of the last plan that the log has told of."""
+    """What the loop remembers of a guest. `told` has those steps of the last plan that were logged."""
 
     rounds: Rounds = field(default_factory=lambda: Rounds(BURST, ROUNDS_PER_S, FIRST_PAUSE_S, LONGEST_PAUSE_S))
     thread: threading.Thread | None = None
     ended: bool = False
-    """Its thread has done all that it had to do, with these outcomes; None: a defect."""
+    """Its thread has done all it had to do, with these outcomes; None: it met a defect of ours."""
     outcomes: list[Outcome] | None = None
     left: list[Step] = field(default_factory=list)
     told: set[Step] = field(default_factory=set)
@@ -51,8 +51,8 @@ class _Guest:
 
 class GuestService:
     """
-    Each guest has a thread of its own while there is something to do for it: a detach that has to wait, because a
-    backend keeps pages, holds up no other guest. `dom0.alone` keeps the threads apart where they have to be.
+    Each guest has a thread of its own while there is something to do for it, so a detach that has to wait because a
+    backend keeps pages holds up no other guest. `dom0.alone` keeps the threads apart where necessary.
     """
 
     def __init__(self, dom0: Dom0, directory: Path, maker: DomainMaker) -> None:
@@ -73,12 +73,12 @@ class GuestService:
         os.eventfd_write(self._wake, 1)
 
     def reread(self) -> None:
-        """Has the files read anew, as they are. May be called from a signal handler or another thread."""
+        """Has the files read again, as they are now. May be called from a signal handler or another thread."""
         self._reread = True
         os.eventfd_write(self._wake, 1)
 
     def run(self) -> None:
-        """Serves until `stop`. What is under way then is cut short: the next round takes it up from where it stands."""
+        """Serves until `stop`. Work under way is then cut short; the next round continues from where it stands."""
         ready = watching = False
         while not self._stopping:
             try:
@@ -101,7 +101,7 @@ class GuestService:
             _end_at_once()
 
     def _watch(self) -> None:
-        """And looks at everything, as what went by before is not known."""
+        """Sets the watches and looks at everything, since earlier changes are unknown."""
         store = self._dom0.store
         if not store.alive or store.silent:
             store.reconnect()
@@ -116,7 +116,7 @@ class GuestService:
     # ---- one turn ----------------------------------------------------------------------------------------------------
 
     def _wait(self) -> bool:
-        """Until there is something to do; True: it is news of domains, or of a thread that has ended."""
+        """Waits until there is something to do; returns True for news of domains, or of a thread that has ended."""
         now = time.monotonic()
         waiting = [guest.rounds.due for guest in self._guests.values() if guest.thread is None]
         due = earliest([self._files_due, self._devices_due, *waiting])
@@ -146,7 +146,7 @@ class GuestService:
         if not (news or now >= self._devices_due or (waiting is not None and now >= waiting)):
             return
         self._devices_due = now + (SOON_S if news else DEVICES_S)
-        if self._files.known:  # else all that was ever declared would look as if it were no more
+        if self._files.known:  # else every declaration would seem to be gone
             self._begin_rounds()
 
     def _say_problems(self) -> None:
@@ -156,7 +156,7 @@ class GuestService:
         self._problems = self._files.problems
 
     def _hear_of(self, name: str, guest: _Guest) -> None:
-        """What came out of a round that has ended."""
+        """Takes in the outcomes of a round that has ended."""
         if guest.thread is None or not guest.ended:
             return
         guest.thread.join()
@@ -171,7 +171,7 @@ class GuestService:
         guest.rounds.pause.fail()  # until all is as declared: a device that is refused each time was attached each time
 
     def _begin_rounds(self) -> None:
-        """Of the guests for which there is something to do. Which steps those are, the round itself finds out anew."""
+        """Begins a round for each guest that needs one; the round itself finds out which steps to take."""
         declared = dict(self._files.guests)
         seen = look(self._dom0)
         for mediator, domid, device in let_the_dead_go(self._dom0, seen):
@@ -194,7 +194,7 @@ class GuestService:
                 guest.thread.start()
 
     def _say_what_waits(self, name: str, guest: _Guest, steps: list[Step]) -> None:
-        """Once; what may be over in a moment, when it is not."""
+        """Logs what waits, once; what may soon be over, only if it is not."""
         guest.told &= set(steps)
         for step in steps:
             if step.do is Do.WAIT and step not in guest.told and (not step.soon or step in guest.left):
@@ -207,7 +207,7 @@ class GuestService:
         guest.left = steps
 
     def _round(self, name: str, guest: _Guest, declared: apply_plan.Declarations) -> None:
-        """On the guest's thread. The loop looks at `outcomes` when that has ended."""
+        """Runs on the guest's thread. The loop looks at `outcomes` once that has ended."""
         try:
             guest.outcomes = apply_guest(self._dom0, name, declared, self._maker, DETACH_S)
         except ShadowVQError as error:
@@ -219,7 +219,7 @@ class GuestService:
 
 
 def _end_at_once() -> NoReturn:
-    """Threads that wait for a backend cannot be ended otherwise; whatever they do, the next round finds as it is."""
+    """Threads that wait for a backend cannot be ended otherwise. Whatever they leave, the next round deals with."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The frontends that are being served: one data plane guest each, shared by that frontend's devices."""
+"""The frontends being served: one data plane guest each, shared by that frontend's devices."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _SPECIAL_PAGES = 1024
 
 
 def gfn_limit(memory_kib: int) -> int:
-    """The first frame number that a guest with so much memory cannot have."""
+    """The first frame number that a guest with that much memory cannot have."""
     pages = memory_kib // 4
     return pages + (_PAGES_PER_GIB if pages > _HOLE_ABOVE_GIB * _PAGES_PER_GIB else _SPECIAL_PAGES)
 
 
 @dataclass(frozen=True)
 class WindowWish:
-    """How many references of a guest's grant table its devices would like to have, and for which kind of window."""
+    """How many references of a guest's grant table its devices want, and for which kind of window."""
 
     count: int
     direct: bool
@@ -41,21 +41,25 @@ class WindowWish:
         return self.frames_max * grants_per_frame()
 
     def unreserved(self) -> WindowPlan:
-        """The upper part of the table, for a guest that reserves nothing: its own use, from below, is watched."""
+        """
+        The upper part of the table, for a guest that reserves nothing; its own use, which grows from below, is watched.
+        """
         frames = -(-self.count // grants_per_frame())
         return WindowPlan(
             (self.frames_max - frames) * grants_per_frame(), self.count, self.direct, guarded=bool(frames)
         )
 
     def reserved(self, first: int, count: int) -> WindowPlan:
-        """What the guest has reserved, as far as it goes: fewer references than wished for are a dynamic window."""
+        """
+        What the guest has reserved, as far as that goes: with fewer references than wished for, the window is dynamic.
+        """
         if self.direct and count >= self.count:
             return WindowPlan(first, self.count, direct=True, guarded=False)
         return WindowPlan(first, count, direct=False, guarded=False)
 
 
 NO_WINDOW = WindowWish(0, direct=False, frames_max=0)
-"""Of devices that copy everything."""
+"""For devices that copy everything."""
 
 
 def wish_window(kind: str, frames_max: int, limit: int, domid: int) -> WindowWish:
@@ -101,7 +105,7 @@ class GuestTable:
     def acquire(self, domid: int, memory_kib: int, *, fixed: bool) -> Guest:
         """
         The guest of a frontend, opened if this is its first device. `fixed`: its memory does not change (see `Guest`);
-        what the first device says holds for all of that guest's.
+        the first device decides for all of that guest's devices.
         """
         guest, users = self._guests.get(domid) or (
             Guest(self._hypervisor, domid, gfn_limit(memory_kib), fixed=fixed),
@@ -111,7 +115,7 @@ class GuestTable:
         return guest
 
     def release(self, guest: Guest) -> None:
-        """One device of the guest is gone."""
+        """One device of the guest is gone; the last one closes the guest."""
         _, users = self._guests[guest.domid]
         if users > 1:
             self._guests[guest.domid] = (guest, users - 1)

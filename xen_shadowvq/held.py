@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
-Pages of ended requests that a backend keeps mapped: tried again with growing pauses, published while there are any.
+Pages of ended requests that a backend keeps mapped: ending them is retried with growing pauses, and they are published.
 
-Nothing that we could do takes them from it: it unmaps them, or its domain ends (docs/protocol.md, "When the frontend
-has its buffers back").
+Nothing that we could do takes them from the backend: it unmaps them, or its domain ends (docs/protocol.md, "When the
+frontend has its buffers back").
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from xen_shadowvq.xenstore import XenStore
 from xenstore_schema import nodes
 
 Heads = Mapping[int, bytes]
-"""For each queue the requests that have held pages, a bit for each head."""
+"""For each queue, the requests that have held pages: one bit for each head."""
 
 
 class HeldPages:
     """
     The held pages of one device, in the mediator's directory `path` on leg 1.
 
-    `end_again` tries to end all that is left and answers how many pages are held then; `heads` says of which requests,
-    None: of any, nobody knows any more.
+    `end_again` tries to end all that is left and returns how many pages are still held. `heads` says which requests
+    have them; None: nobody knows any more, it may be any.
     """
 
     def __init__(
@@ -58,7 +58,9 @@ class HeldPages:
         return self._pause.due
 
     def let_go(self, *, at_once: bool = False) -> bool:
-        """Tries to end what is left, if it is time for that or `at_once`. True: nothing is held or said to be."""
+        """
+        Tries to end what is left, if it is time or `at_once`. Returns True if nothing is held, or published as held.
+        """
         if not (at_once or self._pause.is_due):
             return False
         self._pause.fail()  # whatever goes wrong below
@@ -85,34 +87,35 @@ class HeldPages:
         except XenStoreError as error:
             if error.errno != errno.ENOSPC:
                 raise
-            publish(self._store, self._path, [(back.HELD_PAGES, pages)], instead_of=said)  # no room to say of which
+            publish(self._store, self._path, [(back.HELD_PAGES, pages)], instead_of=said)  # no room to say whose
         self._published = pages, heads
 
 
 def clear(store: XenStore, path: str) -> None:
-    """Takes away what a directory says of held pages: that is over."""
+    """Removes what a directory says about held pages, since that is over."""
     said, pages = _said(store, path), nodes.VirtioBack.HELD_PAGES
     if said or pages.read(store.read, path):
         publish(store, path, [(pages, 0)], instead_of=said)
 
 
 def _said(store: XenStore, path: str) -> list[str]:
-    """The nodes that say which requests have held pages, perhaps of an earlier connection."""
+    """The nodes that say which requests have held pages, perhaps those of an earlier connection."""
     queues = [name for name in store.ls(path) if name.startswith("queue-")]
     return [node for node in (f"{path}/{queue}/held" for queue in queues) if store.read(node) is not None]
 
 
 class Leftovers:
     """
-    What mediators before this one have granted for a device: entries of its frontend's grant table with `mark`. And
-    what the last of them said in `held-pages` of our directory `path` that no entry accounts for: the frontend
-    overwrote those, and nobody can tell any more whether the backend has them mapped, until its domain ends.
+    What earlier mediators granted for a device: the entries of its frontend's grant table with `mark`. It also counts
+    the pages that the last mediator reported in `held-pages` of our directory `path` but that no entry accounts for:
+    the frontend overwrote their entries, and until the backend's domain ends nobody can tell whether it has them
+    mapped.
     """
 
     def __init__(
         self, store: XenStore, path: str, hypervisor: Hypervisor, frontend_domid: int, mark: int, backend: Life | None
     ) -> None:
-        """`backend` None: it is not known which that is, so it counts as alive."""
+        """`backend` None: it is not known which domain that is, so it counts as alive."""
         self.freed = 0
         self._sweep = partial(sweep, hypervisor, frontend_domid, [mark])
         self._said = partial(nodes.VirtioBack.HELD_PAGES.read, store.read, path)
@@ -121,8 +124,8 @@ class Leftovers:
 
     def end(self) -> int:
         """
-        Ends all of it and answers the pages held. A domain that is no more has no grants. HypervisorError: nothing is
-        known.
+        Ends all that it can and returns how many pages are held. A domain that is gone has no grants. HypervisorError:
+        nothing is known.
         """
         try:
             swept = self._sweep()

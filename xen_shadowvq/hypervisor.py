@@ -19,7 +19,7 @@ class Hypervisor:
         library: `mediator`, `backend` or `driver`: whose handle it is (handles are not exchanged between them).
         sim_socket: the domain's socket of the embedded machine; None opens real Xen.
     Raises:
-        ConfigError: no hypervisor there; the message says what is missing.
+        ConfigError: there is no hypervisor; the message says what is missing.
     """
 
     def __init__(self, library: str, sim_socket: Path | None) -> None:

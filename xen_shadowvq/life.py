@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Whether another domain is still there, by the word of those that it cannot make say anything: xenstored, and dom0."""
+"""Whether another domain still exists, by the word of those whom it cannot influence: xenstored and dom0."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from xenstore_schema import nodes
 
 class Life:
     """
-    Of one domain. xenstored tells dom0 alone; elsewhere it is there as long as a directory of its own is, which goes
-    when the domain is destroyed. None: dom0's records of its devices, which the mediator may read.
+    Tells whether one domain exists. xenstored answers only dom0; elsewhere a domain counts as existing while a
+    directory of its own does, which goes when the domain is destroyed. `directory` None: dom0's records of its devices,
+    which the mediator may read.
     """
 
     def __init__(self, store: XenStore, domid: int, directory: str | None = None) -> None:
         self._store = store
         self._domid = domid
         self._directory = directory or nodes.virtio_record_root(frontend=domid)
-        self._seen = False  # that directory: one that never was there says nothing
+        self._seen = False  # whether we ever saw that directory: one that never existed says nothing
         self.goes_on()
 
     def goes_on(self) -> bool:
-        """Whether it is there; also when nobody can tell."""
+        """Whether it exists; also True when nobody can tell."""
         try:
             return self._store.is_domain_introduced(self._domid)
         except XenStoreError as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Logging: structlog set up once. It never ends or holds up who logs, and no peer can fill the disk with lines."""
+"""Logging: structlog set up once. It never ends or delays whoever logs, and no peer can fill the disk with lines."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def get_logger(**facts: object) -> FilteringBoundLogger:
 
 
 def _printable(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Facts that are text may be words of peers."""
+    """Makes the facts printable: text may be a peer's words."""
     for key, value in event.items():
         if isinstance(value, str):
             event[key] = printable_block(value) if key in {"exception", "stack"} else printable(value)

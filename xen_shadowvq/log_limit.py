@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guard so that no peer can fill the disk with log lines: it goes over every line that is about one."""
+"""A guard so that no peer can fill the disk with log lines: every line about a peer passes through it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from xen_shadowvq.pace import Rate
 KEYS_MAX = 4096  # devices and peers that are remembered; some are chosen by peers
 OF_A_DEVICE = 100, 0.5
 OF_A_PEER = 400, 1.0
-"""So many lines at once, then so many a second: some 20 MB a day at most."""
+"""That many lines at once, then that many a second: some 20 MB a day at most."""
 PEER_FACTS = "domid", "peer"
 
 
@@ -28,8 +28,8 @@ class _Account:
 
 class PeerLines:
     """
-    A processor. A line with the fact `domid` or `peer` is about that domain, with `device` about one of its
-    devices. Those beyond the rate are left out, and the next one of that device says how many were (`left_out`).
+    A processor. A line with the fact `domid` or `peer` is about that domain, with `device` about one of its devices.
+    Lines beyond the rate are left out, and the next line about that device says how many (`left_out`).
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where log lines go. Whatever becomes of them there, nobody who logs is ended or held up by it."""
+"""Where log lines go. Whatever becomes of them, whoever logs is neither ended nor delayed by it."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import threading
 from collections.abc import Callable
 from typing import TextIO
 
-_PIECE_BYTES = 4096  # what is told to be writable takes that much without waiting (PIPE_BUF)
-_PATIENCE_MS = 100  # for a reader that is slow; one that stays away is not waited for again
+_PIECE_BYTES = 4096  # a descriptor that polls as writable takes that much without waiting (PIPE_BUF)
+_PATIENCE_MS = 100  # for a slow reader; one that stays away is not waited for again
 
 
 class Sink:
     """
-    A stream that takes lines or not: its disk may be full, its reader gone or asleep, or there is no stream at all.
-    Lines that it did not take are counted. Safe to use from several threads; a logger in structlog's sense.
+    A stream that may not take a line: its disk may be full, its reader gone or asleep, or there may be no stream at
+    all. Lines that it did not take are counted. Safe to use from several threads; a logger in structlog's sense.
     """
 
     def __init__(self, stream: TextIO | None, lost_line: Callable[[int], str]) -> None:
-        """`lost_line` makes the line that tells how many were lost; it goes before the first that is taken again."""
+        """`lost_line` makes the line that says how many were lost; it precedes the first line that is taken again."""
         self._stream = stream
         self._lost_line = lost_line
         self._lost = 0

@@ -24,9 +24,11 @@ PATIENCE_MAX_S = 30.0
 
 
 def check_processors(workers: Workers) -> None:
-    """ConfigError: a worker cannot be pinned as the configuration says, or there is no such worker."""
+    """ConfigError: a worker cannot be pinned as configured, or more processors are listed than there are workers."""
     if len(workers.cpus) > workers.count:
-        raise ConfigError(f"workers.cpus: there are {len(workers.cpus)} processors for {workers.count} workers")
+        raise ConfigError(
+            f"workers.cpus: got {len(workers.cpus)} processors, expected at most {workers.count} (workers.count)"
+        )
     if not workers.cpus:
         return
     allowed = os.sched_getaffinity(0)
@@ -35,7 +37,7 @@ def check_processors(workers: Workers) -> None:
             os.sched_setaffinity(0, {cpu})  # of this thread: nothing else says whether the kernel lets one run there
     except OSError as error:
         there = ", ".join(map(str, sorted(allowed)))
-        raise ConfigError(f"workers.cpus: no thread can run on processor {cpu}, only on {there}") from error
+        raise ConfigError(f"workers.cpus: no thread can run on processor {cpu}, expected some of {there}") from error
     finally:
         os.sched_setaffinity(0, allowed)
 
@@ -51,7 +53,7 @@ class Mediator:
 
     Args:
         config: what to serve and how.
-        sim: None on real Xen; else the embedded machine's directory and the domid to be there.
+        sim: None on real Xen; else the embedded machine's directory and the id of our own domain.
         store: a connection to use, which stays open; None: one of its own.
     """
 

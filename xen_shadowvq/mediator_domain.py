@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Making the mediator's domain of a guest, by xl, as an operator would."""
+"""Making a guest's mediator domain with xl, as an operator would."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import xen_shadowvq
 from xen_shadowvq.errors import ConfigError
 
 CREATE_S = 180.0
-_SAID_MAX = 512  # characters of what xl says that an error repeats
+_SAID_MAX = 512  # characters of xl's output that an error repeats
 
 
 class DomainMaker(Protocol):
@@ -28,7 +28,9 @@ class Xl:
     """xl in dom0, and `deploy/set-target`."""
 
     def make(self, name: str, config: Path, guest: int) -> None:
-        """As in DomainMaker. It is created paused: its kernel reads once, when it starts, for whom it may mediate."""
+        """
+        See DomainMaker. The domain is created paused: its kernel reads only once, at start, whom it may mediate for.
+        """
         _run("xl", "create", "-q", "-p", str(config), f'name="{name}"')
         try:
             domid = _run("xl", "domid", name).strip()
@@ -39,35 +41,35 @@ class Xl:
             raise
 
     def destroy(self, domid: int) -> None:
-        """As in DomainMaker."""
+        """See DomainMaker."""
         _run("xl", "destroy", str(domid))
 
     def _destroy_quietly(self, name: str) -> None:
         try:
             _run("xl", "destroy", name)
         except ConfigError:
-            return  # what failed before says more
+            return  # the earlier failure says more
 
 
 class NoToolstack:
-    """The embedded machine's."""
+    """For the embedded machine, which cannot make domains."""
 
     def make(self, name: str, config: Path, guest: int) -> None:
-        """ConfigError."""
+        """Always raises ConfigError."""
         raise ConfigError(f"the embedded machine has no xl to make domain {name} for domain {guest} from {config}")
 
     def destroy(self, domid: int) -> None:
-        """ConfigError."""
+        """Always raises ConfigError."""
         raise ConfigError(f"the embedded machine has no xl to destroy domain {domid}")
 
 
 def _set_target() -> Path:
-    """In the image it lies beside the packages' folder, in the sources beside the package."""
+    """In the image it is beside the packages' folder, in the source tree beside the package."""
     package = Path(xen_shadowvq.__file__).resolve().parent
     for folder in (package.parent.parent, package.parent):
         if (found := folder / "deploy" / "set-target").exists():
             return found
-    raise ConfigError(f"deploy/set-target is not there, expected in {package.parent.parent}")
+    raise ConfigError(f"deploy/set-target is missing, expected in {package.parent.parent}")
 
 
 def _run(*words: str) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A YAML file into frozen models, with every mistake in it named at once."""
+"""Loads a YAML file into frozen models, and names every mistake in it at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Schema = Mapping[str, Any]
 
 
 class Section(BaseModel):
-    """A mapping of keys to values: of these keys and no others, with values of just these types."""
+    """A mapping that has no other keys than these, with values of exactly these types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -31,15 +31,15 @@ M = TypeVar("M", bound=Section)
 
 def load(model: type[M], path: Path, check: Callable[[M], Iterable[tuple[Loc, str]]] = lambda _: ()) -> M:
     """
-    Loads a file. `check` yields what is wrong with values beside each other: key and sentence. ConfigError lists all
-    that is wrong, one sentence a mistake with file, line, key, and what was expected.
+    Loads a file. `check` yields a key and a sentence for each value that does not go with others. ConfigError lists
+    every mistake, one sentence each with file, line, key, and what was expected.
     """
     source = yaml_source.load(path)
     try:
         loaded = model.model_validate(source.value)
         mistakes = [(loc, f"{_key_path(loc)}: {what}") for loc, what in check(loaded)]
     except ValidationError as failure:
-        schema = model.model_json_schema()  # what each key takes is told from the models themselves
+        schema = model.model_json_schema()  # the models themselves tell what each key takes
         mistakes = [(error["loc"], _sentence(schema, error)) for error in failure.errors(include_url=False)]
     if mistakes:
         raise ConfigError(*(f"{_place(path, source.line_of(loc))}: {sentence}" for loc, sentence in mistakes))
@@ -70,7 +70,7 @@ def _key_path(loc: Loc) -> str:
 
 
 def _given(value: object) -> str:
-    """The value as its author may recognise it: YAML has null, true and false."""
+    """The value as its author would recognise it: YAML has null, true and false."""
     match value:
         case None | bool():
             return "null" if value is None else str(value).lower()
@@ -87,7 +87,7 @@ def _given(value: object) -> str:
 def _did_you_mean(schema: Schema, loc: Loc) -> str:
     names = list(_declared(schema, loc[:-1]).get("properties", ()))
     close = difflib.get_close_matches(str(loc[-1]), names, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(names)}"
+    return f"; did you mean {close[0]}?" if close else f"; the keys are {', '.join(names)}"
 
 
 def _declared(schema: Schema, loc: Loc) -> Schema:

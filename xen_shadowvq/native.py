@@ -44,7 +44,7 @@ class Library:
         self.lib: Any = self.ffi.dlopen(str(folder / f"libsvq_{name}.so"))
 
     def check(self, rc: int, call: str, domid: int | None = None) -> int:
-        """Passes an answer >= 0 on; a negative one is -errno and becomes a HypervisorError."""
+        """Returns `rc` if it is >= 0; a negative one is -errno and becomes a HypervisorError."""
         if rc < 0:
             raise HypervisorError(call, domid, -rc)
         return rc
@@ -60,13 +60,13 @@ def constants(library: str) -> Any:
 
 @cache
 def load(name: str) -> Library:
-    """The library `mediator`, `backend` or `driver`, loaded once a process."""
+    """The library `mediator`, `backend` or `driver`, loaded once in a process."""
     return Library(name)
 
 
 @cache
 def native_folder() -> Path:
-    """Where the built libraries and their headers lie: inside the installed package."""
+    """Where the built libraries and their headers are: inside the installed package."""
     for folder in xen_shadowvq.__path__:
         if (Path(folder) / "native" / "libsvq_mediator.so").exists():
             return Path(folder) / "native"

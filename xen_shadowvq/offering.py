@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the backend offers, on its way to the frontend: lowered to what can be placed, told again when it changes."""
+"""
+The backend's offer on its way to the frontend: lowered to what can be placed, and passed on again when it changes.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,11 @@ CONFIG_CHANGES = 1, 4.0  # at once, then so many a second
 
 class Offering:
     """
-    See the module. Calls raise PeerProtocolError and ConfigError, after which the connection has to end.
+    See the module. Calls may raise PeerProtocolError or ConfigError; the connection then has to end.
 
     Args:
         queues_max: how many queues the device was attached with; None: as many as the limits allow.
-        trouble: what was said of the time before an offer is over with it.
+        trouble: its report from before an offer is withdrawn once the offer is made.
     """
 
     def __init__(
@@ -47,20 +49,20 @@ class Offering:
         self._wanted = False
 
     def want(self) -> bool:
-        """The frontend may have an offer from now on. True: it was made at once."""
+        """The frontend may have an offer from now on. Returns whether it was made at once."""
         self._wanted = True
         return self._make()
 
     def unwant(self) -> None:
-        """The frontend's leg closes."""
+        """The frontend's leg is closing."""
         self._wanted = False
 
     def take(self) -> bool:
-        """The backend offers. True: that was passed on to the frontend."""
+        """Takes the backend's offer; returns whether it was passed on to the frontend."""
         if self._ends.policy.memory == "fixed" and self._ends.may_balloon:
             raise ConfigError(
-                f"domain {self._ends.frontend_domid} may balloon, its memory being below its maximum, and the "
-                "configuration says memory: fixed; choose memory: remap, or give it memory and maxmem of one size"
+                f"domain {self._ends.frontend_domid} may balloon, since its memory is below its maximum, but the "
+                "configuration says memory: fixed; choose memory: remap, or make its memory and maxmem equal"
             )
         self._wish = NO_WINDOW
         if self._ends.policy.placement != "copy":
@@ -69,11 +71,11 @@ class Offering:
         return self._make()
 
     def drop(self) -> None:
-        """The backend offers nothing any more."""
+        """The backend no longer offers anything."""
         self._offer = None
 
     def relay_config(self) -> None:
-        """The configuration space may change while the device runs (virtio 2.5.1): a grown image, say."""
+        """Passes on a configuration space that changed while the device runs (virtio 2.5.1), say for a grown image."""
         if self._offer is None:
             return
         generation = self._back.generation()
@@ -84,7 +86,7 @@ class Offering:
         self._offer = offer
 
     def accepted(self) -> tuple[Offer, Acceptance, WindowPlan]:
-        """What is offered, what the frontend made of it, and the window for that. PeerProtocolError: nothing is."""
+        """The offer, what the frontend accepted, and the window for that. PeerProtocolError: nothing is offered."""
         if self._offer is None:
             raise PeerProtocolError(self._front.peer_path, "Initialised", "no connection while nothing is offered")
         acceptance = self._front.read_acceptance(self._offer, self._wish.refs_max)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
-The one way of text to a person, by a terminal, a log or JSON that somebody prints: nothing in it may act on a terminal,
-or begin a line. Much of it are words of guests and backends: errors, names, statistics.
+The one way for text to reach a person, through a terminal, a log, or JSON that somebody prints: nothing in it may
+control a terminal, or begin a line. Much of it is written by guests and backends: errors, names, statistics.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from xen_shadowvq.errors import ConfigError
 
 def printable(untrusted_text: str) -> str:
     """
-    The text on one line. Control characters, line ends, what turns the direction of writing, and lone surrogates become
-    Python's escapes.
+    The text on one line. Control characters, line ends, characters that change the direction of writing, and lone
+    surrogates become Python's escapes.
     """
     if untrusted_text.isprintable():
         return untrusted_text
@@ -29,32 +29,36 @@ def printable(untrusted_text: str) -> str:
 
 
 def printable_block(untrusted_text: str) -> str:
-    """Text that has lines of its own, as a traceback: they are indented, so that none passes for one of ours."""
+    """Text that has lines of its own, such as a traceback: they are indented, so that none passes for one of ours."""
     return "\n".join(f"  {printable(line)}" for line in untrusted_text.splitlines())
 
 
 def as_json(value: Any) -> str:
-    """Keys and values are printable: people look at what `jq -r` shows, and some parsers refuse lone surrogates."""
+    """
+    JSON with printable keys and values: people look at what `jq -r` shows, and some parsers refuse lone surrogates.
+    """
     return json.dumps(_printable_in(value), indent=2)
 
 
 def say(untrusted_text: str, *, err: bool = False, color: str | None = None) -> None:
-    """One line on standard output or, with `err`, standard error. ConfigError: standard output takes none."""
+    """
+    Prints a line on standard output or, with `err`, standard error. ConfigError: standard output cannot be written.
+    """
     _put(printable(untrusted_text), err=err, color=color)
 
 
 def say_block(untrusted_text: str) -> None:
-    """On standard error."""
+    """Prints several lines on standard error."""
     _put(printable_block(untrusted_text), err=True)
 
 
 def say_json(value: Any) -> None:
-    """On standard output. ConfigError as above."""
+    """Prints JSON on standard output. ConfigError as in `say`."""
     _put(as_json(value))
 
 
 def _put(text: str, *, err: bool = False, color: str | None = None) -> None:
-    """Where standard error takes nothing, the exit status still says how it ended."""
+    """If standard error cannot be written, the exit status still says how the command ended."""
     try:
         click.secho(text, err=err, fg=color)
     except OSError as error:
@@ -65,7 +69,10 @@ def _put(text: str, *, err: bool = False, color: str | None = None) -> None:
 
 
 def hold_standard_descriptors() -> None:
-    """Where one of the three is closed, the next file or socket would be opened as it, and get what libraries print."""
+    """
+    Opens those of the three that are closed; else the next file or socket would take their place and get what libraries
+    print.
+    """
     for fd in range(3):
         try:
             os.fstat(fd)
@@ -74,7 +81,7 @@ def hold_standard_descriptors() -> None:
 
 
 def tolerate_any_text() -> None:
-    """What a terminal's encoding has no characters for is escaped as well."""
+    """Escapes characters that a terminal's encoding does not have, too."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

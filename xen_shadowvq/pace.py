@@ -22,7 +22,7 @@ class Backoff:
         self.due: float | None = None
         """When to try again, on the clock; None: nothing has failed."""
         self.length_s = 0.0
-        """Of the pause under way."""
+        """The length of the pause under way."""
         self._first_s = first_s
         self._longest_s = longest_s
         self._clock = clock
@@ -33,19 +33,19 @@ class Backoff:
         return self.due is None or self._clock() >= self.due
 
     def fail(self) -> None:
-        """It was tried in vain."""
+        """Notes a try in vain."""
         self.length_s = min(self._longest_s, self._first_s * 2.0 ** min(self.failures, 32))
         self.failures += 1
         self.due = self._clock() + self.length_s
 
     def reset(self) -> None:
-        """It has worked, or is not wanted any more."""
+        """Notes that it has worked, or is not wanted any more."""
         self.failures, self.due, self.length_s = 0, None, 0.0
 
 
 class Rate:
     """
-    A token bucket: `burst` at once, then `per_s` a second. Who gets nothing is not refused but waits until `due`.
+    A token bucket: `burst` at once, then `per_s` a second. Whoever gets none is not refused, but waits until `due`.
     """
 
     def __init__(self, burst: int, per_s: float, clock: Clock = time.monotonic) -> None:
@@ -61,7 +61,7 @@ class Rate:
 
     @property
     def due(self) -> float | None:
-        """When there is one for who waits; None: nobody does."""
+        """When there will be one for whoever waits; None: nobody waits."""
         return self._at + max(0.0, 1.0 - self._tokens) / self._per_s if self._waiting else None
 
     def take(self) -> bool:
@@ -78,19 +78,19 @@ class Rate:
         return False
 
     def forget(self) -> None:
-        """Nobody waits any more: what was asked for may have become pointless, and is asked for anew if not."""
+        """Nobody waits any more: what was asked for may have become pointless; if not, it is asked for again."""
         self._waiting = False
 
 
 class Rounds(Rate):
-    """A rate at which something is begun anew, with pauses before that which grow while it comes to nothing."""
+    """A rate at which something is started again, with pauses before that grow while it fails."""
 
     def __init__(
         self, burst: int, per_s: float, first_s: float, longest_s: float, clock: Clock = time.monotonic
     ) -> None:
         super().__init__(burst, per_s, clock)
         self.pause = Backoff(first_s, longest_s, clock)
-        """To be told of each round that fails, and of one that does not."""
+        """Has to be told of each round that fails, and of one that does not."""
 
     @property
     def due(self) -> float | None:
@@ -105,5 +105,5 @@ class Rounds(Rate):
 
 
 def earliest(times: Iterable[float | None]) -> float | None:
-    """The first of some times; None: there is none."""
+    """The earliest of some times; None if there is none."""
     return min((time_s for time_s in times if time_s is not None), default=None)

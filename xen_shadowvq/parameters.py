@@ -13,19 +13,21 @@ SECONDS_MAX = 86400.0
 
 
 class Domain(click.ParamType[str]):
-    """A domain, by its id or its name; `Dom0.domid` tells which that is. All digits are an id, as for `xl`."""
+    """A domain, by its id or its name; `Dom0.domid` resolves it. All digits are an id, as for `xl`."""
 
     name = "domain"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         text = str(value)
         if not text or (text.isdecimal() and not (text.isascii() and len(text) <= 5 and int(text) <= DOMID_MAX)):
-            self.fail(f"{value!r} is no domain, expected its name or its id, 0 to {DOMID_MAX}", param, ctx)
+            self.fail(f"{value!r} is not a domain, expected a name, or an id from 0 to {DOMID_MAX}", param, ctx)
         return text
 
 
 class Seconds(click.ParamType[float]):
-    """A time to wait: more than nothing, at most a day. NaN compares with nothing, so ranges let it through."""
+    """
+    A time to wait: more than 0, at most a day. NaN is neither below nor above any limit, so ranges let it through.
+    """
 
     name = "seconds"
 
@@ -35,7 +37,5 @@ class Seconds(click.ParamType[float]):
         except ValueError:
             seconds = 0.0
         if not 0.0 < seconds <= SECONDS_MAX:
-            self.fail(
-                f"{value!r} is no time to wait, expected seconds, more than 0 and at most {SECONDS_MAX:.0f}", param, ctx
-            )
+            self.fail(f"{value!r} is not a time, expected seconds: more than 0, at most {SECONDS_MAX:.0f}", param, ctx)
         return seconds

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How the program ends: what the operator can mend is a line for each mistake and exit status 2, not a traceback."""
+"""How the program ends: mistakes that the operator can mend give a line each and exit status 2, not a traceback."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import click
 from xen_shadowvq.errors import ConfigError, ShadowVQError
 from xen_shadowvq.output import hold_standard_descriptors, say, say_block, say_json, tolerate_any_text
 
-REFUSED = 2  # exit status: what was asked for, or the system that it was asked of, has to be mended
+REFUSED = 2  # exit status: the operator has to mend the request, or the system
 DEFECT = 1
 
 
@@ -58,6 +58,6 @@ def _fail(untrusted_problems: Iterable[str], status: int, as_json: bool) -> NoRe
     for problem in problems:
         say(f"shadowvq: {problem}", err=True)
     if as_json:
-        with contextlib.suppress(ConfigError):  # it may be the very trouble
+        with contextlib.suppress(ConfigError):  # standard output may be the very trouble
             say_json({"error": "; ".join(problems), "exit_status": status})
     sys.exit(status)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""XenStore lets a domain have so many nodes and watches, and no more: what it means where it says no."""
+"""XenStore limits how many nodes and watches a domain may have: what to tell the operator when a limit is reached."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _WHAT = {
     ),
     errno.E2BIG: (
         "watches",
-        "it needs one for each domain that it serves (xenstored's --watch-nb, oxenstored's quota-maxwatch)",
+        "raise the quota (xenstored's --watch-nb, oxenstored's quota-maxwatch): it needs one for each domain it serves",
     ),
 }
 
 
 def reason_of(error: ShadowVQError, path: str) -> str:
     """
-    Why something failed, as one sentence for people; where XenStore has refused more to the domain in whose directory
-    `path` lies, that quota and what to do.
+    Why something failed, as one sentence for people. If a quota of the domain in whose directory `path` is was reached:
+    which one, and what to do.
     """
     if not isinstance(error, XenStoreError) or error.errno not in _WHAT:
         return str(error)

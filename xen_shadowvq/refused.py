@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What stands in the place of a device that cannot be served: it says why, to both peers, until it is removed."""
+"""What takes the place of a device that cannot be served: it tells both peers why, until it is removed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Refused:
                 return
             ended = self._try_to_close()
             if ended is not False and self._store.read(f"{self._path}/online") == "0":
-                withdraw(self._store, self._path)  # it is dom0 that takes back what is left, before it tells the guest
+                withdraw(self._store, self._path)  # dom0 takes back what is left, before it tells the guest
                 self.gone = True
             elif not ended:
                 return
@@ -70,7 +70,7 @@ class Refused:
         return
 
     def _try_to_close(self) -> bool | None:
-        """Whether nothing of an earlier connection is alive, which is then said. None: nobody can tell."""
+        """Whether nothing of an earlier connection is alive; if so, says Closed. None: nobody can tell."""
         self._say(State.Closed)
         return True
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A device that the mediator refuses: what an earlier mediator left of it ends before it is said to be closed."""
+"""A device that the mediator refuses: what an earlier mediator left of it ends before we say Closed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from xenstore_schema import State, nodes
 
 
 class RefusedShadowDevice(Refused):
-    """One of the mediator's: Closed says that the frontend has its buffers back, so what is left is ended before."""
+    """A refused device of the mediator. Closed says that the frontend has its buffers back, so leftovers end first."""
 
     def __init__(self, store: XenStore, hypervisor: Hypervisor, path: str, frontend_domid: int, reason: str) -> None:
         super().__init__(store, path, reason)
@@ -30,14 +30,14 @@ class RefusedShadowDevice(Refused):
             ended = self._close()
         except HypervisorError as error:
             rewrite(self._store, self._path, error=f"{self._reason}; and {error}"[:ERROR_CHARS_MAX])
-            # what was said before no entry may account for, so dom0 would not see it
+            # no entry may account for pages reported before, so dom0 would not see them
             return False if nodes.VirtioBack.HELD_PAGES.read(self._store.read, self._path) else None
         if ended:
             self._say(State.Closed)
         return ended
 
     def _close(self) -> bool:
-        """Whether nothing of an earlier connection is alive. HypervisorError: that cannot be told."""
+        """Whether nothing of an earlier connection is alive. HypervisorError: nobody can tell."""
         if State.Closed in self._said:
             return True
         held = self._held = self._held or self._leftovers()
@@ -49,7 +49,7 @@ class RefusedShadowDevice(Refused):
         return ended
 
     def _leftovers(self) -> HeldPages | None:
-        """None: without a mark nothing was ever granted for it."""
+        """What is left of it. None: without a mark, nothing was ever granted for it."""
         try:
             mark = nodes.VirtioBack.GRANT_MARK.read(self._store.read, self._path)
         except PeerProtocolError:

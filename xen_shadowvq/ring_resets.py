@@ -17,11 +17,11 @@ _LONGEST_PAUSE_S = 0.1
 
 
 class _Queue:
-    """How far one queue is."""
+    """How far one queue has got."""
 
     def __init__(self, size: int, done: int) -> None:
         self.size = size  # a ring may come back smaller, not larger
-        self.done = done  # the count that stands in `reset-done`
+        self.done = done  # the count in `reset-done`
         self.asked: int | None = None  # the count that is being carried out
         self.since_s = 0.0
         self.empty = False  # reset, and not enabled again yet
@@ -29,10 +29,11 @@ class _Queue:
 
 class RingResets:
     """
-    What the frontend has asked for on a new connection, and how far it is. Resets of an earlier one are done.
+    What the frontend has asked for on a new connection, and how far that has got. Resets of an earlier connection are
+    done.
 
-    `look` and `advance` raise PeerProtocolError and DeviceBroken, after which the connection has to end: DeviceBroken
-    also when the backend does not return a queue's requests for `timeout_s`. XenStoreError: call again.
+    `look` and `advance` raise PeerProtocolError and DeviceBroken, after which the connection has to end. DeviceBroken
+    also means that the backend did not return a queue's requests within `timeout_s`. XenStoreError: call again.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class RingResets:
         self._advance()
 
     def advance(self) -> None:
-        """Ends resets whose queue has nothing in flight any more, and begins those that had to wait."""
+        """Completes resets whose queue has nothing in flight any more, and begins those that had to wait."""
         if self._rate.due is not None:
             self.look()
         else:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Calls between the demo and its child processes: one JSON object a line, over the child's stdin and stdout."""
+"""Calls between the demo and its child processes: one JSON object for each line, over the child's stdin and stdout."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Child:
 
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is not None:
-            self.process.kill()  # it may be busy with something that will never be
+            self.process.kill()  # it may be waiting for something that will never happen
         if self.process.stdin:
             with contextlib.suppress(OSError):
                 self.process.stdin.close()
@@ -101,7 +101,7 @@ def report_progress(value: int) -> None:
 
 
 def serve(target: object) -> None:
-    """In the child: answers calls of the target's public methods until stdin ends."""
+    """In the child: carries out calls of the target's public methods until stdin ends."""
     for line in sys.stdin:
         message = json.loads(line)
         try:

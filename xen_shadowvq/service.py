@@ -41,11 +41,11 @@ class ServedDevice(Protocol):
     """
     What the loop needs of a device.
 
-    `watched_roots` are directories that devices of one peer domain share, so that the number of watches grows with the
-    domains and not with the devices (a domain may have 128). `concerns` says whether a change below one of them, or
-    below the device's own directory, is worth a look; our own writes are not. `due` is when to call `tick` without any
-    news, on the monotonic clock. `wind_down` is called until it answers True, or the service's patience is over, and
-    `release` at the very end.
+    `watched_roots` are directories that the devices of one peer domain share, so that the number of watches (a domain
+    may have 128) grows with the domains and not with the devices. `concerns` says whether a change below one of them,
+    or below the device's own directory, is worth a look; our own writes are not. `due` is when to call `tick` without
+    any news, on the monotonic clock. `wind_down` is called until it returns True, or the service's patience is over,
+    and `release` at the very end.
     """
 
     @property
@@ -72,9 +72,9 @@ class Service:
     """
     Serves the devices below `root`, at `root`/<peer domid>/<id>.
 
-    A mistake of one peer ends in that device's own error state, and what XenStore refuses is tried again: the loop goes
-    on. When xenstored is lost the loop connects again and looks at everything anew, while requests go on flowing in the
-    data plane. A device that cannot be served gets one from `make_refused` in its place, which says why.
+    A peer's mistake ends in that device's own error state, and what XenStore refuses is tried again: the loop goes on.
+    When xenstored is lost, the loop reconnects and looks at everything again, while requests keep flowing in the data
+    plane. A device that cannot be served is replaced by one from `make_refused`, which says why.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Service:
         self._alert_fds.add(fd)
 
     def forget_fd(self, fd: int) -> None:
-        """Ends that."""
+        """Undoes `on_readable`."""
         self._alert_fds.discard(fd)
 
     def stop(self) -> None:
@@ -162,7 +162,7 @@ class Service:
                     self._serve(key, lambda device: device.check_fault())
 
     def _hear(self) -> bool:
-        """Has devices look at what changed. True: there may be new ones."""
+        """Has devices look at what changed; returns whether there may be new ones."""
         looked: dict[Key, bool] = {}  # and whether a domain died
         scan = False
         for _ in range(_EVENTS_A_TURN):  # a peer can cause them faster than they are looked at
@@ -180,7 +180,7 @@ class Service:
         return scan
 
     def _may_be_new(self, path: str) -> bool:
-        """Does an event below the root speak of a device that is not served, or of none in particular?"""
+        """Whether an event below the root concerns a device that is not served, or none in particular."""
         parts = path.removeprefix(self._root).strip("/").split("/")
         if len(parts) < _KEY_PARTS or not all(part.isdecimal() for part in parts[:_KEY_PARTS]):
             return True
@@ -194,7 +194,7 @@ class Service:
                 self._forget(key)
 
     def _carefully(self, key: Key, call: Callable[[], T]) -> T | None:
-        """Whatever goes wrong with one device costs only that device. None: something did."""
+        """Confines whatever goes wrong with one device to that device. None: something did go wrong."""
         try:
             return call()
         except XenStoreGone:
@@ -210,7 +210,7 @@ class Service:
     # ---- which devices there are -----------------------------------------------------------------------------------
 
     def _scan(self) -> None:
-        """Finds new devices, and sees to it that all are watched; again after a pause when XenStore refuses a part."""
+        """Finds new devices, and has all of them watched; tries again after a pause if XenStore refuses a part."""
         refused = False
         for key in self._find():
             try:
@@ -246,7 +246,7 @@ class Service:
     def _take_up(self, key: Key) -> bool:
         path = f"{self._root}/{key[0]}/{key[1]}"
         if key in self._devices or self._store.read(f"{path}/state") is None:
-            return True  # or its nodes are not all there yet: another event comes
+            return True  # or not all of its nodes exist yet: another event comes
         try:
             served = len(self._devices) - len(self._refused)
             if served >= self._devices_max:
@@ -258,7 +258,7 @@ class Service:
         except ShadowVQError as error:
             reason = str(error)
             if isinstance(error, PeerProtocolError):
-                reason += f"; if these nodes are left over from a guest that is gone: xenstore-rm {path}"
+                reason += f"; if a guest that is gone has left these nodes, remove them: xenstore-rm {path}"
             self._log.warning("device_refused", peer=key[0], device=key[1], reason=reason)
             device = self._make_refused(*key, reason)
             self._refused.add(key)
@@ -267,7 +267,10 @@ class Service:
         return True
 
     def _watch_for(self, device: ServedDevice) -> None:
-        """Before it is taken up: it would not hear of its peers. ShadowVQError: XenStore allows no more watches."""
+        """
+        Called before it is taken up, else it would not hear of its peers. ShadowVQError: XenStore allows no more
+        watches.
+        """
         for root in device.watched_roots:
             if root in self._watched:
                 continue
@@ -280,7 +283,7 @@ class Service:
             self._watched[root] = root
 
     def _keep_watches(self) -> bool:
-        """Makes the watches those that the devices want. False: XenStore refused one."""
+        """Sets and ends watches until they are those that the devices want. False: XenStore refused one."""
         roots = {root: root for device in self._devices.values() for root in device.watched_roots}
         wanted = {self._root: _ROOT_TOKEN, "@releaseDomain": _ROOT_TOKEN, **roots}
         complete = True
@@ -334,8 +337,8 @@ class Service:
 
 def touches(path: str, interests: Mapping[str, tuple[str, ...]]) -> bool:
     """
-    Is a change at `path` one of those that matter? `interests`: for each directory, how the names below it
-    begin that do. The directory itself, and those above it, always do: it was made or taken away.
+    Whether a change at `path` matters. `interests` has, for each directory, how the names below it begin that matter.
+    The directory itself, and those above it, always matter: it was made or removed.
     """
     for directory, names in interests.items():
         if directory == path or directory.startswith(f"{path}/"):

@@ -14,8 +14,8 @@ _ABSTRACT, _PATH = "@", "/"
 
 def notify_systemd(state: str) -> None:
     """
-    Says `state`, if there is a manager who wants to hear it. Trouble with that is only logged: a manager that does not
-    listen is no reason to serve nobody, and none to leave devices behind at the end.
+    Tells a service manager, if there is one, that we are in `state`. Trouble with that is only logged: a manager that
+    does not listen is no reason to refuse service, or to leave devices behind at the end.
     """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:

@@ -2,9 +2,9 @@
 """
 One device in the mediator: two legs, and one connection at a time between them.
 
-It begins with what mediators before this one have left in the frontend's grant table. The backend's offer comes first
-then, and is passed on to the frontend (offering.py); the frontend's rings then make the backend's shadow rings
-(connection.py), and when the backend has taken those up, requests flow. Closing goes the other way round: teardown.py.
+It begins with what earlier mediators left in the frontend's grant table. Then comes the backend's offer, which is
+passed on to the frontend (offering.py). The frontend's rings become the backend's shadow rings (connection.py), and
+once the backend has taken those up, requests flow. Closing goes the other way round: teardown.py.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ from xenstore_schema import State, nodes
 
 _OF_A_PEER = PeerProtocolError, DeviceBroken, HypervisorError, ConfigError  # at fault: a peer, or who let it in
 
-# What a peer can make us write, to XenStore, to the log or to the other peer: so many at once, then so many a second.
+# How often a peer can make us write to XenStore, the log or the other peer: that many at once, then that many a second.
 ROUNDS = 10, 2.0
-PAUSES_S = 0.05, 10.0  # before the next round, where XenStore had no room for the one before
+PAUSES_S = 0.05, 10.0  # before the next round, if XenStore had no room for the last
 RING_RESETS = 20, 10.0
 
 
@@ -105,7 +105,7 @@ class ShadowDevice:
         self._removing = self._removed = False
 
     def _read_ends(self, attachment: Attachment, frontend_domid: int, device_id: int, backend_domid: int) -> Ends:
-        """The configuration's policy holds as far as the toolstack's nodes do not say otherwise."""
+        """The configuration's policy holds unless the toolstack's nodes override it."""
         context, configured = self._context, self._context.config.policy_for(frontend_domid, device_id)
         said = {"placement": attachment.placement, "copy_threshold": attachment.copy_threshold}
         return Ends(
@@ -125,7 +125,7 @@ class ShadowDevice:
 
     @property
     def watched_roots(self) -> tuple[str, ...]:
-        """The frontend's devices, and those of this mediator at the backend."""
+        """The directories of the frontend's devices, and of this mediator's devices at the backend."""
         back = nodes.svq_back_root(backend=self._ends.backend_domid)
         return (nodes.virtio_front_root(frontend=self._ends.frontend_domid), f"{back}/{self._context.domid}")
 
@@ -157,7 +157,7 @@ class ShadowDevice:
         return earliest((self._trouble.due, self.front.due, self.back.due, *rates))
 
     def begin(self) -> None:
-        """Takes back what mediators before this one have left, then takes up both legs as they are found."""
+        """Takes back what earlier mediators left, then takes up both legs as it finds them."""
         self.look()
 
     def look(self, *, domain_died: bool = False) -> None:
@@ -195,13 +195,13 @@ class ShadowDevice:
             self.back.feed(Event.REOPEN)
 
     def wind_down(self) -> bool:
-        """The service ends: requests in flight may still complete. True: there are none that could."""
+        """The service is ending, and requests in flight may still complete. True: none of them could any more."""
         return self._connection is None or self._connection.is_idle()
 
     def release(self) -> None:
         """
-        Lets go of everything at once, without the peers. Pages that the backend keeps are published, for whoever comes
-        after this process; leg 1 stays Closing then.
+        Releases everything at once, without the peers. Pages that the backend keeps are published for the process that
+        comes after this one; leg 1 then stays Closing.
         """
         try:
             if self._connection and (held := self._connection.end_at_once()):
@@ -233,7 +233,7 @@ class ShadowDevice:
     # ---- the beginning ---------------------------------------------------------------------------------------------
 
     def _take_up(self) -> bool:
-        """No state is written before it is known what mediators before this one have left. False: it is not yet."""
+        """Writes no state before it is known what earlier mediators left. False: it is not known yet."""
         try:
             ended = self._remains.end_at_once() == 0
         except HypervisorError as error:
@@ -255,13 +255,13 @@ class ShadowDevice:
 
     def _leave_if_unwanted(self) -> None:
         """
-        Of a device that we cannot take up we cannot say that it is closed. But it may be taken away: it is dom0 then
-        that sees to it that nothing is granted any more, before it tells the guest.
+        We cannot say that a device is closed which we could not take up. But it may be removed: dom0 then sees to it
+        that nothing is granted any more, before it tells the guest.
         """
         if self._begun or not self.front.unwanted:
             return
         said = nodes.VirtioBack.HELD_PAGES.read(self._context.store.read, self._path)
-        if not said or not self.back.peer.goes_on():  # what was said no entry may account for: dom0 would not see it
+        if not said or not self.back.peer.goes_on():  # no entry may account for these pages: dom0 would not see them
             self._remove()
 
     # ---- news ------------------------------------------------------------------------------------------------------
@@ -298,10 +298,10 @@ class ShadowDevice:
         return None
 
     def _connect(self) -> None:
-        """The frontend's rings become shadow rings; CONNECT_DONE comes when the backend has taken those up."""
+        """Makes shadow rings of the frontend's rings; CONNECT_DONE comes once the backend has taken those up."""
         if self._connection is not None and self.back.phase is not Phase.SETTING_UP:
-            return  # an attempt before this one, which XenStore interrupted, had come so far
-        self._free_connection()  # it had not: nothing of it was started, so nothing is granted
+            return  # an earlier attempt, which XenStore interrupted, got this far
+        self._free_connection()  # no attempt got this far: nothing of it was started, so nothing is granted
         offer, acceptance, window = self._offering.accepted()
         self._connection = made = Connection(self._parts(), self._ends, self.front, self.back, acceptance, window)
         self._tracing.connected(made.device)
@@ -358,8 +358,8 @@ class ShadowDevice:
 
     def _pass_on_reason(self) -> None:
         """
-        Why the backend closes, if it says so: the frontend sees nothing of leg 2, and the next offer there clears it.
-        Where leg 1 closes already there is a reason that came first.
+        Passes on why the backend closes, if it says so: the frontend sees nothing of leg 2, and the next offer there
+        clears the reason. If leg 1 is closing already, an earlier reason stands there.
         """
         if self.front.phase.state not in {State.Closing, State.Closed} and (reason := self.back.reason()):
             self._trouble.broken(ConfigError(f"the backend in domain {self._ends.backend_domid} says: {reason}"))
@@ -393,7 +393,7 @@ class ShadowDevice:
         self._log.info("device_removed")
 
     def _let_go(self) -> None:
-        """Of all that belongs to the device, and not to one connection alone."""
+        """Releases all that belongs to the device rather than to a single connection."""
         self._free_connection()
         if self._arena:
             self._arena.close()
@@ -408,7 +408,9 @@ class ShadowDevice:
     # ---- what goes wrong -------------------------------------------------------------------------------------------
 
     def _guard(self, part: Callable[[], None]) -> None:
-        """Does a part of the work: what a peer spoils closes the device, what XenStore refuses is done again later."""
+        """
+        Does a part of the work: if a peer spoils it, the device closes; if XenStore refuses it, it is done again later.
+        """
         try:
             part()
         except XENSTORE_TROUBLE as error:
@@ -426,7 +428,7 @@ class ShadowDevice:
         return None
 
     def _front_in_vain(self, error: ShadowVQError) -> None:
-        """XenStore refused a step again and again: a frontend that wants another round of that waits for it."""
+        """XenStore refused a step again and again: a frontend that wants another round of that has to wait."""
         self._rounds[0].pause.fail()
         self._trouble.broken(error)
 

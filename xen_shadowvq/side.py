@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One side of a XenBus pair: runs the pure state machine of xenbus.py against XenStore and a handler of its actions."""
+"""
+One side of a XenBus pair: runs the pure state machine of xenbus.py against XenStore and a handler for its actions.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +24,14 @@ TRIES_MAX = 8
 """How often a step towards a connection is tried: some 0.6 s in all. Steps of closing are tried without end."""
 
 UNREADABLE = 3, 0.2
-"""A peer that makes its state unreadable, over and over, has this written in our directory so often, then a second."""
+"""How often we report a peer that keeps making its state unreadable: that many at once, then that many a second."""
 
 _TOWARDS_CONNECTION = {Action.OFFER, Action.SETUP, Action.CONNECT}
 _ROUND_BEGINS = {Phase.PREPARING, Phase.WAITING}
 
 
 def read_of_peer(store: XenStore, path: str) -> str | None:
-    """A node in a peer's directory. None when it is absent, or not ours to read: so a dead domain's directory looks."""
+    """A node in a peer's directory. None if it is absent or not ours to read, as when the peer's domain is dead."""
     try:
         return store.read(path)
     except XenStoreError as error:
@@ -39,7 +41,9 @@ def read_of_peer(store: XenStore, path: str) -> str | None:
 
 
 def reader_of_peer(read: Callable[[str], str | None]) -> Callable[[str], str | None]:
-    """Reads a living peer's nodes. PeerProtocolError: it has made one unreadable, which is its own affair."""
+    """
+    Returns a reader of a living peer's nodes, which raises PeerProtocolError for a node that the peer made unreadable.
+    """
 
     def checked(path: str) -> str | None:
         try:
@@ -56,15 +60,16 @@ class Side:
     """
     Keeps our `state` node true and the machine fed.
 
-    `perform` carries out an action and answers the event that finishes it, or None when that comes later through
-    `feed`. It may call `feed` of this side: events queue up and are taken in order.
+    `perform` carries out an action and returns the event that finishes it, or None if that comes later through `feed`.
+    It may call this side's `feed`: events queue up and are taken in order.
 
-    What XenStore refuses is tried again, from there on, with growing pauses: call `look` when `due` has come. So
-    `perform` may be called several times for an action. One on the way to a connection that fails again and again is a
-    fault of this connection; `complain` is told then. Only XenStoreGone is raised; what was owed then is owed still.
+    What XenStore refuses is tried again, from that point on, with growing pauses: call `look` when `due` has come. So
+    `perform` may be called several times for one action. An action on the way to a connection that fails again and
+    again is a fault of this connection, and `complain` is told. Only XenStoreGone is raised; what was owed then is
+    still owed.
 
     `rounds` limits how often a new round begins after Closed; one that comes too early waits until `due`. `peer_lives`
-    tells, where anybody can, whether the peer's domain is there: of one that is not, nothing can be read.
+    says, as far as that can be known, whether the peer's domain exists: nothing can be read of one that does not.
     """
 
     def __init__(
@@ -82,8 +87,8 @@ class Side:
         self.peer_path = peer_path
         self.phase = Phase.PREPARING if role is Role.BACK else Phase.WAITING
         self.untrusted_peer_state: str | None = None  # as it was last fed
-        self.peer_is_unreadable = False  # not ours to read then: so it is taken to be none
-        self.trouble: ShadowVQError | None = None  # why something is tried again
+        self.peer_is_unreadable = False  # it was not ours to read then, so it counts as none
+        self.trouble: ShadowVQError | None = None  # why something is being tried again
         self._store = store
         self._role = role
         self._perform = perform
@@ -110,20 +115,20 @@ class Side:
 
     def begin(self, *, releasing: bool = False) -> None:
         """
-        Takes up the pair as a new process finds it, and looks at the peer. With `releasing` resources of the process
-        before it are not released yet: STOPPED is fed later.
+        Takes up the pair as a new process finds it, and looks at the peer. With `releasing`, resources of the process
+        before are not released yet: STOPPED is fed later.
         """
         self._owed.append(partial(self._start, releasing))
         self.look()
 
     def look(self) -> None:
-        """Feeds the state in which the peer is now, and goes on with what had to wait if it is time for that."""
+        """Feeds the peer's present state, and continues what had to wait if it is time for that."""
         if self._rounds:
             self._rounds.forget()
         self._take_in(None)
 
     def feed(self, event: Event) -> None:
-        """Takes an event, and all that follow from it."""
+        """Takes an event, and all events that follow from it."""
         self._take_in(event)
 
     # ---- steps -----------------------------------------------------------------------------------------------------
@@ -141,7 +146,9 @@ class Side:
             self._running = False
 
     def _go_on(self) -> bool:
-        """What is owed goes before what has happened since. False: there is nothing, or it has to wait."""
+        """
+        Carries out what is owed before it takes what has happened since. False: there is nothing, or it has to wait.
+        """
         if self._owed:
             return self._pause.is_due and self._carry_out(self._owed[0])
         if not self._events:
@@ -205,8 +212,9 @@ class Side:
 
     def _note_unreadable(self) -> None:
         """
-        A state that is not ours to read is none. Of a peer that is there, that is a fault which has to be told; but not
-        at the end, when a directory that is gone looks just so. Nothing may tell us that it is readable again, or gone.
+        A state that is not ours to read counts as none. If the peer exists, that is a fault that has to be reported,
+        except at the end, when a directory that is gone looks just like that. No event may tell us that it is readable
+        again, or gone.
         """
         news = not self.peer_is_unreadable and self.phase.state not in {State.Closing, State.Closed}
         self.untrusted_peer_state, self.peer_is_unreadable = None, True

@@ -13,7 +13,7 @@ from xen_shadowvq.errors import ConfigError
 
 @dataclass(frozen=True)
 class SweptDevice:
-    """What came out for one device; `device` None: of grants whose device nobody knows any more."""
+    """The outcome for one device; `device` None: for grants whose device nobody knows any more."""
 
     frontend: int
     device: int | None
@@ -32,14 +32,14 @@ class SweptDevice:
 
 def sweep(dom0: Dom0, frontend: int | None = None) -> Iterator[SweptDevice]:
     """
-    Takes back what mediators that are gone had granted, of one guest or all, device by device. Nothing is tried for a
-    device whose mediator may be alive: that one does it itself when it starts.
+    Takes back what mediators that are gone had granted, for one guest or all, device by device. Tries nothing for a
+    device whose mediator may be alive: that mediator does it itself when it starts.
     """
     for domid in _guests(dom0) if frontend is None else [frontend]:
         if not dom0.store.is_domain_introduced(domid):
             if frontend is None:
-                continue  # it is just being destroyed, and what was granted goes with it
-            raise ConfigError(f"there is no domain {domid}")
+                continue  # it is just being destroyed, and its grants go with it
+            raise ConfigError(f"there is no domain {domid}; `xl list` shows what there is")
         for record in dom0.records(domid):
             swept_device = _sweep_device(dom0, record)
             if swept_device is not None:
@@ -62,7 +62,7 @@ def _sweep_device(dom0: Dom0, record: Record) -> SweptDevice | None:
             return None  # it was removed meanwhile
         if dom0.is_mediated(record):
             mediator = dom0.domain_name(record.mediator)
-            return SweptDevice(*known, refused=f"domain {mediator} mediates it: its service takes back what it left")
+            return SweptDevice(*known, refused=f"domain {mediator} mediates it: its service takes back what is left")
         swept = dom0.sweep(record.frontend, [record.mark])
         if not swept.held:
             dom0.count_swept(record)

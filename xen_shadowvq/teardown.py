@@ -9,7 +9,7 @@ Taking one connection apart, and with it both legs:
   HELD            Closing   stopped, all ended    Closed      the backend has no page any more: no time limit
   (over)          Closed    freed                 Closed
 
-A guest that is no more is not waited for, at any stage. docs/architecture.md has the same table with its reasons.
+No stage waits for a guest that is gone. docs/architecture.md has the same table with its reasons.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class Teardown:
     See the module. `advance` may be called at any time, and again after an exception.
 
     Args:
-        device: what is taken apart; it is stopped here, and closed by its owner.
-        held: of that device; None as `device`: of one that a mediator before this one had.
-        front: nobody waits for what is held of a domain that is no more: its pages would stay with it.
-        back: a domain that is no more has nothing mapped.
-        timeout_s: for the backend to end its requests, and again to close its side.
-        drain: whether there is anybody who would end requests, and anybody to end them for.
+        device: what is taken apart: it is stopped here, and closed by its owner. None: an earlier mediator had it.
+        held: the held pages of that device.
+        front: the leg to the frontend. If that domain is gone, nobody waits for its held pages, which stay with it.
+        back: the leg to the backend. If that domain is gone, it has nothing mapped.
+        timeout_s: how long the backend may take to end its requests, and again to close its side.
+        drain: whether there is somebody who would end requests, and somebody to end them for.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Teardown:
         return self.held.due if self._stage is _Stage.HELD else self._poll_at
 
     def advance(self, *, domain_died: bool = False) -> bool:
-        """Goes on as far as it can. True: nothing is held, or there is nobody any more to hold it for."""
+        """Goes on as far as it can. Returns True once nothing is held, or the guest is gone."""
         late = domain_died and not self._front.peer.goes_on()
         self._poll_at = time.monotonic() + POLL_S
         if self._stage is _Stage.DRAINING:
@@ -95,7 +95,9 @@ class Teardown:
         return self._device is None or self._device.fault() is not None or self._device.drain() == 0
 
     def _stop(self) -> None:
-        """From here on the backend's rings are dead: one that was merely slow may let go of them, and of all else."""
+        """
+        From here on the backend's rings are dead: a backend that was merely slow may now release them, and all else.
+        """
         if self._device:
             self._device.stop()
         self._stage = _Stage.HELD

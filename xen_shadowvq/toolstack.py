@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What dom0 does: making and taking away the two XenBus pairs of a device, and asking after them."""
+"""What dom0 does: making and removing the two XenBus pairs of a device, and asking about them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from xenstore_schema.spec import Directory, Node
 T = TypeVar("T")
 
 TAKE_AWAY_S = 4.0
-"""For a device that came to nothing, however little time it was given."""
+"""How long removing a device that came to nothing may take, however short its own timeout was."""
 
 _OFFERED = {"InitWait", "Initialised", "Connected"}  # the mediator's states
 
@@ -48,7 +48,7 @@ class Disk:
     placement: str | None = None
     copy_threshold: int | None = None
     shareable: bool = False
-    """Others may write to the image meanwhile."""
+    """Others may write to the image at the same time."""
 
 
 def attach(
@@ -62,9 +62,9 @@ def attach(
     declared: Declared | None = None,
 ) -> int:
     """
-    Makes both pairs, all nodes in one transaction, and returns the device id. Before that it takes back whatever was
-    granted in the guest's table with marks that none of its devices has: one of them is the new device's. `declared` is
-    noted in dom0's record, for `apply`.
+    Makes both pairs, all nodes in one transaction, and returns the device id. Before that, it takes back whatever was
+    granted in the guest's table with marks that none of its devices has: the new device gets one of those. `declared`
+    is noted in dom0's record, for `apply`.
 
     ConfigError: a domain does not exist, the device id is taken, or a value is not allowed.
     """
@@ -93,8 +93,8 @@ def attach(
 
 def _alone_by_turns(dom0: Dom0, work: Callable[[], T]) -> T:
     """
-    Work within `dom0.alone`, some of it in a transaction which a peer can be in the way of as often as it likes: others
-    have their turn before it is tried again. XenStoreError EAGAIN: it was in the way all that time.
+    Does work within `dom0.alone`, some of it in a transaction with which a peer can interfere as often as it likes:
+    others have their turn before it is tried again. XenStoreError EAGAIN: the peer interfered all that time.
     """
     deadline = time.monotonic() + CONFLICTS_PATIENCE_S
     while True:
@@ -109,8 +109,8 @@ def _alone_by_turns(dom0: Dom0, work: Callable[[], T]) -> T:
 
 def _free_number(dom0: Dom0, t: Transaction, frontend: int, mediator: int, wanted: int | None) -> int:
     """
-    A device id of which nothing is left on either leg: neither of one whose guest took its own nodes away, nor of one
-    that the backend still closes. ConfigError: the one that is wanted is not free.
+    A device id of which nothing is left on either leg: neither of a device whose guest removed its own nodes, nor of
+    one that the backend is still closing. ConfigError: the wanted id is not free.
     """
     roots = (nodes.virtio_front_root(frontend=frontend), f"{nodes.virtio_back_root(mediator=mediator)}/{frontend}")
     taken = {number for root in roots for number in numbers(t, root)}
@@ -130,20 +130,20 @@ def _free_number(dom0: Dom0, t: Transaction, frontend: int, mediator: int, wante
 
 
 def _taken_handles(t: Transaction, mediator: int, backend: int) -> set[int]:
-    """Handles of which a half is left: also of one that the backend has not let go of yet."""
+    """Handles of pairs of which a half is left, even if only because the backend has not let go yet."""
     roots = (nodes.svq_front_root(mediator=mediator), f"{nodes.svq_back_root(backend=backend)}/{mediator}")
     return {number for root in roots for number in numbers(t, root)}
 
 
 def _handles_in_records(dom0: Dom0, mediator: int) -> set[int]:
-    """Those of devices that dom0 has not done with: whoever detaches one is about to remove what stands there."""
+    """Handles of devices that dom0 has not done with: whoever detaches one is about to remove what is there."""
     guests = numbers(dom0.store, "/local/domain")
     records = (record for guest in guests for record in dom0.records(guest) if record.mediator == mediator)
     return {record.handle for record in records if record.handle is not None}
 
 
 def _free_mark(dom0: Dom0, frontend: int) -> int:
-    """A mark for grant entries that no device of the frontend has, and no page is held with."""
+    """A mark for grant entries that no device of the frontend has, and with which no page is held."""
     used = {record.mark for record in dom0.records(frontend)}
     free = [mark for mark in MARKS if mark not in used]
     if free and dom0.sweep(frontend, free).held:
@@ -157,8 +157,8 @@ def _free_mark(dom0: Dom0, frontend: int) -> int:
 def tidy(dom0: Dom0, frontend: int | None = None) -> None:
     """
     Removes what is left of devices that their mediators have removed: those that were not closed in time when they were
-    detached. Grants of a device whose mediator's domain is gone are not touched: for those there is `ctl sweep`. Within
-    `dom0.alone`.
+    detached. It does not touch grants of a device whose mediator's domain is gone: `ctl sweep` takes those back. Call
+    it within `dom0.alone`.
     """
     for record in list(orphans(dom0, frontend)):
         if dom0.store.is_domain_introduced(record.mediator) and not dom0.sweep(record.frontend, [record.mark]).held:
@@ -225,8 +225,8 @@ def _write_pairs(
 
 def _make_readable(dom0: Dom0, t: Transaction, path: str, reader: int) -> None:
     """
-    Makes the directory if need be. Who may not read what it watches does not hear of its end (XSA-115). Readers that
-    are no more are left out: a list of all that there ever were would not fit in a message some day.
+    Makes the directory if need be. A domain that may not read what it watches does not hear of its end (XSA-115).
+    Readers that are gone are left out: a list of all there ever were would one day not fit in a message.
     """
     t.mkdir(path)
     owner, *others = t.get_perms(path)
@@ -244,7 +244,7 @@ def _memory_kib(t: Transaction, domid: int) -> int:
 
 
 def _may_balloon(t: Transaction, domid: int) -> bool:
-    """Whether a guest's memory is below its maximum; libxl counts video memory in the one and not in the other."""
+    """Whether a guest's memory is below its maximum; libxl counts video memory in one of the two only."""
     target, video = (t.read(f"/local/domain/{domid}/memory/{name}") for name in ("target", "videoram"))
     if target is None or not target.isdecimal():
         return False
@@ -257,8 +257,8 @@ def _optional(*entries: tuple[Node[Any], Any]) -> Iterator[tuple[Node[Any], Any]
 
 def _perms(owner: int, reader: int) -> list[str]:
     """
-    Of a directory that one side writes and the other reads. It is dom0's, and so is all that is made in it here: who
-    owns a node is whom XenStore counts it against, and it lets a domain that is not dom0 own so many and no more.
+    Permissions of a directory that one side writes and the other reads. dom0 owns it, and so all that is made in it
+    here: XenStore counts a node against its owner, and limits how many a domain other than dom0 may own.
     """
     return ["n0", *([f"b{owner}"] if owner else []), f"r{reader}"]
 
@@ -266,7 +266,9 @@ def _perms(owner: int, reader: int) -> list[str]:
 def _write_dir(
     t: Transaction, directory: Directory, path: str, owner: int, reader: int, entries: list[Entry], queues: int = 0
 ) -> None:
-    """With what its owner finds in it: the entries, each node's `initial`, and a directory for each queue."""
+    """
+    Makes a directory with what its owner finds in it: the entries, each node's `initial`, a directory for each queue.
+    """
     t.mkdir(path)
     t.set_perms(path, _perms(owner, reader))
     for n in range(queues):
@@ -284,11 +286,11 @@ def _write_dir(
 
 def detach(dom0: Dom0, frontend: int, device: int, timeout_s: float) -> None:
     """
-    Has the mediator close the device, waits for it, and removes what is left of both pairs; where the mediator is gone,
-    what it had granted is taken back here.
+    Has the mediator close the device, waits for that, and removes what is left of both pairs. If the mediator is gone,
+    this takes back what it had granted.
 
     ConfigError: there is no such device; or it was not closed in time, because a backend keeps pages of it mapped (then
-    it is removed as soon as they are free), or the mediator does not answer. The nodes are left, so that one can look.
+    it is removed as soon as they are free), or because the mediator does not answer. The nodes are left for inspection.
     """
     deadline = time.monotonic() + timeout_s
     found = find(dom0, frontend, device)
@@ -314,7 +316,7 @@ def detach(dom0: Dom0, frontend: int, device: int, timeout_s: float) -> None:
 
 def wait_offered(dom0: Dom0, frontend: int, device: int, timeout_s: float) -> None:
     """
-    Waits until the device is offered to the frontend. ConfigError: it cannot be, and why; then it is taken away again.
+    Waits until the device is offered to the frontend. ConfigError: why it cannot be; the device is then removed again.
     """
     latest = find(dom0, frontend, device)
 
@@ -339,8 +341,8 @@ def wait_offered(dom0: Dom0, frontend: int, device: int, timeout_s: float) -> No
 
 def abandon(dom0: Dom0, frontend: int, device: int, timeout_s: float) -> None:
     """
-    Takes away a device that came to nothing. What was never offered to the frontend was never granted anything of it,
-    so nobody has to close that, and it goes even where no service runs. ConfigError: as from `detach`.
+    Removes a device that came to nothing. If it was never offered to the frontend, nothing was ever granted for it, so
+    nobody has to close it, and it can be removed even if no service runs. ConfigError: as from `detach`.
     """
     record = dom0.record(frontend, device)
     found = find(dom0, frontend, device)
@@ -350,7 +352,7 @@ def abandon(dom0: Dom0, frontend: int, device: int, timeout_s: float) -> None:
     halves = (found.path, nodes.svq_front_path(mediator=found.mediator, handle=found.handle), found.backend_path)
 
     def work(t: Transaction) -> bool:
-        """And is never offered then: a mediator that was about to do so finds nothing, and removes what it wrote."""
+        """It is then never offered: a mediator that was about to do so finds nothing, and removes what it wrote."""
         if t.read(f"{found.path}/state") != str(int(State.Initialising)):
             return False
         for half in halves:
@@ -385,7 +387,7 @@ def _why_not_closed(dom0: Dom0, found: Attached, timeout_s: float) -> str:
 
 def _take_back(dom0: Dom0, found: Attached, record: Record, deadline: float) -> None:
     """
-    Sees to it that nothing is granted for a device that nobody mediates, and removes it. ConfigError: a page of it was
+    Makes sure that nothing is granted for a device that nobody mediates, and removes it. ConfigError: a page of it was
     held all that time.
     """
     frontend = dom0.domain_name(record.frontend)
@@ -409,7 +411,7 @@ def _take_back(dom0: Dom0, found: Attached, record: Record, deadline: float) -> 
 
 
 def _remove(dom0: Dom0, found: Attached, record: Record | None) -> None:
-    """What is left of a device that nobody mediates and of which nothing is granted. The record goes last."""
+    """Removes what is left of a device that nobody mediates and for which nothing is granted. The record goes last."""
     store = dom0.store
     store.rm(found.path)
     if found.handle is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What goes wrong with one device: said in its directory and in the log, and tried again if XenStore refused it."""
+"""What goes wrong with one device: reported in its directory and in the log, and tried again if XenStore refused it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ waits = RateLimited(interval_s=60.0)
 
 
 class Trouble:
-    """Of the device with the directory `path`; `key` tells it from others in the log. Only XenStoreGone is raised."""
+    """The trouble of the device with the directory `path`, which has `key` in the log. Only XenStoreGone is raised."""
 
     def __init__(self, store: XenStore, path: str, log: FilteringBoundLogger, key: tuple[int, int]) -> None:
         self._store = store
@@ -26,7 +26,7 @@ class Trouble:
         self._log = log
         self._key = key
         self._again = Backoff()
-        self._fresh = False  # something was refused since `begin`
+        self._fresh = False  # XenStore has refused something since `begin`
         self._unsaid: dict[str, str] = {}  # texts of nodes that could not be written yet
 
     @property
@@ -35,11 +35,11 @@ class Trouble:
         return self._again.due
 
     def begin(self) -> None:
-        """Everything is tried now."""
+        """Notes that everything is about to be tried."""
         self._fresh = False
 
     def end(self) -> None:
-        """Everything was tried."""
+        """Notes that everything was tried."""
         self.say()
         if not self._fresh:
             self._again.reset()
@@ -57,25 +57,25 @@ class Trouble:
         self.waits(error)
 
     def waits(self, error: ShadowVQError) -> None:
-        """Something is to be tried again, after a pause that grows."""
+        """Something has to be tried again, after a pause that grows."""
         if not self._fresh:
             self._again.fail()
         self._fresh = True
         self.mention(error)
 
     def mention(self, error: ShadowVQError | None) -> None:
-        """Says in the log why something takes longer."""
+        """Logs why something takes longer."""
         if error is not None:
             reason = reason_of(error, self._path)
             waits.warning(self._log, "device_waits", key=(*self._key, reason), reason=reason)
 
     def over(self) -> None:
-        """What was said is no longer so. Raises XenStoreError."""
+        """Withdraws what was reported, since it no longer holds. Raises XenStoreError."""
         rewrite(self._store, self._path, error="")
         self._unsaid.clear()
 
     def say(self) -> None:
-        """Writes what the operator and the frontend are to know, as soon as XenStore takes it."""
+        """Writes what the operator and the frontend should know, as soon as XenStore takes it."""
         if not self._unsaid:
             return
         try:

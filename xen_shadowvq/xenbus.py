@@ -173,8 +173,8 @@ def start(role: Role, untrusted_state: str | None) -> Step:
     """
     Where a new process begins that holds no resources and finds `untrusted_state` in its own `state` node.
 
-    A new BACK offers afresh whatever the last one did, except that it finishes a close. A new FRONT first
-    closes what the last one had set up: else BACK might connect to rings that are no more.
+    A new BACK offers afresh whatever the last one did, except that it finishes a close. A new FRONT first closes what
+    the last one had set up: else BACK might connect to rings that are gone.
     """
     event = peer_event(untrusted_state)
     if event is Event.PEER_CLOSING:
@@ -230,7 +230,7 @@ _BACK: Mapping[tuple[Phase, Event], Step] = {
     (Phase.CONNECTED, Event.PEER_UNKNOWN): _DISCONNECT_ALONE,
     (Phase.CONNECTED, Event.FAULT): _DISCONNECT,
     (Phase.CONNECTED, Event.DETACH): _BACK_LEAVE,
-    # Not PEER_INITIALISING: a peer that waits for the offer must see Closing, or it would wait for ever.
+    # Not PEER_INITIALISING: a peer that waits for the offer must see Closing, or it would wait forever.
     (Phase.STOPPING, Event.PEER_CLOSING): Step(Phase.STOPPING_ALONE),
     (Phase.STOPPING, Event.PEER_CLOSED): Step(Phase.STOPPING_ALONE),
     (Phase.STOPPING, Event.PEER_ABSENT): Step(Phase.STOPPING_ALONE),

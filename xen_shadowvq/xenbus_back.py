@@ -40,7 +40,7 @@ class XenBusBack(Side):
 
     @property
     def can_reopen(self) -> bool:
-        """See BackLeg. Its directory's watch tells when one comes."""
+        """See BackLeg. The watch on the backend's directory tells when a peer comes."""
         return self.phase is Phase.CLOSED and self.due is None and self.untrusted_peer_state in _PEER_STATES
 
     def has_closed(self) -> bool:

@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Attachment:
-    """What the toolstack has written about a device in our directory; it stays as it is."""
+    """What the toolstack has written about a device in our directory; it does not change."""
 
     handle: int
     mark: int
@@ -40,7 +40,7 @@ class Attachment:
 
     @classmethod
     def read(cls, store: XenStore, path: str) -> Attachment:
-        """PeerProtocolError: a node is not there, or has a value that no toolstack writes."""
+        """Reads it. PeerProtocolError: a node is missing, or has a value that no toolstack writes."""
         back = nodes.VirtioBack
         return cls(
             handle=read_own(store, path, back.SVQ_HANDLE),
@@ -54,7 +54,7 @@ class Attachment:
 
 
 def read_own(store: XenStore, path: str, node: Node[T]) -> T:
-    """A node that the toolstack has written in our own directory. PeerProtocolError: it has not."""
+    """A node that the toolstack has written in our own directory. PeerProtocolError: it is missing or wrong."""
     value = node.read(store.read, path)
     if value is None:
         raise PeerProtocolError(node.path(path), None, node.expected)
@@ -100,7 +100,9 @@ class XenBusFront(Side):
         return read_of_peer(self._store, self.peer_state_path) is not None
 
     def wrong_state(self) -> PeerProtocolError | None:
-        """What is wrong with the frontend's state, if it is none: the machine closes the device for it."""
+        """
+        What is wrong with the frontend's state, if it is not a XenBus state: the machine closes the device for it.
+        """
         untrusted, node = self.untrusted_peer_state, nodes.VirtioFront.STATE
         if untrusted is None or node.value_of(untrusted) is not None:
             return None
@@ -166,12 +168,12 @@ class XenBusFront(Side):
     def wrong_port(self, rings: QueueRings) -> PeerProtocolError:
         """See FrontLeg."""
         node = nodes.VirtioFront.QUEUE_EVENT_CHANNEL.path(self.peer_path, rings.index)
-        return PeerProtocolError(node, str(rings.port), "an unbound port of the frontend's domain for the mediator's")
+        return PeerProtocolError(node, str(rings.port), "an unbound port that the frontend made for the mediator")
 
     # ---- ring resets -----------------------------------------------------------------------------------------------
 
     def reset_counts(self, queue: int) -> tuple[int, int]:
-        """See FrontLeg. `enable` is written with the rings: a larger `reset` is one that was asked for since."""
+        """See FrontLeg. `enable` is written with the rings: a larger `reset` was requested after that."""
         asked, enabled = (
             node.read(self._read, self.peer_path, queue) or 0
             for node in (nodes.VirtioFront.QUEUE_RESET, nodes.VirtioFront.QUEUE_ENABLE)
@@ -204,7 +206,7 @@ class XenBusFront(Side):
 
         rings = self._store.in_transaction(work)
         if rings.size > size:
-            raise PeerProtocolError(f"{path}/queue-{queue}/size", str(rings.size), f"at most {size}, as it began")
+            raise PeerProtocolError(f"{path}/queue-{queue}/size", str(rings.size), f"at most {size}, its first size")
         return rings
 
     # ---- closing ---------------------------------------------------------------------------------------------------
@@ -229,8 +231,8 @@ def _reserved(found: Values, path: str, grant_refs_max: int) -> tuple[int, int] 
         return None
     if first is None or count is None:
         absent = front.GRANT_REFS_FIRST if first is None else front.GRANT_REFS_COUNT
-        raise PeerProtocolError(absent.path(path), None, f"{absent.expected}, as its other half is there")
+        raise PeerProtocolError(absent.path(path), None, f"{absent.expected}, since the other of the two nodes exists")
     if first + count > grant_refs_max:
-        expected = f"a run that ends below {grant_refs_max}, where the grant table does (max_grant_frames)"
+        expected = f"a run that ends below {grant_refs_max}, the end of the grant table (max_grant_frames)"
         raise PeerProtocolError(f"{path}/grant-refs-count", f"{count} from {first} on", expected)
     return first, count

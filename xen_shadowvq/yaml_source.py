@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""YAML files as an operator needs them read: lines remembered, a key given twice refused."""
+"""Reads YAML files as an operator needs it: remembers the lines, and refuses a key that is given twice."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ class YamlSource:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML takes scalars to Python's own conversions, and lets through whatever those raise: that is no YAML, too."""
+    """
+    PyYAML leaves scalars to Python's conversions, and lets through whatever those raise: here that is bad YAML, too.
+    """
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
@@ -44,14 +46,14 @@ class _Loader(yaml.SafeLoader):
             kind = node.tag.removeprefix("tag:yaml.org,2002:")
             what = shown(node.value) if isinstance(node, yaml.ScalarNode) else "this"
             raise yaml.constructor.ConstructorError(
-                problem=f"{what} is taken for a value of type {kind}, and is none", problem_mark=node.start_mark
+                problem=f"{what} looks like a value of type {kind}, but is not one", problem_mark=node.start_mark
             ) from failure
 
 
 def load(path: Path) -> YamlSource:
     """
     Reads a YAML file of one document; an empty one is an empty mapping. ConfigError names the file and the
-    line: it cannot be read, is no YAML, uses anchors, or has a key that is no text or is there twice.
+    line: it cannot be read, is not YAML, uses anchors, or has a key that is not text or is given twice.
     """
     try:
         with path.open("rb") as file:
@@ -101,10 +103,10 @@ def _survey(node: yaml.Node, loc: Loc, lines: dict[Loc, int], seen: set[int]) ->
         for key, value in node.value:
             line = key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
-                yield line, "expected a text as key"
+                yield line, "expected a key that is text"
                 continue
             here = (*loc, key.value)
             if here in lines:
-                yield line, f"key {shown(key.value)} is given twice, first in line {lines[here]}"
+                yield line, f"key {shown(key.value)} is given twice, first on line {lines[here]}"
             lines.setdefault(here, line)
             yield from _survey(value, here, lines, seen)

@@ -65,11 +65,11 @@ def test_what_is_as_declared_stays() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"declared": Declared("web1", b"other")}, "another disk is declared"),
+        ({"declared": Declared("web1", b"other")}, "its declaration has changed"),
         ({"mediator": 77}, "its mediator, domain 77, is gone"),
         ({"backend": 77}, "its backend, domain 77, is gone"),
-        ({"mediator": DRV}, f"its mediator is domain {DRV}, and is to be domain {MED}"),
-        ({"backend": MED}, f"its backend is domain {MED}, and is to be domain {DRV}"),
+        ({"mediator": DRV}, f"its mediator is domain {DRV}, but domain {MED} is declared"),
+        ({"backend": MED}, f"its backend is domain {MED}, but domain {DRV} is declared"),
         ({"mediated": False}, "its mediator has removed it"),
         ({"backed": False}, "its backend has removed it"),
         ({"leaving": True}, "it is being detached"),

@@ -54,11 +54,11 @@ def test_accepted_must_be_offered_and_complete() -> None:
     offered = f.offer(2, BACKEND | bits(9))
     f.check_accepted(offered, offered)
     f.check_accepted(offered, f.REQUIRED)
-    with pytest.raises(PeerProtocolError, match="none of BLK_MQ, RING_PACKED, bit 63: not offered"):
+    with pytest.raises(PeerProtocolError, match="none of BLK_MQ, RING_PACKED, bit 63, which were not offered"):
         f.check_accepted(offered, f.REQUIRED | bits(12, 34, 63))
-    with pytest.raises(PeerProtocolError, match="also VERSION_1, ACCESS_PLATFORM: required"):
+    with pytest.raises(PeerProtocolError, match="also VERSION_1, ACCESS_PLATFORM, which are required"):
         f.check_accepted(offered, bits(9))
-    with pytest.raises(PeerProtocolError, match="also ACCESS_PLATFORM: required"):
+    with pytest.raises(PeerProtocolError, match="also ACCESS_PLATFORM, which are required"):
         f.check_accepted(offered, f.VERSION_1)
 
 

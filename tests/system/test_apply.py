@@ -63,7 +63,7 @@ def test_dry_run_changes_nothing(host: Host) -> None:
     done = host.apply("--dry-run")
     assert (done.status, done.err) == (0, "")
     for words in (
-        "device 7 would be attached it is declared", "device 0 would be attached anew another disk is declared",
+        "device 7 would be attached it is declared", "device 0 would be attached anew its declaration has changed",
         "device 1 would be detached", f"{NEXT} (web2) device 0 would wait there is no domain called nobody",
     ):  # fmt: skip
         assert words in " ".join(done.out.split())
@@ -102,7 +102,7 @@ def test_a_bad_file_leaves_its_guest_alone(host: Host) -> None:
     assert done.err == (
         f"shadowvq: {host.file()}:4: disks[0].image: got 'a.img', expected an absolute path, in printable ASCII\n"
     )
-    assert "its file is bad" in done.out and host.world.dom0.record(WEB, 0) == record and host.offered(NEXT)
+    assert "its file is invalid" in done.out and host.world.dom0.record(WEB, 0) == record and host.offered(NEXT)
 
 
 def test_names_and_json(host: Host) -> None:
@@ -115,7 +115,7 @@ def test_names_and_json(host: Host) -> None:
     assert json.loads(done.out) == {
         "guests": [
             {"guest": "web2", "domid": None, "device": None, "result": "not running",
-             "reason": "its disks are attached when it is there"}
+             "reason": "its disks are attached when it starts"}
         ],
         "problems": [], "dry_run": False, "exit_status": 0,
     }  # fmt: skip

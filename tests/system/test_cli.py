@@ -62,7 +62,7 @@ def test_check_config_shows_a_good_file_with_its_defaults(tmp_path: Path) -> Non
     path = tmp_path / "good.yaml"
     path.write_text("workers:\n  count: 2\n")
     done = ask("check-config", str(path))
-    assert done.status == 0 and done.out.startswith(f"{path}: good\n")
+    assert done.status == 0 and done.out.startswith(f"{path}: valid\n")
     found = json.loads(ask("check-config", "--json", str(path)).out)
     assert found["workers"]["count"] == 2 and found["defaults"]["placement"] == "exact"
 

@@ -27,14 +27,14 @@ def test_every_command_takes_names(named: World) -> None:
     name."""
     image = named.image("disk.img", 1)
     domains = ["--frontend=web1", "--mediator=med", "--backend=drv"]
-    assert ctl(named, "attach", *domains, str(image)) == Done(0, f"domain {FRONTEND} (web1) has device 0 now\n", "")
+    assert ctl(named, "attach", *domains, str(image)) == Done(0, f"domain {FRONTEND} (web1) now has device 0\n", "")
     legs = f"mediator {MEDIATOR} (med): InitWait  backend {BACKEND} (drv): InitWait"
     assert ctl(named, "list").out == f"frontend {FRONTEND} (web1)  device 0  {legs}\n"
     (entry,) = json.loads(ctl(named, "list", "--json").out)
     assert [entry[f"{role}_name"] for role in ("frontend", "mediator", "backend")] == ["web1", "med", "drv"]
     assert json.loads(ctl(named, "status", "web1", "0", "--json").out)["frontend"] == FRONTEND
     image.write_bytes(bytes(2 << 20))
-    assert ctl(named, "resize", "web1", "0").out == f"device 0 of domain {FRONTEND} (web1) has 2,097,152 bytes now\n"
+    assert ctl(named, "resize", "web1", "0").out == f"device 0 of domain {FRONTEND} (web1) now has 2,097,152 bytes\n"
     done = ctl(named, "sweep", "web1")
     assert done.status == 2 and f"frontend {FRONTEND} (web1)  device 0  left alone: domain {MEDIATOR} (med)" in done.err
     assert ctl(named, "detach", "web1", "0") == Done(0, f"device 0 of domain {FRONTEND} (web1) is gone\n", "")

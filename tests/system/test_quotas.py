@@ -43,7 +43,7 @@ class Disks:
         """One more, and its driver if it was attached."""
         done = self.attach()
         if done.status == 0:
-            device = int(re.findall(r"has device (\d+) now", done.out)[0])
+            device = int(re.findall(r"now has device (\d+)", done.out)[0])
             place = {"pages": PAGES, "first_gfn": len(self.connected) * PAGES, "queue_size": 16}
             one = Frontend(device, sim=(self.world.sim, FRONTEND), queues=self._queues, **place)
             self._stack.enter_context(one).connect()
@@ -155,7 +155,7 @@ def check_refusal(world: World, disks: Disks, failed: Done, reason: str) -> None
     assert reason in line and "--entry-nb" in line
     before = disks.attach("--no-wait")
     assert before.status == 0
-    waiting = int(re.findall(r"has device (\d+) now", before.out)[0])
+    waiting = int(re.findall(r"now has device (\d+)", before.out)[0])
     assert waiting == len(disks.connected)  # and so that which came to nothing was gone
     world.until(lambda: world.found(waiting).error, "its reason")
     assert reason in (world.found(waiting).error or "")

@@ -107,7 +107,7 @@ def test_a_busy_device_is_detached_by_the_command_line(world: World, connect: Co
     close, requests in flight complete first, and all nodes of both pairs are gone."""
     domains = [f"--frontend={FRONTEND}", f"--mediator={MEDIATOR}", f"--backend={BACKEND}"]
     done = run("ctl", "attach", f"--sim={world.sim}", *domains, str(world.image("disk.img")))
-    assert done == Done(0, f"domain {FRONTEND} (dom{FRONTEND}) has device 0 now\n", "")
+    assert done == Done(0, f"domain {FRONTEND} (dom{FRONTEND}) now has device 0\n", "")
     frontend = connect(0)
     busy = loop(frontend)
     goes_on(world, busy)

@@ -56,7 +56,7 @@ def test_detach_waits_for_another_command_no_longer(empty_world: World, clock: T
     """A command that has the lock and does not come to its end holds up a detach until its time is over."""
     with (empty_world.sim / "ctl.lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(ConfigError, match="another command does not come to its end"):
+        with pytest.raises(ConfigError, match="another shadowvq process is still at work"):
             toolstack.detach(empty_world.dom0, FRONTEND, 0, TIMEOUT_S)
     assert clock.now - 1000.0 < TIMEOUT_S + 1
 

@@ -81,7 +81,7 @@ def test_the_service_of_guests_as_shipped(xen: Machine) -> None:
     try:
         xen.run(page.script("start-guests"), deadline_s=SHADOWVQ_S)
         applied = xen.start("shadowvq ctl apply", deadline_s=SHADOWVQ_S).wait()
-        assert (applied.status, applied.stdout) == (2, "web1    left alone  its file is bad\n")
+        assert (applied.status, applied.stdout) == (2, "web1    left alone  its file is invalid\n")
         assert applied.stderr.startswith(f"shadowvq: {declaration}:1: disks: got 1, expected a list of disks")
         shown = xen.run("systemctl show shadowvq-guests -p Type -p ActiveState -p NRestarts").stdout.split()
         assert sorted(shown) == ["ActiveState=active", "NRestarts=0", "Type=notify"]

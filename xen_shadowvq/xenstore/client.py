@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""XenStore as the rest of the program sees it: requests, transactions, watches. Nothing beyond it knows pyxs."""
+"""XenStore as the rest of the program sees it: requests, transactions, watches. No other package knows pyxs."""
 
 from __future__ import annotations
 
@@ -91,12 +91,12 @@ class _Requests:
             with _own_errors(path):
                 self._client.delete(raw_path(path))
         except XenStoreError as error:
-            # xenstored says EACCES of what is not there, too, if its parent is not ours to write
+            # xenstored says EACCES also for what does not exist, if its parent is not ours to write
             if error.errno != errno.ENOENT and (error.errno != errno.EACCES or self.read(path) is not None):
                 raise
 
     def ls(self, path: str) -> list[str]:
-        """Names of the children, in no order; empty when there is no such node."""
+        """Names of the children, in no particular order; empty when there is no such node."""
         raw = raw_path(path)
         try:
             with _own_errors(path):
@@ -122,7 +122,7 @@ class _Requests:
             self._client.set_perms(raw_path(path), raw_perms(perms, path))
 
     def _ls_in_parts(self, raw: bytes, path: str) -> list[str]:
-        """A directory whose names do not fit in one message; begun again when it changes meanwhile."""
+        """Lists a directory whose names do not fit in one message; starts again when it changes meanwhile."""
         for _ in range(_LIST_ATTEMPTS_MAX):
             names, generation = b"", None
             for _ in range(_LIST_PARTS_MAX):
@@ -198,7 +198,7 @@ class XenStore(_Requests):
 
     @property
     def alive(self) -> bool:
-        """Whether requests have a chance."""
+        """Whether the connection still stands."""
         return self.failure is None
 
     @property
@@ -209,13 +209,14 @@ class XenStore(_Requests):
 
     @property
     def silent(self) -> bool:
-        """Whether the last request got no answer in time: where the next gets none either, only `reconnect` helps."""
+        """Whether the last request got no answer in time: if the next gets none either, only `reconnect` helps."""
         return self._current is not None and self._current.router.silent
 
     def reconnect(self) -> None:
-        """Connect anew and register all watches again; each token gets a rescan event.
+        """Connect again and register all watches again; each token gets a rescan event.
 
-        Raises XenStoreGone, XenStoreError, XenStoreTimeout; it is then not connected, and this may be tried again.
+        Raises XenStoreGone, XenStoreError, XenStoreTimeout; it is then not connected, and reconnect() may be called
+        again.
         """
         with self._reconnect_lock:
             self._disconnect()
@@ -232,11 +233,11 @@ class XenStore(_Requests):
                 raise
 
     def is_domain_introduced(self, domid: int) -> bool:
-        """Whether xenstored knows a domain: from when it was made until it is destroyed. EACCES: only dom0 may ask."""
+        """Whether xenstored knows a domain: from its creation until it is destroyed. EACCES: only dom0 may ask."""
         with _own_errors(f"{_DOMAIN}{domid}"):
             answer = self._client.execute_command(Op.IS_DOMAIN_INTRODUCED, str(domid).encode() + NUL)
         if answer not in (b"T", b"F"):
-            raise XenStoreGone(f"not an answer to whether domain {domid} is there: {answer!r}")
+            raise XenStoreGone(f"unexpected answer to whether domain {domid} exists: {answer!r}")
         return answer == b"T"
 
     def watch(self, path: str, token: str) -> None:
@@ -278,7 +279,7 @@ class XenStore(_Requests):
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
-        """A transaction, committed at the end of the block, given up when an exception leaves it.
+        """A transaction, committed at the end of the block, or given up when an exception leaves it.
 
         XenStoreError EAGAIN: something that it had read or written was changed meanwhile.
         """
@@ -303,9 +304,9 @@ class XenStore(_Requests):
             raise XenStoreError(errno.EAGAIN, _TRANSACTION)
 
     def in_transaction(self, work: Callable[[Transaction], T], attempts_max: int = 16, *, patience_s: float = 0.0) -> T:
-        """Run `work` in a transaction, again when others were in the way: `attempts_max` times at once, then with
-        pauses until `patience_s` are over. In vain: XenStoreError EAGAIN. A service, whose peers can be in the way as
-        long as they like, has no patience.
+        """Run `work` in a transaction, and again when others interfered: `attempts_max` times at once, then with pauses
+        until `patience_s` are over. In vain: XenStoreError EAGAIN. A service has no patience, as its peers can
+        interfere as long as they like.
 
         `work` may run several times; only the last run takes effect.
         """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """pyxs, and the place where its defects end.
 
-pyxs 0.4.1 waits for ever when xenstored is gone or silent, dies of a reply that it does not know, spins in
+pyxs 0.4.1 waits forever when xenstored is gone or silent, dies of a reply that it does not know, spins in
 `Monitor.wait()`, takes no file descriptor above 1023, writes no empty value, cannot list a large directory and cannot
 connect again. Here its router gets a supervised loop, requests get a time limit, and events go to a WatchQueue.
 """

@@ -51,7 +51,7 @@ class WatchQueue:
         return self._fd
 
     def close(self) -> None:
-        """Give the descriptor back; the queue is not to be used any more."""
+        """Close the descriptor; the queue must not be used afterwards."""
         with self._changed:
             if self._fd >= 0:
                 os.close(self._fd)
@@ -108,7 +108,7 @@ class WatchQueue:
             self._signal()
 
     def revive(self) -> None:
-        """Take back fail()."""
+        """Undo fail()."""
         with self._changed:
             self._failure = None
             self._signal()

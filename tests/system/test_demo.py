@@ -13,22 +13,9 @@ from xen_shadowvq.demo.aftermath import KEPT
 from xen_shadowvq.demo.image import make_image, sha256
 
 from .command import Done, run
+from .demo_promises import GOOD
 
 IMAGE_MIB = 24
-GOOD: dict[str, Any] = {
-    "hypervisor": "embedded",
-    "image_sha256_match": True,
-    "written_sha256_match": True,
-    "restored_sha256_match": True,
-    "fsck_clean": True,
-    "pages_reachable_outside_requests": 0,
-    "bytes_reachable_outside_buffers": 0,
-    "pages_writable_beyond_requests": 0,
-    "reachable_after_kept_mapping": 0,
-    "reachable_after_mediator_killed": 0,
-    "window_in_use_at_end": 0,
-    "canaries_broken": 0,
-}
 GUEST_PAGES = 64 * 256
 
 

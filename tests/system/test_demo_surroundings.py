@@ -17,7 +17,7 @@ import pytest
 from xen_shadowvq.demo.image import sha256, tool
 
 from .command import REPOSITORY, Done, command, run
-from .test_demo import GOOD
+from .demo_promises import GOOD
 
 DEADLINE_S = 60.0
 

@@ -12,17 +12,13 @@ import pytest
 
 from domU_frontend.frontend import Frontend
 from xen_shadowvq.errors import ConfigError
-from xenstore_schema import nodes
 
 from .command import ask
 from .conftest import Connect, Loop
 from .disk_io import goes_on, write_and_compare
+from .held_pages import KEPT, PAGES, SHORT_S, heads, held, is_not_closed
 from .keeper import InFlight, Keeper
 from .world import BACKEND, FRONTEND, MEDIATOR, World, counters_live
-
-PAGES = 16
-KEPT = 0, PAGES - 1
-SHORT_S = 0.3
 
 Kept = Callable[..., tuple[int, Frontend, Keeper, InFlight]]
 
@@ -43,25 +39,6 @@ def kept(world: World, connect: Connect) -> Iterator[Kept]:
             return number, frontend, keeper, request
 
         yield make
-
-
-def held(world: World, device: int) -> int:
-    """The mediator's `held-pages`."""
-    path = nodes.virtio_back_path(mediator=MEDIATOR, frontend=FRONTEND, device=device)
-    return nodes.VirtioBack.HELD_PAGES.read(world.store.read, path) or 0
-
-
-def heads(world: World, device: int, queue: int = 0) -> bytes | None:
-    """The mediator's `queue-{n}/held`."""
-    path = nodes.virtio_back_path(mediator=MEDIATOR, frontend=FRONTEND, device=device)
-    return nodes.VirtioBack.QUEUE_HELD.read(world.store.read, path, queue)
-
-
-def is_not_closed(frontend: Frontend) -> None:
-    """The frontend hears nothing that would let it use its buffers again."""
-    with pytest.raises(ConfigError, match="was not closed within"):
-        frontend.wait_closed(SHORT_S)
-    assert not frontend.has_all_back
 
 
 def test_closing_waits_for_kept_pages(world: World, kept: Kept, connect: Connect, loop: Loop) -> None:
@@ -101,7 +78,7 @@ def test_the_operator_is_told_who_holds_pages(world: World, kept: Kept) -> None:
     device, _, keeper, _ = kept()
     world.backend.resume()
     world.until(lambda: held(world, device) == len(KEPT), "held pages")
-    told = f"domain {BACKEND} (dom{BACKEND}) still has 2 pages of the guest's mapped, or the guest pretends so; "
+    told = f"domain {BACKEND} (dom{BACKEND}) still has 2 pages of the guest mapped, or the guest fakes that; "
     told += f"`xl destroy {BACKEND}` ends it"
     assert told in ask("ctl", "list", f"--sim={world.sim}").out
     assert told in ask("ctl", "status", f"--sim={world.sim}", str(FRONTEND), str(device)).out

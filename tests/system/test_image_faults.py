@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import random
 import struct
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -25,14 +24,8 @@ from xenstore_schema import State, nodes
 from .command import ask
 from .conftest import Connect
 from .disk_io import SECTOR, batch, one, run, write_and_compare
+from .root_commands import needs_root, sh
 from .world import BACKEND, FRONTEND, MEDIATOR, MIB, OTHER, World
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount file systems and make block devices")
-
-
-def sh(*command: str) -> str:
-    """What a command prints."""
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def flush(frontend: Frontend) -> int:

@@ -18,7 +18,7 @@ from domU_frontend import blk
 from .command import Done, ask
 from .conftest import Connect, connector
 from .disk_io import one
-from .test_image_faults import needs_root, sh
+from .root_commands import needs_root, sh
 from .world import BACKEND, FRONTEND, MEDIATOR, OTHER, World
 
 QEMU = shutil.which("qemu-system-x86_64")

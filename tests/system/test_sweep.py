@@ -22,9 +22,9 @@ from xen_shadowvq.toolstack import Disk
 from .command import Done, ask
 from .conftest import Connect, Loop
 from .disk_io import goes_on, write_and_compare
+from .held_pages import KEPT, PAGES, SHORT_S, heads, held, is_not_closed
 from .keeper import InFlight, Keeper
 from .refusing_store import RefusingStore
-from .test_held import KEPT, PAGES, SHORT_S, heads, held, is_not_closed
 from .world import BACKEND, FRONTEND, MEDIATOR, Service, World
 
 STUCK_S = 60.0

@@ -33,7 +33,7 @@ class Backoff:
         return self.due is None or self._clock() >= self.due
 
     def fail(self) -> None:
-        """Notes a try in vain."""
+        """Notes that a try has failed."""
         self.length_s = min(self._longest_s, self._first_s * 2.0 ** min(self.failures, 32))
         self.failures += 1
         self.due = self._clock() + self.length_s

@@ -225,7 +225,7 @@ class Service:
             self._again.fail()
 
     def _find(self) -> Iterable[Key | None]:
-        """The devices that there are; None for a directory that could not be read."""
+        """Yields the devices that exist, and None for a directory that could not be read."""
         for peer in self._ls(self._root):
             if peer is None:
                 yield None

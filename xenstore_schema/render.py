@@ -114,7 +114,7 @@ def _python_directory(directory: Directory) -> Iterator[str]:
 
 
 def _home(directory: Directory) -> str:
-    """Whose domain the directory lies in: its owner's, but for the toolstack's records."""
+    """Whose domain has the directory: its owner's, except for the toolstack's records."""
     return str(re.findall(r"\{(\w+)\}", directory.path)[0])
 
 

@@ -66,7 +66,7 @@ def offer(head: int) -> bytes:
 
 
 def lane(number: int) -> bytes:
-    """What follows is of this queue: 0 and 1 are the first device's, 2 is the second's."""
+    """What follows is for this queue: 0 and 1 are the first device's, 2 is the second's."""
     return step(16, number)
 
 
@@ -76,12 +76,12 @@ def hold(which: int, way: int) -> bytes:
 
 
 def again(which: int, way: int) -> bytes:
-    """It maps what it keeps once more."""
+    """The backend maps once more what it keeps."""
     return step(18, which << 1 | way)
 
 
 def let_go(which: int) -> bytes:
-    """It lets go of one mapping."""
+    """The backend ends one mapping."""
     return step(19, which)
 
 
@@ -172,7 +172,7 @@ SEEDS = {
 
 
 def main(folder: Path) -> None:
-    """Writes one file a seed."""
+    """Writes one file for each seed."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in SEEDS.items():
         (folder / name).write_bytes(text)

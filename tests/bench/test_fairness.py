@@ -168,13 +168,13 @@ def test_requests_that_could_not_be_made_count_with_their_waiting(monkeypatch: p
 
 
 def test_the_worker_has_a_processor_for_itself() -> None:
-    """The last one, as far as there are two."""
+    """The worker gets the last processor, if there are at least two."""
     assert Processors.divide({0, 1, 5}) == Processors(5, frozenset({0, 1}))
     assert Processors.divide({3}) == Processors(3, frozenset({3}))
 
 
 def test_we_keep_off_the_workers_processor_meanwhile() -> None:
-    """This process leaves it alone, and gets it back."""
+    """This process leaves the worker's processor alone, and gets it back."""
     before = os.sched_getaffinity(0)
     with load.keep_off_the_worker() as processors:
         assert os.sched_getaffinity(0) == processors.others

@@ -19,7 +19,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture(autouse=True)
 def fresh_structlog() -> Iterator[None]:
-    """Each test sets logging up anew and leaves nothing behind."""
+    """Each test sets logging up afresh and leaves nothing behind."""
     structlog.reset_defaults()
     yield
     structlog.reset_defaults()

@@ -53,7 +53,7 @@ def test_numbers_go_round() -> None:
 
 @pytest.mark.parametrize(("request_", "nonce"), [(5, 5), (5, 6), (LAST, LAST), (LAST, 1), (LAST - 3, 40)])
 def test_a_later_answer_is_one_to_all_before(request_: int, nonce: int) -> None:
-    """Who asked is answered by the answer to a later request as well, also when the numbers have begun anew since."""
+    """The answer to a later request also answers an earlier one, even if the numbers have started over since."""
     assert is_answered(request_, nonce)
 
 
@@ -109,7 +109,7 @@ def test_new_requests_do_not_put_off_an_answer_under_way() -> None:
 
 
 def test_nobody_has_asked() -> None:
-    """Without a request, or with 0 in its place, nothing is answered."""
+    """Without a request, or with 0 in its place, no answer is written."""
     store = Nodes()
     answer = answer_of(store)
     for number in (None, 0):

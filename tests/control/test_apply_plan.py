@@ -50,7 +50,7 @@ ONE = declare((0, "/a"))
 
 
 def test_what_is_declared_is_attached() -> None:
-    """A guest that is there without its disks gets them, by the domains that the names mean now."""
+    """A guest that runs without its disks gets them, from the domains that the names mean now."""
     (step,) = plan({"web1": ONE}, world())
     assert (step.do, step.domid, step.device, step.mediator, step.backend) == (Do.ATTACH, WEB, 0, MED, DRV)
     assert step.wanted == ONE.wanted[0]
@@ -128,7 +128,7 @@ def test_a_guest_that_was_renamed_keeps_its_disks() -> None:
 
 
 def test_who_is_not_clear_or_not_ready_waits() -> None:
-    """Two domains of one name, and a domain that is still being made: it is said, and nothing is done."""
+    """Two domains of one name, and a domain that is still being created: that is reported, and nothing is done."""
     assert dos(ONE, world(other=SeenDomain("web1"))) == [(Do.WAIT, None)]
     (step,) = plan({"web1": ONE}, world(web=SeenDomain("web1", ready=False)))
     assert (step.do, step.soon) == (Do.WAIT, True)
@@ -140,7 +140,7 @@ def test_dom0_is_no_guest() -> None:
 
 
 def test_a_device_that_nobody_has_offered_is_said() -> None:
-    """As it may be in a moment, or with what is wrong."""
+    """A device that is not offered yet is waited for, with where it stands, or with what is wrong."""
     for error in (False, True):
         seen = world(device(ONE, 0, offered=False, pending="why", error=error))
         (step,) = plan({"web1": ONE}, seen)
@@ -148,7 +148,7 @@ def test_a_device_that_nobody_has_offered_is_said() -> None:
 
 
 def test_a_detach_comes_last() -> None:
-    """It can take long: what the guest is to have does not wait for it."""
+    """A detach can take long: what the guest should have does not wait for it."""
     three = declare((0, "/new"), (1, "/b"), (2, "/c"))
     seen = world(device(declare((0, "/old")), 0), device(declare((9, "/i")), 9))
     assert dos(three, seen) == [(Do.ATTACH, 1), (Do.ATTACH, 2), (Do.REPLACE, 0), (Do.DETACH, 9)]
@@ -161,7 +161,7 @@ MADE = declare((0, "/a"), config="/m.cfg")
 
 @pytest.mark.parametrize("med", [None, SeenDomain("med", target=77)], ids=["none", "of an earlier life"])
 def test_a_mediator_is_made(med: SeenDomain | None) -> None:
-    """Where there is none, or one whose guest is gone: before the disk is attached."""
+    """A mediator's domain is made before the disk is attached, if there is none, or only one whose guest is gone."""
     assert dos(MADE, world(med=med)) == [(Do.MAKE_MEDIATOR, None), (Do.ATTACH, 0)]
 
 
@@ -173,18 +173,18 @@ def test_a_mediator_that_may_be_anybodys_is_left_alone(target: int | None) -> No
 
 
 def test_the_right_mediator_is_used() -> None:
-    """One that was made for this life of the guest."""
+    """A mediator's domain that was made for this life of the guest is used."""
     assert dos(MADE, world(med=SeenDomain("med", target=WEB))) == [(Do.ATTACH, 0)]
 
 
 def test_a_mediator_that_was_half_made_is_made_anew() -> None:
-    """Also when it has no target yet: the mark says that it is ours."""
+    """A domain that was half made is made again, even if it has no target yet: the mark says that it is ours."""
     seen = replace(world(), unfinished=frozenset({("web1", "med")}))
     assert dos(MADE, seen) == [(Do.MAKE_MEDIATOR, None), (Do.ATTACH, 0)]
 
 
 def test_no_mediator_for_a_guest_without_disks_or_without_life() -> None:
-    """Nothing is made for nobody."""
+    """No domain is made for a guest without disks, or for one that does not run."""
     assert dos(declare(config="/m.cfg"), world(med=None)) == []
     assert dos(MADE, world(web=None, med=None)) == []
 
@@ -201,7 +201,7 @@ class Host:
         self._next = max(seen.domains, default=0) + 100
 
     def round(self) -> None:
-        """As the executor: a guest at a time, and looked at anew after a mediator was made."""
+        """Acts like the executor: one guest at a time, with a new look after a mediator was made."""
         for name in names(self.declared, self.seen):
             steps = plan_guest(name, self.declared, self.seen)
             if steps and steps[0].do is Do.MAKE_MEDIATOR:
@@ -261,7 +261,7 @@ def declarations(draw: st.DrawFn) -> dict[str, Declaration | None]:
 
 @st.composite
 def devices(draw: st.DrawFn) -> tuple[SeenDevice, ...]:
-    """Of one guest: in any state, attached by hand or for any declaration."""
+    """Devices of one guest: in any state, attached by hand or for any declaration."""
     flags = st.booleans()
     found = []
     for number in draw(st.sets(numbers)):

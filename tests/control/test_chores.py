@@ -14,7 +14,7 @@ PATIENCE_S = 30.0
 
 
 class Loop:
-    """Who is told of ends, and settles."""
+    """Hears when pieces of work end, and settles."""
 
     def __init__(self) -> None:
         self.told = threading.Semaphore(0)
@@ -22,7 +22,7 @@ class Loop:
         self.chores = Chores("svq-test", self.told.release)
 
     def wait(self, pieces: int) -> None:
-        """For the end of so many."""
+        """Waits for that many pieces to end."""
         for _ in range(pieces):
             assert self.told.acquire(timeout=PATIENCE_S)
 

@@ -134,7 +134,7 @@ def test_a_bad_file_costs_no_other(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
-    """It is an error that names it, not a host without declarations."""
+    """A directory that is missing is an error that names it, not a host without declarations."""
     with pytest.raises(ConfigError, match="nowhere: No such file or directory, expected a directory"):
         read_directory(tmp_path / "nowhere")
 

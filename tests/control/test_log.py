@@ -47,7 +47,7 @@ def test_readable_on_a_terminal() -> None:
 
 @pytest.mark.parametrize(("chosen", "stream"), [("json", Terminal()), ("console", io.StringIO())])
 def test_form_can_be_chosen(chosen: log.Format, stream: io.StringIO) -> None:
-    """The configured form goes before what the stream is."""
+    """The configured form overrides what the stream is."""
     log.configure(log_format=chosen, stream=stream)
     log.get_logger().info("started")
     assert stream.getvalue().startswith("{") == (chosen == "json")

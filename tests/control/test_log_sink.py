@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Logs that cannot be written, and peers that cause lines: nobody is ended or held up, lines left out are counted."""
+"""Logs that cannot be written, and peers that cause lines: nobody ends or waits, and lines left out are counted."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def lines_of(fd: int) -> list[str]:
 
 
 def fill(fd: int) -> None:
-    """Until the pipe takes nothing more."""
+    """Writes until the pipe takes nothing more."""
     os.set_blocking(fd, False)
     try:
         while True:

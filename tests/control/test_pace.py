@@ -9,7 +9,7 @@ from xen_shadowvq.pace import Rounds
 
 
 class Clock:
-    """One that stands still unless it is moved."""
+    """A clock that stands still unless it is moved."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -36,7 +36,7 @@ def test_rounds_that_fail_are_further_and_further_apart() -> None:
 
 
 def test_rounds_that_come_out_well_have_a_rate_all_the_same() -> None:
-    """Who connects anew again and again is held to the rate, also when no round fails."""
+    """Whoever connects again and again is held to the rate, even if no round fails."""
     clock = Clock()
     rounds = Rounds(3, 2.0, 0.5, 3.0, clock)
     assert [rounds.take() for _ in range(4)] == [True, True, True, False]

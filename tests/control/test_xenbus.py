@@ -240,7 +240,7 @@ def reachable(resets: bool) -> set[World]:
 
 
 def rests_from(worlds: set[World]) -> dict[World, set[World]]:
-    """For each world, where it can come to rest by itself; fails if it can go round for ever."""
+    """For each world, where it can come to rest by itself; fails if it can go round forever."""
     rests: dict[World, set[World]] = {}
     open_worlds: set[World] = set()
 

@@ -177,7 +177,7 @@ class EngineDevice:
         return self._passes(self.lib.svq_queue_forward)
 
     def complete(self) -> int:
-        """Passes from the device to the driver, likewise."""
+        """Passes from the device to the driver until there is nothing left to do."""
         return self._passes(self.lib.svq_queue_complete)
 
     def _passes(self, one: Callable[[Any, int, int], int]) -> int:

@@ -67,7 +67,7 @@ def test_chain_links_all_but_the_last() -> None:
 
 
 def test_indirect_table_lands_where_its_address_says() -> None:
-    """`set_table` writes the entries at the offset and answers the guest physical address of the first."""
+    """`set_table` writes the entries at the offset and returns the guest physical address of the first."""
     _, ring = make_ring()
     gpa = ring.set_table(ring.layout.end, [Desc(1, 2, 3, 4), Desc(5, 6, 7, 8)])
     assert gpa == BASE + ring.layout.end

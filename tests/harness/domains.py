@@ -197,7 +197,7 @@ class Domains:
         return self.created(spec)
 
     def restarted(self, domain: Domain) -> Domain:
-        """Waits until xl has made a guest anew that rebooted, under another domid, and until it takes commands."""
+        """Waits until xl has made a rebooted guest again, under another domid, and until it takes commands."""
         other = f"domid=$(xl domid {domain.name} 2>/dev/null) && [ $domid != {domain.domid} ]"
         self._machine.run(until(other), deadline_s=XL_DEADLINE_S)
         again = self.created(domain.spec)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""All that the machine boots from: slow parts from the cache, the project's own code made anew for each session."""
+"""All that the machine boots from: slow parts from the cache, the project's own code built for each session."""
 
 import gzip
 import shutil

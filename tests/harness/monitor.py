@@ -60,7 +60,7 @@ class Monitor:
             raise MachineFailed(f"{self._failure}\n{self._tail()}")
 
     def wait(self, found: Callable[[], Found | None], what: str, deadline_s: float) -> Found:
-        """Returns what `found` answers, as soon as that is not None.
+        """Returns what `found` returns, as soon as that is not None.
 
         MachineFailed when the machine dies first; WaitTimedOut, naming `what`, after `deadline_s` seconds.
         """

@@ -20,7 +20,7 @@ class Backend:
         self.ways = [writable for writable, can in ((False, can_read), (True, can_write)) if can]
 
     def steps(self) -> Iterator[Step[World]]:
-        """All of them."""
+        """All steps."""
         for p in range(self.scope.requests * self.scope.pages_each):
             for writable in self.ways:
                 how = "to write it" if writable else "to read it"
@@ -61,7 +61,7 @@ class Backend:
         return True
 
     def end(self, w: World) -> bool:
-        """And with it all its mappings."""
+        """The domain ends, and all its mappings with it."""
         if not w.backend:
             return False
         w.backend = False

@@ -25,7 +25,7 @@ class DataPlane:
         self.faults = faults
 
     def steps(self) -> Iterator[Step[World]]:
-        """All of them."""
+        """All steps."""
         for r in range(self.scope.requests):
             yield Step(f"the mediator takes request {r}", partial(self.take, r=r), honest=True)
             yield Step(f"the mediator forwards request {r}", partial(self.forward, r=r), honest=True)

@@ -23,7 +23,7 @@ class Dom0:
         self.mediator = mediator
 
     def steps(self) -> Iterator[Step[World]]:
-        """All of them."""
+        """All steps."""
         if not self.scope.toolstack:
             return
         yield Step("dom0 destroys the mediator's domain", self.destroy_mediator, honest=False)

@@ -19,7 +19,7 @@ class Guest:
         self.faults = faults
 
     def steps(self) -> Iterator[Step[World]]:
-        """All of them."""
+        """All steps."""
         for r in range(self.scope.requests):
             for kind in self.scope.kinds:
                 words = f"the driver gives away request {r}, which the device {'writes' if kind == 'read' else 'reads'}"

@@ -46,7 +46,7 @@ class Life:
         return explore(World.initial(self.scope), World.fields(), list(self.steps()), rules, ways_out)
 
     def steps(self) -> Iterator[Step[World]]:
-        """Of everybody."""
+        """The steps of everybody."""
         yield from Guest(self.scope, self.faults).steps()
         yield from self.mediator.steps()
         yield from Backend(self.scope).steps()

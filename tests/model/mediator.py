@@ -26,7 +26,7 @@ class Mediator:
         self.data = DataPlane(scope, faults)
 
     def steps(self) -> Iterator[Step[World]]:
-        """All of them."""
+        """All steps."""
         if self.scope.deaths:
             yield Step("the mediator dies", self.die, honest=False)
         yield Step("a mediator starts", self.start, honest=True)

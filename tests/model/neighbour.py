@@ -28,7 +28,7 @@ class Neighbour:
         self.entry = scope.requests * scope.pages_each if scope.neighbour == "its own entry" else 0
 
     def steps(self) -> Iterator[Step[World]]:
-        """All of them."""
+        """All steps."""
         if not self.scope.neighbour:
             return
         yield Step("the driver gives page 0 to the other device as well", self.give, honest=False)

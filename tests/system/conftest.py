@@ -44,7 +44,7 @@ def pytest_runtest_call() -> Generator[None]:
 
 @pytest.fixture
 def empty_world() -> Iterator[World]:
-    """Four domains, nobody in them."""
+    """A world of four domains in which nothing runs."""
     with World() as world:
         for domid in (MEDIATOR, BACKEND, FRONTEND, OTHER):
             world.add_domain(domid)
@@ -53,7 +53,7 @@ def empty_world() -> Iterator[World]:
 
 @pytest.fixture
 def world(empty_world: World) -> World:
-    """Mediator and backend serve."""
+    """A world in which mediator and backend serve."""
     empty_world.start_backend()
     empty_world.start_mediator()
     return empty_world

@@ -40,7 +40,7 @@ class Host:
         self.world.observer.add(domid)
 
     def die(self, domid: int) -> None:
-        """It ends."""
+        """Ends a guest's life."""
         self.world.machine.destroy_domain(domid)
 
     def start_service(self) -> Service:
@@ -71,7 +71,7 @@ class Host:
             self.world.until(lambda device=device: self.offered(domid, device), f"device {device} of domain {domid}")  # type: ignore[misc]
 
     def until_gone(self, domid: int, device: int = 0) -> None:
-        """Waits until a device is no more."""
+        """Waits until a device is gone."""
         self.world.until(lambda: self.device(domid, device) is None, f"end of device {device} of domain {domid}")
 
     def digests(self, domid: int) -> dict[int, str | None]:

@@ -72,7 +72,7 @@ class _Kept:
 
 
 class Observer:
-    """Looks at all domains of a machine on a thread of its own, as a context manager; `take` answers what it found."""
+    """Looks at all domains of a machine on a thread of its own, as a context manager; `take` returns what it found."""
 
     def __init__(self, machine: Machine) -> None:
         self.exact = self.clears = True  # what is promised; a test may have it otherwise

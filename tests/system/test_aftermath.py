@@ -28,7 +28,7 @@ GREFS = range(64 * grants_per_frame())
 
 @pytest.fixture
 def attacker(world: World) -> Iterator[Hypervisor]:
-    """In the backend's domain."""
+    """An attacker in the backend's domain."""
     with Hypervisor("backend", hypervisor_socket(world.sim, BACKEND)) as hypervisor:
         yield hypervisor
 
@@ -115,7 +115,7 @@ class Attacker:
         return {"frames": sorted(through_grants | self._keeper.see(seed))}
 
     def let_go(self) -> None:
-        """Of all, and the honest service goes on."""
+        """Lets go of all pages, and the honest service goes on."""
         self._keeper.let_go()
         self._world.backend.resume()
 

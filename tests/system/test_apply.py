@@ -125,7 +125,7 @@ def test_names_and_json(host: Host) -> None:
 
 
 def test_a_directory_that_is_not_there_is_no_empty_one(host: Host) -> None:
-    """Exit status 2, and nothing is detached."""
+    """A directory that is missing gives exit status 2, and nothing is detached."""
     host.declare(f"{host.world.image('a.img', 1)}")
     assert host.apply().status == 0
     host.directory.rename(host.world.directory / "elsewhere")
@@ -209,7 +209,7 @@ class Maker:
         self.made.append((name, config, guest))
 
     def destroy(self, domid: int) -> None:
-        """As xl destroy."""
+        """Ends a domain, as xl destroy does."""
         self.world.machine.destroy_domain(domid)
         self.destroyed.append(domid)
 

@@ -36,7 +36,7 @@ HELP = {
 
 @pytest.fixture
 def connect(shared_world: World) -> Iterator[Connect]:
-    """As the ordinary one, in the world that this module shares."""
+    """Like the fixture of conftest.py, but in the world that this module shares."""
     with ExitStack() as stack:
         yield connector(shared_world, stack)
 

@@ -31,7 +31,7 @@ LARGE_SEGMENTS = 40
 
 
 def checks(*keys: str) -> Callable[[Check], Check]:
-    """That test is about these keys."""
+    """Notes which keys a test is about."""
 
     def register(check: Check) -> Check:
         CHECKS.update(dict.fromkeys(keys, check))

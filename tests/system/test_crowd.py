@@ -35,7 +35,7 @@ DYNAMIC = "defaults: {window: dynamic}\n"
 
 @pytest.fixture
 def connect(shared_world: World) -> Iterator[Connect]:
-    """As the ordinary one, in the world that this module shares."""
+    """Like the fixture of conftest.py, but in the world that this module shares."""
     shared_world.keep_alive(FRONTEND)
     with ExitStack() as stack:
         yield connector(shared_world, stack)

@@ -28,7 +28,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def demo(output: Path, *options: str) -> tuple[Done, dict[str, Any]]:
-    """Runs the demo to its end; answers that and report.json."""
+    """Runs the demo to its end; returns how it ended, and report.json."""
     done = run("demo", f"--output={output}", *options)
     path = output / "report.json"
     return done, json.loads(path.read_text()) if path.exists() else {}

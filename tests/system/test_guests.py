@@ -214,7 +214,7 @@ def test_a_device_that_goes_is_attached_again(served: Host) -> None:
 
 
 def test_a_detach_that_waits_holds_up_nobody(served: Host, connect: Connect) -> None:
-    """A backend keeps pages of one guest, whose disk is not declared any more: that detach has to wait. Another guest
+    """A backend keeps pages of one guest, whose disk is no longer declared: that detach has to wait. Another guest
     gets its disk meanwhile, SIGTERM ends the service at once, and once the pages are free the disk goes."""
     host, world = served, served.world
     world.keep_alive(FRONTEND)

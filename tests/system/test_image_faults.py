@@ -51,7 +51,7 @@ def losing_disk(tmp_path: Path) -> Iterator[Path]:
 @needs_root
 def test_after_a_failed_flush_none_succeeds(losing_disk: Path, world: World, connect: Connect) -> None:
     """The system reports lost writes once, yet every later flush fails, also after the guest has connected again and
-    the backend's service was started anew; `ctl list` says why; when the disk is attached anew, it flushes."""
+    the backend's service was restarted; `ctl list` says why; once the disk is attached again, it flushes."""
     world.keep_alive(BACKEND)
     device = world.attach(losing_disk)
     frontend = connect(device)
@@ -144,7 +144,7 @@ def freezing(tmp_path: Path) -> Iterator[Path]:
 
 @contextmanager
 def frozen(folder: Path) -> Iterator[None]:
-    """While it is."""
+    """Freezes the file system within its block."""
     sh("fsfreeze", "--freeze", str(folder))
     try:
         yield

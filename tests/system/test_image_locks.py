@@ -27,7 +27,7 @@ Attach = Callable[..., Done]
 
 @pytest.fixture
 def connect(shared_world: World) -> Iterator[Connect]:
-    """As the ordinary one, in the world that this module shares."""
+    """Like the fixture of conftest.py, but in the world that this module shares."""
     with ExitStack() as stack:
         yield connector(shared_world, stack)
 

@@ -68,7 +68,7 @@ class Do(enum.Enum):
     MAKE_MEDIATOR = "make the mediator's domain"
     ATTACH = "attach"
     DETACH = "detach"
-    REPLACE = "detach, and attach anew"
+    REPLACE = "detach, and attach again"
     WAIT = "wait"
 
 

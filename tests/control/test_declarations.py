@@ -100,7 +100,7 @@ def test_an_image_twice_where_that_is_meant(tmp_path: Path) -> None:
 def test_names_that_no_guest_can_have(tmp_path: Path, name: str) -> None:
     """A file whose name is an id, or nothing that a domain's record can hold, is refused by its name."""
     (line,) = problems(declare(tmp_path, ONE, name))
-    assert "expected a domain's name" in line
+    assert "is not a guest's name, expected 1 to 64 printable characters, not only digits" in line
 
 
 def test_the_digest_is_of_the_disk_alone(tmp_path: Path) -> None:

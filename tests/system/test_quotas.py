@@ -40,7 +40,7 @@ class Disks:
         return ask("ctl", "attach", *where, "--read-only", f"--queues={self._queues}", *options, self._image)
 
     def add(self) -> Done:
-        """One more, and its driver if it was attached."""
+        """Attaches one more disk, and connects its driver if that worked."""
         done = self.attach()
         if done.status == 0:
             device = int(re.findall(r"now has device (\d+)", done.out)[0])
@@ -51,7 +51,9 @@ class Disks:
         return done
 
     def fill(self, domid: int, nodes_max: int) -> Done:
-        """Until there can be no more; one more then, while the domain owns as many nodes as it may, to the last."""
+        """
+        Adds disks until no more fit; then tries another one while the domain owns as many nodes as it may, to the last.
+        """
         while self.add().status == 0:
             pass
         others = f"/local/domain/{domid}/data/others"
@@ -149,7 +151,7 @@ def test_the_disk_for_which_a_backend_has_no_room() -> None:
 
 
 def check_refusal(world: World, disks: Disks, failed: Done, reason: str) -> None:
-    """See the tests."""
+    """Its command ends with one line that has reason and remedy, nothing is left of it, and all others go on."""
     assert (failed.status, failed.out) == (2, "")
     (line,) = failed.err.splitlines()
     assert reason in line and "--entry-nb" in line
@@ -183,7 +185,7 @@ def test_a_domain_without_room_for_any_watch_more() -> None:
 
 
 def test_a_mediator_without_room_for_any_watch_more() -> None:
-    """The same of a mediator, which needs one for its guest and one for its backend."""
+    """The same for a mediator, which needs one watch for its guest and one for its backend."""
     with World(Limits(watches_max=2)) as world, ExitStack() as stack:
         for domid, memory_mib in ((MEDIATOR, 16), (BACKEND, 16), (FRONTEND, 64)):
             world.add_domain(domid, memory_mib)

@@ -32,7 +32,7 @@ def serves_and_ends_well(world: World, connect: Connect, loop: Loop) -> None:
 
 
 def test_a_manager_is_told(empty_world: World, connect: Connect, loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It hears when the service serves and when it ends."""
+    """A service manager hears when the service serves and when it ends."""
     world = empty_world
     world.start_backend()
     with listening(world.directory / "notify") as manager:

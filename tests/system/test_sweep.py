@@ -33,7 +33,7 @@ SECOND = 5  # another mediator's domain
 
 @pytest.fixture
 def keeper(world: World) -> Iterator[Keeper]:
-    """In the backend's domain."""
+    """A keeper in the backend's domain."""
     with Keeper(world) as keeper:
         yield keeper
 
@@ -369,7 +369,7 @@ class StuckBefore(RefusingStore):
 def test_what_was_said_of_held_pages_is_never_unsaid_for_a_moment(
     world: World, connect: Connect, keeper: Keeper
 ) -> None:
-    """A mediator that starts says anew what the last one said of pages that no entry accounts for, and is killed while
+    """A mediator that starts says again what the last one said of pages that no entry accounts for, and is killed while
     it does so: the next one still knows."""
     device, frontend, request = lose(world, connect, keeper)
     folder, *sockets = world.before_xenstore(MEDIATOR)

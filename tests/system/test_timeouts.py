@@ -18,7 +18,7 @@ TIMEOUT_S, MEDIATOR_TAKES_S = 12.0, 10.0
 
 
 class Time:
-    """In place of the module `time`. `at` is done when its time has come."""
+    """Takes the place of the module `time`; does `work` once `at` seconds have passed."""
 
     def __init__(self, at: float, work: Callable[[], None]) -> None:
         self.now = 1000.0

@@ -80,7 +80,7 @@ class Service:
         self.process.wait(DEADLINE_S)
 
     def terminate(self) -> int:
-        """SIGTERM; answers the exit status."""
+        """Ends it with SIGTERM; returns the exit status."""
         self.process.terminate()
         return self.process.wait(DEADLINE_S)
 
@@ -164,7 +164,7 @@ class World:
         return self.mediator
 
     def start_another_mediator(self, domid: int) -> Service:
-        """One in a domain of its own, beside the other."""
+        """Starts another mediator, in a domain of its own."""
         return self._start("mediator", domid, [], self.sim)
 
     def start_backend(self, directory: Path | None = None) -> Service:
@@ -210,7 +210,7 @@ class World:
         return path
 
     def attach(self, image: Path, frontend: int = FRONTEND, *, device: int | None = None, **disk: Any) -> int:
-        """Attaches without waiting; answers the device id."""
+        """Attaches without waiting; returns the device id."""
         self.observer.exact = self.observer.exact and disk.get("placement") != "page"
         spec = Disk(str(image), **disk)
         return toolstack.attach(

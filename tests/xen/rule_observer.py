@@ -41,7 +41,7 @@ class Claim:
 
 
 class RuleObserver:
-    """Looks on a thread of its own; `take` answers what it found."""
+    """Looks on a thread of its own; `take` returns what it found."""
 
     def __init__(self) -> None:
         self._hypervisor = Hypervisor("mediator", None)
@@ -108,7 +108,7 @@ class RuleObserver:
         return None
 
     def _claims(self, domid: int) -> dict[int, Claim] | None:
-        """By mark; None: a domain that has no device of ours."""
+        """The claims on a domain's table by mark; None: the domain has no device of ours."""
         root = nodes.virtio_record_root(frontend=domid)
         try:
             devices = [int(name) for name in self._store.ls(root)]

@@ -41,7 +41,7 @@ class ScriptedMediator:
 
     @property
     def anchor(self) -> str:
-        """Where the guest's kernel has all that the module knows of this device."""
+        """The folder in which the guest's kernel shows all that the module knows of this device."""
         return f"/sys/devices/virtio_xenbus/virtio-{self.device}"
 
     def _write(self, *entries: tuple[str, str]) -> None:

@@ -76,7 +76,7 @@ class Player(FrontendProcess):
     def read_from_frame(self, gfn: int) -> dict[str, Any]:
         """
         Gives the device one page at `gfn` to write to disk. Readable for the device, so it can do no harm to us.
-        Returns `status`, or `closed`: the mediator took it for a lie and closed the device. It is connected anew.
+        Returns `status`, or `closed`: the mediator took it for a lie and closed the device. It is then connected again.
         """
         villain = HostileDriver(self._frontend, 0)
         header, status = self._gpa(HEADER_PAGE * PAGE), self._gpa(STATUS_PAGE * PAGE)

@@ -207,7 +207,7 @@ def test_in_transaction_tries_again(store_for: StoreFor, store: XenStore) -> Non
 
 
 def test_in_transaction_gives_up(store: XenStore) -> None:
-    """A peer that is in the way every time cannot keep us at it for ever."""
+    """A peer that interferes every time cannot keep us at it forever."""
     runs = []
 
     def contested(tx: Transaction) -> None:
@@ -221,7 +221,7 @@ def test_in_transaction_gives_up(store: XenStore) -> None:
 
 
 def test_in_transaction_with_patience(store: XenStore) -> None:
-    """Who has patience outlasts others who are in the way often, and gives up in the end as well."""
+    """A client with patience outlasts others who interfere often, and gives up in the end as well."""
     runs = []
 
     def contested(tx: Transaction) -> int:

@@ -163,7 +163,7 @@ def test_transaction_id_has_to_be_one(connect: Connect) -> None:
 
 
 def test_transaction_that_starts_too_late_is_ended(connect: Connect) -> None:
-    """If TRANSACTION_START times out, its late answer does not leave a transaction open for ever."""
+    """If TRANSACTION_START times out, its late answer does not leave a transaction open forever."""
     server, store = connect(lambda _: b"", timeout_ms=SHORT_MS)
     with pytest.raises(XenStoreTimeout), store.transaction():
         raise AssertionError

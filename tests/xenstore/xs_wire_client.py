@@ -104,7 +104,7 @@ class Wire:
         return answer.payload
 
     def call(self, kind: int, *arguments: str, tx_id: int = 0) -> bytes:
-        """As raw(), with each argument NUL-terminated."""
+        """Like raw(), with each argument NUL-terminated."""
         return self.raw(kind, b"".join(argument.encode() + b"\0" for argument in arguments), tx_id)
 
     def write(self, path: str, value: bytes, tx_id: int = 0) -> None:

@@ -97,7 +97,7 @@ def test_reset_ends_all_watches_and_transactions(dom0: Wire) -> None:  # type: i
 def test_message_above_4096_bytes_ends_the_connection(  # type: ignore[no-redef]
     wire_for: Callable[[int], Wire],
 ) -> None:
-    """As dom0: a guest's kernel refuses to send it."""
+    """The same test as dom0: a guest's kernel refuses to send such a message."""
     conformance.test_message_above_4096_bytes_ends_the_connection(wire_for(0), wire_for(0))
 
 

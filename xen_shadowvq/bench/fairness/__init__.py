@@ -41,7 +41,7 @@ def run_fairness(out: Path, rounds: int, names: Sequence[str], json_only: bool) 
     facts = machine_facts()
     if unknown := [name for name in names if name not in {attack.name for attack in ATTACKS}]:
         raise ConfigError(
-            f"there is no attack {unknown[0]!r}; there are {', '.join(attack.name for attack in ATTACKS)}"
+            f"there is no attack {unknown[0]!r}; the attacks are {', '.join(attack.name for attack in ATTACKS)}"
         )
     chosen = [attack.name for attack in ATTACKS if not names or attack.name in names]
     with console.status("starting") as status, open_stage() as stage:

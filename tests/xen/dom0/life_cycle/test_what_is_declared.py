@@ -24,7 +24,7 @@ READ = "dd if=/dev/vda bs=64k count=8 iflag=direct | md5sum"
 
 
 def systemctl(machine: Machine, verb: str, units: list[str]) -> None:
-    """One unit after another."""
+    """Runs systemctl for one unit after another."""
     machine.run("; ".join(f"systemctl {verb} {unit}" for unit in units), deadline_s=START_S)
 
 

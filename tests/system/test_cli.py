@@ -25,7 +25,7 @@ HELP = {
     ("ctl", "attach"): ["IMAGE", "--frontend", "--read-only", "--queues", "--placement"],
     ("ctl", "detach"): ["DEVICE", "requests in flight complete first", "keeps pages mapped", "--timeout"],
     ("ctl", "sweep"): ["FRONTEND", "mediators that are gone", "status 1", "--json"],
-    ("ctl", "resize"): ["image", "another size", "without a reboot", "--timeout"],
+    ("ctl", "resize"): ["image", "a new size", "without a reboot", "--timeout"],
     ("ctl", "list"): ["every device", "--json"],
     ("ctl", "status"): ["counters", "--json", "--timeout"],
     ("demo",): ["Run the whole product", "--image", "--placement", "--window", "--output"],

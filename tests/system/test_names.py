@@ -57,8 +57,8 @@ def test_names_that_say_nothing(named: World) -> None:
     for domain, words in {
         "web1": f"several domains are called 'web1': {FRONTEND}, {OTHER}",
         "web\x1b": "there is no domain called 'web\\x1b'",
-        "": "no domain, expected its name or its id",
-        "99999": "no domain, expected its name or its id",
+        "": "is not a domain, expected a name, or an id from 0 to",
+        "99999": "is not a domain, expected a name, or an id from 0 to",
     }.items():
         for command in (("status", domain, "0"), ("detach", domain, "0"), ("attach", f"--frontend={domain}", "/x.img")):
             done = ctl(named, *command)

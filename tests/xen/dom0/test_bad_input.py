@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.xen, pytest.mark.timeout(900)]
 
 IMAGE = f"{report.IMAGES}/wrong.img"
 GONE = 31999  # no domain has this id
-NO_PRIVILEGE = "A mediator domain has to be PV, and `deploy/set-target` has to name its guest before it first runs"
+NO_PRIVILEGE = "A mediator domain must be PV, and `deploy/set-target` must name its guest before it is first unpaused"
 
 
 def refused(topology: Topology, **what: int) -> str:

@@ -2,13 +2,13 @@
 /*
  * The mediator's data plane: shadow virtqueues between a frontend's rings and a backend.
  *
- * One struct svq_guest per frontend domain (its memory, its grant window), one struct svq_device per virtio device,
- * one struct svq_worker per thread. A control thread sets things up and tears them down; the workers move
- * descriptors. All allocation happens at set-up.
+ * One struct svq_guest per frontend domain (its memory, its grant window), one struct svq_device per virtio device, one
+ * struct svq_worker per thread. A control thread sets things up and tears them down; the workers move descriptors. All
+ * allocation happens at set-up.
  *
  * Plain declarations only: cffi reads this header (after svq_hv.h) with the preprocessor lines removed. Every int
- * answer is >= 0, or -errno for what the machine refused, or one of enum svq_err (all below SVQ_ERR_BASE) for what a
- * peer did wrong.
+ * result is >= 0, or -errno if the machine refused, or a value of enum svq_err (all below SVQ_ERR_BASE) if a peer did
+ * something wrong.
  */
 #ifndef SVQ_H
 #define SVQ_H
@@ -22,13 +22,13 @@
 #pragma GCC visibility push(default)
 
 enum {
-    SVQ_QUEUE_SIZE_MAX = 1024, /* largest ring that we mediate; virtio allows 32768 */
-    SVQ_PARTS_MAX = 256,       /* shadow descriptors of one chain: one page of them */
+    SVQ_QUEUE_SIZE_MAX = 1024, /* the largest ring that we mediate; virtio allows 32768 */
+    SVQ_PARTS_MAX = 256,       /* shadow descriptors of one chain: they fill one page */
     SVQ_MARKS_MAX = 127,       /* devices of one guest */
     SVQ_ERR_BASE = -1000,
 };
 
-/* What a peer can do wrong. Name, meaning and source of each: errors.c. */
+/* What a peer can do wrong. errors.c has the name, meaning and source of each. */
 enum svq_err {
     SVQ_E_NONE = 0,
     /* the frontend's ring set-up */
@@ -66,17 +66,17 @@ enum svq_err {
     SVQ_E_LAST = -1051,
 };
 
-/* "SVQ_E_HEAD_RANGE", what is wrong and what was expected, and the section or advisory that the check comes from. */
+/* "SVQ_E_HEAD_RANGE"; what is expected of the peer; the section or advisory that the check comes from. */
 const char *svq_err_name(int code);
 const char *svq_err_text(int code);
 const char *svq_err_source(int code);
 
-/* Where and how a device broke. value and limit: what was found and the bound that it violates. */
+/* Where and how a device broke. value and limit: what we found, and the bound that it violates. */
 struct svq_fault {
     int32_t code; /* 0: not broken */
     uint16_t queue;
     uint16_t head; /* 0xffff where no chain is concerned */
-    uint16_t desc; /* descriptor index, in the table that it was found in; 0xffff where none is concerned */
+    uint16_t desc; /* index in the descriptor's own table; 0xffff where no descriptor is concerned */
     uint16_t in_indirect;
     uint64_t value;
     uint64_t limit;
@@ -85,10 +85,10 @@ struct svq_fault {
 /* --- a frontend domain ------------------------------------------------------------------------------------- */
 struct svq_guest;
 
-/* How the guest's memory is reached for what we copy or clear ourselves. */
+/* How we reach the guest's memory for what we copy or clear ourselves. */
 enum svq_memory {
-    SVQ_MEMORY_FIXED = 0, /* a frame stays the page that it was: mapped once. The guest must not balloon */
-    SVQ_MEMORY_REMAP = 1, /* a frame may get another page between requests (ballooning): mapped anew in each pass */
+    SVQ_MEMORY_FIXED = 0, /* a frame never changes its page, so we map it once. The guest must not balloon */
+    SVQ_MEMORY_REMAP = 1, /* a frame's page may change between requests (ballooning), so each pass maps it again */
 };
 
 struct svq_guest_config {
@@ -98,17 +98,18 @@ struct svq_guest_config {
 };
 
 int svq_guest_open(struct svq_hv *hv, const struct svq_guest_config *config, struct svq_guest **out);
-void svq_guest_close(struct svq_guest *guest); /* its devices must be closed before */
+void svq_guest_close(struct svq_guest *guest); /* close its devices first */
 
 /*
- * Takes back what was granted to anybody, by whatever mediator, in entries of `domid`'s grant table that have one of
- * the `count` marks. Before a mediator serves a device that it did not make itself, and for a mediator that is gone;
- * never while one that serves those devices lives. 0 or -errno (svq_hv_map_grant_table); then nothing is known.
+ * Takes back what any mediator granted to anybody in the entries of `domid`'s grant table that have one of the `count`
+ * marks. For a mediator before it serves a device that it did not make itself, and for what a dead mediator left; never
+ * call it while a mediator that serves those devices lives. 0 or -errno (as svq_hv_map_grant_table); on failure nothing
+ * is known.
  */
 struct svq_sweep_result {
     uint32_t freed;  /* entries that are free now */
-    uint32_t held;   /* those that their grantee still has mapped: sweep again when it may have let go */
-    uint16_t holder; /* the grantee of one of those */
+    uint32_t held;   /* entries that their grantee still has mapped: sweep again when it may have let go */
+    uint16_t holder; /* the grantee of one of the held entries */
 };
 int svq_sweep(struct svq_hv *hv, uint16_t domid, const uint8_t *marks, size_t count, struct svq_sweep_result *out);
 
@@ -119,22 +120,22 @@ struct svq_worker;
 enum svq_placement {
     SVQ_PLACE_EXACT = 0, /* whole pages are granted, the rest is copied: byte-exact */
     SVQ_PLACE_PAGE = 1,  /* every page that a segment touches is granted: page-granular, leaks neighbours */
-    SVQ_PLACE_COPY = 2,  /* everything is copied */
+    SVQ_PLACE_COPY = 2,  /* we copy everything */
 };
 
 /*
- * The part of the guest's grant table where a device's grants are made. Devices may share it, and mediators too: an
- * entry is taken only while it is 0.
+ * The part of the guest's grant table where we make a device's grants. Devices and mediators may share it: we take an
+ * entry only while it is 0.
  */
 struct svq_window_config {
-    uint32_t first_gref, count; /* any, even count 0: then everything is copied */
+    uint32_t first_gref, count; /* any range; with count 0 we copy everything */
     int direct;                 /* 1: gref = first_gref + gfn; needs count >= gfn_limit */
-    int guarded; /* 1: nobody reserved it; when the guest's own use comes near from below, nothing more is granted */
+    int guarded; /* 1: nobody reserved it; once the guest's own use comes near from below, we grant nothing more */
 };
 
 /*
- * Pages of ours that one backend sees, kept from one connection of a device to the next (arena.h). Close: no device
- * uses it any more.
+ * Pages of ours that one backend sees, kept from one connection of a device to the next (arena.h). Close it only when
+ * no device uses it any more.
  */
 struct svq_arena;
 int svq_arena_open(struct svq_hv *hv, uint16_t backend_domid, struct svq_arena **out);
@@ -143,21 +144,21 @@ void svq_arena_close(struct svq_arena *arena);
 struct svq_device_config {
     uint16_t backend_domid;
     uint16_t num_queues;
-    uint8_t mark; /* 1 to 127: of this device's grant entries, for svq_sweep */
+    uint8_t mark; /* 1 to 127: marks this device's grant entries, for svq_sweep */
     struct svq_window_config window;
-    int clear;               /* 1: pages that the backend may write are cleared before they are granted */
+    int clear;               /* 1: we clear a page that the backend may write before we grant it */
     int placement;           /* enum svq_placement */
-    uint32_t copy_threshold; /* SVQ_PLACE_EXACT: whole-page parts of fewer bytes are copied as well */
+    uint32_t copy_threshold; /* SVQ_PLACE_EXACT: we also copy whole-page parts of fewer bytes */
     /*
-     * Page slots of the bounce pool of each queue; half for each direction. A chain may touch no more pages than one
-     * half has, nor more than SVQ_PARTS_MAX: so all of any chain can be copied, whatever else goes on in the guest.
+     * Page slots of each queue's bounce pool; half for each direction. A chain may touch no more pages than one half
+     * has, and no more than SVQ_PARTS_MAX, so we can copy all of any chain, whatever else the guest does.
      */
     uint32_t bounce_pages;
-    uint32_t large_chains;  /* chains of more than 32 parts that a queue can have alive */
+    uint32_t large_chains;  /* how many chains of more than 32 parts a queue can have alive */
     int frontend_event_idx; /* features in force on leg 1 */
     int frontend_indirect;
     int backend_event_idx; /* features in force on leg 2 */
-    /* Where pages that the backend sees come from, and go back to: it outlives the device. NULL: one for this alone. */
+    /* Source of the pages that the backend sees, which return there: it outlives the device. NULL: a private one. */
     struct svq_arena *arena;
 };
 
@@ -170,78 +171,83 @@ struct svq_queue_config {
     uint32_t frontend_port; /* unbound port of the frontend; 0: none (tests drive the queue by hand) */
 };
 
-/* What the backend must know of a shadow queue; the arrays hold one gref per page. */
+/* What the backend must know about a shadow queue; the arrays hold one gref per page. */
 struct svq_queue_refs {
     uint32_t desc_pages, avail_pages, used_pages;
     uint32_t desc_refs[4]; /* 1024 * 16 bytes */
     uint32_t avail_refs[1];
     uint32_t used_refs[3];
-    uint32_t backend_port; /* port that the backend binds; 0: none */
+    uint32_t backend_port; /* the port that the backend binds; 0: none */
 };
 
 struct svq_queue_stats {
     uint64_t chains;      /* forwarded to the backend */
-    uint64_t completions; /* given back to the driver */
+    uint64_t completions; /* returned to the driver */
     uint64_t segments;
-    uint64_t parts; /* shadow descriptors made of them */
+    uint64_t parts; /* shadow descriptors made from them */
     uint64_t bytes_zero_copy;
     uint64_t bytes_bounced;
     uint64_t grants;           /* pages */
     uint64_t revokes;          /* pages */
-    uint64_t window_taken;     /* entries found not to be free: copied or passed over instead */
-    uint64_t parked;           /* times that the queue waited for its own completions to go on (back-pressure) */
+    uint64_t window_taken;     /* entries that were not free: we copied instead, or searched on */
+    uint64_t parked;           /* how often the queue waited for its own completions (back-pressure) */
     uint64_t kicks_received;   /* from the driver */
     uint64_t kicks_sent;       /* to the backend */
     uint64_t answers_received; /* notifications from the backend */
     uint64_t interrupts_sent;  /* to the driver */
-    uint64_t spurious_events;  /* events of either peer that brought no work */
-    uint64_t throttled;        /* times that a peer's events were held back (XSA-391) */
-    uint64_t held;             /* pages that were held when they were ended, now or since */
+    uint64_t spurious_events;  /* events from either peer that brought no work */
+    uint64_t throttled;        /* how often we held back a peer's events (XSA-391) */
+    uint64_t held;             /* pages that were held when we ended their grants, whether or not they still are */
 };
 
 int svq_device_create(struct svq_guest *guest, const struct svq_device_config *config, struct svq_device **out);
 
 /*
- * Checks and maps the frontend's ring, allocates and shares the shadow ring and the queue's pools. With a worker, the
- * event channels of both legs are made on it (worker NULL: none). Each queue once, before svq_device_start.
+ * Checks and maps the frontend's ring, allocates and shares the shadow ring and the queue's pools. With a worker, it
+ * also makes the event channels of both legs on that worker (worker NULL: none). Call it once for each queue, before
+ * svq_device_start.
  */
 int svq_queue_setup(struct svq_device *dev, struct svq_worker *worker, const struct svq_queue_config *config,
                     struct svq_queue_refs *refs);
 
-/* Lets the worker of each queue serve it from now on. */
+/* From now on the worker of each queue serves it. */
 int svq_device_start(struct svq_device *dev);
 
-/* No chain is taken any more; completions go on. Returns the chains still alive at the backend. */
+/* Takes no more chains; completions go on. Returns the number of chains still alive at the backend. */
 int svq_queue_drain(struct svq_device *dev, uint16_t index);
 int svq_queue_in_flight(struct svq_device *dev, uint16_t index);
 
 /*
- * Lets go of the frontend's ring once the queue is drained (-EBUSY before); the shadow ring stays, so that the frontend
- * may set the queue up again with new addresses, no larger than it was (VIRTIO_F_RING_RESET, virtio 2.6.1).
+ * Lets go of the frontend's ring once the queue is drained (before that: -EBUSY). The shadow ring stays, so the
+ * frontend may set the queue up again at new addresses, but no larger than before (VIRTIO_F_RING_RESET, virtio 2.6.1).
  */
 int svq_queue_reset(struct svq_device *dev, uint16_t index);
 int svq_queue_restart(struct svq_device *dev, const struct svq_queue_config *config);
 
 /*
- * Takes the queues from their workers, lets go of the driver's rings for good, and ends every grant. What the backend
- * still has mapped is held; its requests stay in flight, all others have ended. May be called again, and tries again
- * then. Returns the pages held.
+ * Takes the queues from their workers, lets go of the driver's rings for good, and ends every grant. A page that the
+ * backend still has mapped is held, and its request stays in flight; all other requests have ended. May be called again
+ * to retry. Returns the number of pages held.
  */
 int svq_device_stop(struct svq_device *dev);
 /*
- * The backend's domain has ended, and with it each of its mappings. Only then can those pages be forgotten whose entry
- * the frontend itself has overwritten, in a window that it did not reserve: nobody can tell any more whether the
- * backend has them mapped.
+ * Call it when the backend's domain has ended, and all its mappings with it. Only then can we forget pages whose entry
+ * the frontend itself has overwritten in a window that it did not reserve: we cannot tell whether the backend had them
+ * mapped.
  */
 void svq_device_grantee_gone(struct svq_device *dev);
-/* After svq_device_stop: the requests with held pages, a bit for each head, in size / 8 bytes. Returns those bytes. */
+/*
+ * After svq_device_stop: the requests with held pages, one bit for each head, size / 8 bytes. Returns that number of
+ * bytes.
+ */
 int svq_queue_held(const struct svq_device *dev, uint16_t index, uint8_t *bits, size_t bytes_max);
-/* Stops the device, and frees it. Returns the pages held: their entries keep the mark, for svq_sweep. */
+/* Stops the device and frees it. Returns the number of pages held: their entries keep the mark, for svq_sweep. */
 int svq_device_close(struct svq_device *dev);
-/* Entries of the window that have the device's mark: its grants alive and its held pages. */
+/* Entries of the window that have the device's mark: its live grants and its held pages. */
 uint32_t svq_device_window_in_use(const struct svq_device *dev);
 /*
- * 1: the guest's own use of its grant table has come near the window (svq_window_config.guarded): all is copied since.
+ * 1: the guest's own use of its grant table has come near the window (svq_window_config.guarded), and we copy
+ * everything since.
  */
 int svq_device_window_lost(const struct svq_device *dev);
 
@@ -305,13 +311,16 @@ struct svq_queue_snapshot {
 /* Taken between two rounds of the queue's worker. */
 int svq_queue_read_snapshot(struct svq_device *dev, uint16_t index, struct svq_queue_snapshot *out);
 
-/* One pass by hand, for tests and benchmarks: at most `budget` chains. Returns how many, or the error that broke it. */
+/*
+ * One pass by hand, for tests and benchmarks: at most `budget` chains. Returns how many it moved, or the error that
+ * broke the device.
+ */
 int svq_queue_forward(struct svq_device *dev, uint16_t index, unsigned budget);
 int svq_queue_complete(struct svq_device *dev, uint16_t index, unsigned budget);
 
 /* --- worker threads ------------------------------------------------------------------------------------------ */
 struct svq_worker_config {
-    uint32_t poll_us_max; /* longest busy-wait before sleeping; 0: always sleep */
+    uint32_t poll_us_max; /* longest busy-wait before it sleeps; 0: never poll */
     int32_t cpu;          /* pin to this processor; -1: do not pin */
 };
 
@@ -320,15 +329,15 @@ struct svq_worker_stats {
     uint64_t sleeps;
     uint64_t wakeups;
     uint64_t busy_ns;   /* spent in rounds that moved something */
-    uint64_t poll_ns;   /* spent polling in vain */
+    uint64_t poll_ns;   /* spent polling without finding work */
     uint64_t notify_ns; /* spent sending notifications */
     uint64_t notifications;
 };
 
 int svq_worker_start(struct svq_hv *hv, const struct svq_worker_config *config, struct svq_worker **out);
-void svq_worker_stop(struct svq_worker *worker); /* its devices must be closed before */
+void svq_worker_stop(struct svq_worker *worker); /* close its devices first */
 void svq_worker_read_stats(const struct svq_worker *worker, struct svq_worker_stats *out);
-/* Readable (an eventfd) after a device of this worker broke. */
+/* An eventfd, readable after a device of this worker broke. */
 int svq_worker_alert_fd(const struct svq_worker *worker);
 
 #pragma GCC visibility pop

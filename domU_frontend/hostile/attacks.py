@@ -136,7 +136,7 @@ CASES: dict[str, tuple[Callable[[HostileDriver], None], list[str]]] = {
     "AVAIL_IDX_JUMP": (avail_jump, ["value 1000", "limit {size}", "at most the queue size"]),
     "NOT_RAM": (no_ram, ["head 5", "desc 5", "must be RAM"]),
     "ADDRESS_WRAP": (wraps, ["head 5", "desc 5", "stay within"]),
-    "ZERO_LENGTH": (zero_length, ["head 6", "desc 6", "must have a length"]),
+    "ZERO_LENGTH": (zero_length, ["head 6", "desc 6", "length must not be zero"]),
     "WRITABLE_BEFORE_READABLE": (wrong_order, ["head 7", "desc 8", "readable descriptors must come before"]),
     "INDIRECT_NESTED": (nested, ["head 9", "indirect_desc 0", "inside an indirect table"]),
     "INDIRECT_LENGTH": (odd_table, ["head 9", "value 24", "multiple of 16"]),

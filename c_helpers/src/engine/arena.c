@@ -8,7 +8,7 @@
 
 #include "vring.h"
 
-/* Pages that were shared by one call. */
+/* Pages that one call shared. */
 struct block {
     struct block *next;
     void *va;
@@ -39,15 +39,16 @@ void svq_arena_close(struct svq_arena *arena)
     while (arena && arena->blocks) {
         struct block *block = arena->blocks;
         arena->blocks = block->next;
-        svq_hv_unshare_pages(arena->hv, block->va, block->pages); /* what is mapped, the kernel frees when it can */
+        svq_hv_unshare_pages(arena->hv, block->va, block->pages); /* the kernel frees mapped pages when it can */
         free(block);
     }
     free(arena);
 }
 
 /*
- * A free block of that size. Not a larger one: the next connection, which wants that, would share another. So a device
- * has at most what it needs at once with each size of its rings, and of its large pools, which have one size, one each.
+ * A free block of exactly that size. Not a larger one: the next connection, which wants the larger one, would have to
+ * share another. So for each size of its rings a device has at most what it needs at once; the same goes for its large
+ * pools, which have one size each.
  */
 static struct block *find(const struct svq_arena *arena, uint32_t pages, bool writable)
 {
@@ -81,7 +82,7 @@ int svq_arena_take(struct svq_arena *arena, uint32_t pages, int backend_may_writ
     if (rc < 0)
         return rc;
     block->used = true;
-    memset(block->va, 0, (size_t)pages << SVQ_PAGE_SHIFT); /* it may have been written to since it was given back */
+    memset(block->va, 0, (size_t)pages << SVQ_PAGE_SHIFT); /* the backend may have written here since svq_arena_give */
     memcpy(refs, block->refs, pages * sizeof *refs);
     *va = block->va;
     return 0;
@@ -92,7 +93,7 @@ void svq_arena_give(struct svq_arena *arena, void *va)
     for (struct block *block = arena->blocks; va && block; block = block->next) {
         if (block->va != va)
             continue;
-        memset(va, 0, (size_t)block->pages << SVQ_PAGE_SHIFT); /* nothing of the frontend's stays in sight */
+        memset(va, 0, (size_t)block->pages << SVQ_PAGE_SHIFT); /* leave nothing of the frontend's in sight */
         block->used = false;
         return;
     }

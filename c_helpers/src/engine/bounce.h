@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Mediator memory that the backend sees: bounce slots for what is copied, and blocks for shadow indirect tables. Shared
- * with the backend once, at set-up; slots are taken last-in first-out, so they stay in the cache.
+ * Mediator memory that the backend sees: bounce slots for what we copy, and blocks for shadow indirect tables. We share
+ * it with the backend once, at set-up. Slots are taken last-in first-out, so they stay in the cache.
  */
 #ifndef SVQ_BOUNCE_H
 #define SVQ_BOUNCE_H
@@ -9,11 +9,11 @@
 #include "arena.h"
 #include "vring.h"
 
-/* Equal slots in shared pages; a slot lies within one page. */
+/* Slots of equal size in shared pages; a slot lies within one page. */
 struct svq_slots {
     struct svq_arena *arena;
     uint8_t *va;
-    uint64_t *page_addrs; /* grant address of each page */
+    uint64_t *page_addrs; /* the grant address of each page */
     uint16_t *free;       /* stack of slot numbers */
     uint32_t free_count;
     uint32_t count;
@@ -47,7 +47,7 @@ static inline uint64_t svq_slots_addr(const struct svq_slots *slots, uint32_t sl
 
 enum { SVQ_SMALL_SHIFT = 6, SVQ_SMALL_BYTES = 1 << SVQ_SMALL_SHIFT };
 
-/* The pools of one queue, by enum svq_pool. Readable: the backend may only read (driver to device). */
+/* The pools of one queue, by enum svq_pool. Readable: for the backend, which may only read (driver to device). */
 enum svq_pool { SVQ_SMALL_READABLE, SVQ_SMALL_WRITABLE, SVQ_PAGE_READABLE, SVQ_PAGE_WRITABLE, SVQ_POOLS };
 
 struct svq_bounce {

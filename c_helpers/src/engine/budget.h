@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* How much one pass over a queue may do before others have their turn; the limits are in engine.h. */
+/* How much one pass over a queue may do before others have their turn; engine.h has the limits. */
 #ifndef SVQ_BUDGET_H
 #define SVQ_BUDGET_H
 
@@ -7,14 +7,14 @@
 #include "engine.h"
 
 /*
- * What a pass has done so far against what it may. Time is looked at only when enough was done since, as that costs as
- * much as a small chain.
+ * What a pass has done so far, against what it may do. We look at the clock only after enough work, since a look costs
+ * as much as a small chain.
  */
 struct svq_budget {
     uint32_t chains;
     int32_t pages;
-    int32_t next_look; /* time is looked at when `pages` has fallen to this */
-    uint64_t until_ns; /* 0: it was not looked at yet */
+    int32_t next_look; /* look at the clock when `pages` has fallen to this */
+    uint64_t until_ns; /* 0: we have not looked at the clock yet */
 };
 
 static inline struct svq_budget svq_budget_for(uint32_t chains)
@@ -23,16 +23,16 @@ static inline struct svq_budget svq_budget_for(uint32_t chains)
     return (struct svq_budget){ .chains = chains, .pages = pages, .next_look = pages - SVQ_LOOK_PAGES };
 }
 
-/* Is time left? Looked at for the first time, it begins then: what is done in one look's pages is little. */
+/* Is time left? The first look starts the clock: what is done before it is little. */
 static __attribute__((noinline, unused)) bool svq_budget_look(struct svq_budget *budget)
 {
     uint64_t now = svq_now_ns();
     budget->until_ns = budget->until_ns ? budget->until_ns : now + SVQ_PASS_NS;
-    budget->next_look = budget->pages > SVQ_LOOK_PAGES ? budget->pages - SVQ_LOOK_PAGES : 0; /* the end is looked at */
+    budget->next_look = budget->pages > SVQ_LOOK_PAGES ? budget->pages - SVQ_LOOK_PAGES : 0; /* look at the end too */
     return budget->pages > 0 && now < budget->until_ns;
 }
 
-/* Is there something left, after one more chain that cost so many pages? */
+/* Is anything left after one more chain, which cost this number of pages? */
 static inline bool svq_budget_spend(struct svq_budget *budget, uint32_t pages)
 {
     budget->pages -= (int32_t)pages;
@@ -41,7 +41,7 @@ static inline bool svq_budget_spend(struct svq_budget *budget, uint32_t pages)
     return svq_likely(budget->pages > budget->next_look) || svq_budget_look(budget);
 }
 
-/* May a pass go on, after what it has mapped so far? */
+/* May a pass go on, given what it has mapped so far? */
 static inline bool svq_may_map(const struct svq_view *view)
 {
     return svq_likely(!view->maps) || view->maps < (view->mem->fixed ? SVQ_PASS_CHUNKS : SVQ_PASS_MAPS);

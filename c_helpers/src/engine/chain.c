@@ -7,7 +7,7 @@
 struct walk {
     uint64_t pages;
     uint32_t count, writable_bytes;
-    uint16_t desc; /* the descriptor looked at, for messages */
+    uint16_t desc; /* the descriptor that we look at, for messages */
 };
 
 static __attribute__((cold, noinline)) int reject(struct svq_chain *chain, int code, uint64_t value, uint64_t limit)
@@ -26,7 +26,7 @@ static inline __attribute__((always_inline)) int add_segment(const struct svq_ch
     uint32_t len = untrusted_desc.len;
     bool writable = untrusted_desc.flags & VRING_DESC_F_WRITE;
 
-    /* count over the whole chain, the indirect part included: openvmm #2986 */
+    /* count over the whole chain, including its indirect table: openvmm #2986 */
     if (SVQ_REJECTS(walk->count >= source->size, SVQ_E_CHAIN_LOOP))
         return reject(chain, SVQ_E_CHAIN_LOOP, walk->count + 1u, source->size);
     if (svq_unlikely(walk->count >= SVQ_QUEUE_SIZE_MAX))
@@ -51,7 +51,8 @@ static inline __attribute__((always_inline)) int add_segment(const struct svq_ch
 }
 
 /*
- * An indirect table: each entry is copied once and checked; 2.7.5.3.2 says to ignore WRITE of the referring descriptor.
+ * An indirect table: copy each entry once and check the copy; 2.7.5.3.2 says to ignore WRITE of the referring
+ * descriptor.
  */
 static __attribute__((noinline)) int walk_indirect(const struct svq_chain_source *source,
                                                    struct vring_desc untrusted_ref, struct svq_chain *chain,
@@ -90,7 +91,7 @@ static __attribute__((noinline)) int walk_indirect(const struct svq_chain_source
             return reject(chain, SVQ_E_NEXT_RANGE, untrusted_desc.next, entries);
         i = untrusted_desc.next;
     }
-    /* more steps than entries: a loop, of a table smaller than the queue, or add_segment had said so */
+    /* more steps than entries: a loop in a table smaller than the queue, since add_segment catches all others */
     if (SVQ_REJECTS(true, SVQ_E_CHAIN_LOOP))
         return reject(chain, SVQ_E_CHAIN_LOOP, entries + 1u, entries);
     return reject(chain, SVQ_E_CHAIN_LIMIT, entries + 1u, entries);
@@ -112,7 +113,7 @@ static inline int walk_table(const struct svq_chain_source *source, uint16_t hea
             return reject(chain, SVQ_E_NEXT_RANGE, untrusted_desc.next, source->size);
         i = untrusted_desc.next;
     }
-    /* not reached: add_segment has said CHAIN_LOOP before */
+    /* not reached: add_segment returns CHAIN_LOOP first */
     return reject(chain, SVQ_E_CHAIN_LIMIT, source->size + 1u, source->size);
 }
 

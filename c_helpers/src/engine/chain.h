@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A driver's chain, fetched once into private memory and checked there. Nothing in here is ever read again from the
- * frontend (XSA-155), so what was checked is what is used.
+ * A driver's chain, fetched once into private memory and checked there. We never read any of this from the frontend
+ * again (XSA-155), so what we checked is what we use.
  */
 #ifndef SVQ_CHAIN_H
 #define SVQ_CHAIN_H
@@ -19,10 +19,10 @@ struct svq_segment {
 struct svq_chain {
     uint16_t head;
     uint16_t count;
-    uint16_t in_indirect; /* 1 while (and after) descriptors come from an indirect table */
-    uint16_t desc;        /* the descriptor looked at last, for messages */
+    uint16_t in_indirect; /* 1 from the first descriptor of an indirect table on */
+    uint16_t desc;        /* the last descriptor that we looked at, for messages */
     uint32_t writable_bytes;
-    uint32_t pages;                /* touched by all of its segments */
+    uint32_t pages;                /* pages that all of its segments touch */
     uint64_t bad_value, bad_limit; /* what made svq_chain_fetch fail */
     struct svq_segment segments[SVQ_QUEUE_SIZE_MAX];
 };
@@ -30,9 +30,9 @@ struct svq_chain {
 /* Where chains come from: one queue's descriptor table and the rules in force. */
 struct svq_chain_source {
     struct svq_view *view;
-    uint64_t gpa_limit;             /* no address of the guest is this high */
+    uint64_t gpa_limit;             /* all addresses of the guest are below this */
     const struct vring_desc *table; /* shared with the frontend */
-    uint32_t pages_max;             /* pages that a chain may touch */
+    uint32_t pages_max;             /* the most pages that a chain may touch */
     uint16_t size;
     bool indirect_negotiated;
 };

@@ -2,7 +2,7 @@
 /*
  * How a check of a peer's word is written: `if (SVQ_REJECTS(bad, SVQ_E_...)) return svq_fault_set(...)`.
  *
- * In the mutation build one check at a time can be taken out, so that the tests can show that each of them is needed.
+ * The mutation build can leave out one check at a time, so that the tests can show that each of them is needed.
  */
 #ifndef SVQ_CHECK_H
 #define SVQ_CHECK_H

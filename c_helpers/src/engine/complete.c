@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * From the backend's used ring to the driver's. Order matters: what the backend says is checked against our own record,
- * then its access ends, then bounced bytes are copied back, and only then the driver sees the completion (XSA-396).
+ * From the backend's used ring to the driver's. Order matters: we check what the backend says against our own record,
+ * then end its access, then copy bounced bytes back; only then does the driver see the completion (XSA-396).
  */
 #include "budget.h"
 #include "part.h"
@@ -15,7 +15,7 @@ static __attribute__((noinline, cold)) int access_kept(struct svq_queue *q, uint
     return 0;
 }
 
-/* Ends the backend's access to every part. The first failure is the answer; the rest is ended all the same. */
+/* Ends the backend's access to every part. Returns the first failure, but ends the rest all the same. */
 static inline int end_access(struct svq_queue *q, uint16_t head, struct svq_part *parts, uint32_t count)
 {
     int failed = 0;
@@ -37,7 +37,7 @@ static inline int end_access(struct svq_queue *q, uint16_t head, struct svq_part
     return failed;
 }
 
-/* The first `len` writable bytes of the chain came from the device; those of them that were bounced are copied back. */
+/* The first `len` writable bytes of the chain came from the device; copies back those that were bounced. */
 static void copy_back(struct svq_queue *q, const struct svq_part *parts, uint32_t count, uint32_t len)
 {
     for (uint32_t i = 0; i < count; i++) {
@@ -49,13 +49,13 @@ static void copy_back(struct svq_queue *q, const struct svq_part *parts, uint32_
         }
         if (part->where == SVQ_GRANTED)
             continue;
-        if (n) /* what cannot be written has no page any more: the guest's own loss */
+        if (n) /* a page that we cannot write is gone: the guest's own loss */
             svq_view_write(&q->view, part->gpa, svq_part_va(q, part), n);
         svq_part_give_slot(q, part);
     }
 }
 
-/* *pages: what it cost. */
+/* *pages: what that cost. */
 static int complete_chain(struct svq_queue *q, uint32_t *pages)
 {
     struct vring_used_elem *elem = &q->shadow_used->ring[q->shadow_used_seen & q->mask];
@@ -117,7 +117,7 @@ int svq_complete_pass(struct svq_queue *q, unsigned chains, bool *signal)
     } while (rc == 0 && svq_budget_spend(&budget, pages) && svq_may_map(&q->view));
     q->cost += svq_pass_cost(q, &budget);
     if (done) {
-        /* what was completed before a fault is good and belongs to the driver */
+        /* completions before a fault are good and belong to the driver */
         svq_release_u16(&q->used->idx, q->used_idx);
         svq_count(&q->stats.completions, done);
         q->parked = q->parked && !svq_lack_is_met(q);

@@ -46,7 +46,10 @@ static bool overlap(const struct svq_window *a, const struct svq_window *b)
     return a->first_gref < b->first_gref + b->count && b->first_gref < a->first_gref + a->count;
 }
 
-/* Devices of one guest may have been given entries in common, in windows of two kinds: then nobody takes them alone. */
+/*
+ * The control plane may have given devices of one guest some entries in common, in windows of two kinds: then no thread
+ * takes those entries alone.
+ */
 static void note_overlaps(struct svq_guest *guest, struct svq_window *fresh)
 {
     for (struct svq_window *other = guest->windows; other; other = other->next) {
@@ -57,7 +60,7 @@ static void note_overlaps(struct svq_guest *guest, struct svq_window *fresh)
     }
 }
 
-/* The guest's window of that description: its devices share one, and its mapping. */
+/* The guest's window with that description: its devices share it, and its mapping. */
 static int acquire_window(struct svq_guest *guest, const struct svq_window_config *config, struct svq_window **out)
 {
     for (*out = guest->windows; *out && !same_window(&(*out)->config, config); *out = (*out)->next)
@@ -150,7 +153,7 @@ static struct svq_queue *queue_of(const struct svq_device *dev, uint16_t index)
     return index < dev->config.num_queues ? &dev->queues[index] : NULL;
 }
 
-/* A queue that a worker has is the worker's to touch: it does this for the control thread. */
+/* Only the worker may touch a queue that it serves, so it does this for the control thread. */
 static int call(struct svq_queue *q, int (*run)(void *queue))
 {
     return q->worker ? svq_worker_call(q->worker, run, q) : run(q);
@@ -197,13 +200,13 @@ int svq_queue_in_flight(struct svq_device *dev, uint16_t index)
     return q ? call(q, count_in_flight) : -EINVAL;
 }
 
-/* A chain that the backend still has could not be told apart from a new one with the same head. */
+/* We could not tell a chain that the backend still has from a new one with the same head. */
 static int stop_empty_queue(void *queue)
 {
     struct svq_queue *q = queue;
     if (q->in_flight_count)
         return -EBUSY;
-    q->state = SVQ_QUEUE_STOPPED; /* from now on the worker does not look at its rings */
+    q->state = SVQ_QUEUE_STOPPED; /* from now on the worker ignores its rings */
     return 0;
 }
 

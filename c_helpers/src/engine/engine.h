@@ -22,22 +22,22 @@ enum {
     SVQ_FULL = -2000,        /* not an error: no slot or block is free now */
     SVQ_AGAIN = -2001,       /* not an error: this pass has done enough */
     SVQ_PASS_CHAINS = 64,    /* what one pass may do before others have their turn: chains, ... */
-    SVQ_PASS_PAGES = 128,    /* ... pages that they touch, and what else costs as much, ... */
-    SVQ_MAP_PAGES = 64,      /* ... a call that maps something counting as that many, ... */
-    SVQ_PASS_NS = 50 * 1000, /* ... and time, looked at every so many pages. The chain that goes over is the last */
+    SVQ_PASS_PAGES = 128,    /* ... pages that they touch, or other work that costs as much, ... */
+    SVQ_MAP_PAGES = 64,      /* ... where a call that maps something counts as this many, ... */
+    SVQ_PASS_NS = 50 * 1000, /* ... and time, checked every few pages. The chain that exceeds a limit is the last */
     SVQ_LOOK_PAGES = 32,
-    SVQ_PASS_MAPS = 16,   /* calls that map a page for the pass after which it ends */
-    SVQ_PASS_CHUNKS = 1,  /* those that map a chunk for good: one more, and the chain waits for the next pass */
-    SVQ_LOOK_PASSES = 16, /* how often the guard below an unreserved window is looked at */
+    SVQ_PASS_MAPS = 16,   /* a pass ends after this many calls that map a page for the pass alone */
+    SVQ_PASS_CHUNKS = 1,  /* calls that map a chunk for good; a chain that needs one more waits for the next pass */
+    SVQ_LOOK_PASSES = 16, /* look at the guard below an unreserved window every so many passes */
 };
 
 struct svq_guest {
     struct svq_guestmem mem;
-    struct svq_window *windows; /* those that its devices use, each once */
+    struct svq_window *windows; /* the windows that its devices use, each once */
     struct svq_hv *hv;
 };
 
-/* Where a piece of a segment went. Kept for the way back: the shadow descriptors are never read again. */
+/* Where a piece of a segment went. Kept for the way back: we never read the shadow descriptors again. */
 enum { SVQ_GRANTED = SVQ_POOLS };
 
 struct svq_part {
@@ -46,10 +46,10 @@ struct svq_part {
     uint32_t ref;  /* first gref, or slot number */
     uint8_t where; /* enum svq_pool, or SVQ_GRANTED */
     uint8_t writable;
-    uint16_t pages;     /* of a grant; what follows is of grants too */
-    uint16_t held;      /* those that were held when it was last tried to end it; 0: it was not tried, or all ended */
-    uint16_t lost : 15; /* those that the frontend overwrote, in a window that it did not reserve: they count as held */
-    uint16_t fought : 1; /* of those held, some may still be grants (SVQ_FOUGHT) */
+    uint16_t pages;      /* of a grant, like the rest */
+    uint16_t held;       /* pages held after the last try to end the grant; 0: not tried, or all ended */
+    uint16_t lost : 15;  /* entries that the frontend overwrote in a window that it did not reserve: count as held */
+    uint16_t fought : 1; /* some of the held may still be grants (SVQ_FOUGHT) */
 };
 
 /* What passes did since their counters were last made public: plain words, one reader. */
@@ -60,17 +60,17 @@ struct svq_tally {
 /* A chain at the backend. A chain of one part keeps it here and needs one shadow descriptor; others have a block. */
 struct svq_in_flight {
     uint32_t writable_bytes;
-    uint16_t pages; /* that it touches: what ending it costs */
+    uint16_t pages; /* pages that it touches: what ending it costs */
     uint16_t part_count;
     uint16_t block;
-    uint8_t block_class; /* SVQ_NO_BLOCK: the part is here */
+    uint8_t block_class; /* SVQ_NO_BLOCK: the part is in this struct */
     uint8_t live;
     uint8_t copied; /* some of its parts are bounced */
     uint8_t traced; /* its completion is noted as well */
     struct svq_part part;
 };
 
-/* Blocks of one size: a shadow indirect table in shared memory, and beside it our private record of the parts. */
+/* Blocks of one size: a shadow indirect table in shared memory, with our private record of the parts beside it. */
 struct svq_block_class {
     struct svq_slots tables;
     struct svq_part *parts;
@@ -79,17 +79,16 @@ struct svq_block_class {
 enum { SVQ_BLOCK_CLASSES = 3, SVQ_NO_BLOCK = 0xff };
 
 /*
- * What the next chain lacks while its queue is parked: it is not tried again before that much is there. The first time
- * that is what it came to lack; the second time the most that it can need, so that no chain is placed in vain more than
- * twice.
+ * What the next chain lacks while its queue is parked: we do not try it again before that much is there. The first time
+ * that is what it ran out of; the second time, the most that it can need. So we place no chain in vain more than twice.
  */
 struct svq_lack {
-    uint32_t attempts; /* to place this chain, so far */
-    uint32_t parts;    /* of a block; 0: a block is not what it lacks */
-    uint32_t slots[2]; /* of the page pools, by direction */
+    uint32_t attempts; /* attempts to place this chain so far */
+    uint32_t parts;    /* parts that a block must have room for; 0: it does not lack a block */
+    uint32_t slots[2]; /* in the page pools, by direction */
 };
 
-/* Adaptive answer to event storms (XSA-391): events without work earn the peer a growing pause. */
+/* Adaptive defence against event storms (XSA-391): events without work earn the peer a growing pause. */
 struct svq_leg_events {
     uint32_t port; /* local; 0: none */
     uint32_t spurious_row;
@@ -103,9 +102,9 @@ struct svq_queue {
     struct svq_guest *guest;
     struct svq_window *window;
     struct svq_view view;
-    uint64_t granted[2];                      /* our grant entries but for the frame: read-only, writable */
-    bool exact, grants_pages, clears, direct; /* what is asked for each segment, of the configuration and the window */
-    uint16_t index, size, mask; /* of the shadow ring; the driver's may be smaller after a reset: svq_driver_size */
+    uint64_t granted[2];                      /* our grant entries without the frame: read-only, writable */
+    bool exact, grants_pages, clears, direct; /* what each segment needs to know about configuration and window */
+    uint16_t index, size, mask;               /* of the shadow ring; after a reset the driver's may be smaller */
     uint8_t state;
     bool frontend_event_idx, backend_event_idx;
 
@@ -113,8 +112,8 @@ struct svq_queue {
     struct svq_chain_source source;
     struct vring_avail *avail;
     struct vring_used *used;
-    uint16_t next_avail; /* next entry of avail to take */
-    uint16_t used_idx;   /* our used->idx; the shared word is only written */
+    uint16_t next_avail; /* the next entry of avail to take */
+    uint16_t used_idx;   /* our used->idx; we only write the shared word */
     uint16_t used_signalled;
 
     /* leg 2: shared with the backend */
@@ -125,13 +124,13 @@ struct svq_queue {
     uint16_t shadow_avail_signalled;
     uint16_t shadow_used_seen;
     uint16_t in_flight_count;
-    bool parked; /* the next chain waits for completions of ours */
+    bool parked; /* the next chain waits for our own completions */
     struct svq_lack lack;
 
     struct svq_in_flight *in_flight; /* by head */
     struct svq_bounce bounce;
     struct svq_block_class blocks[SVQ_BLOCK_CLASSES];
-    uint32_t cursor; /* dynamic window: where the last free entry was */
+    uint32_t cursor; /* dynamic window: where we found the last free entry */
     uint32_t passes;
     uint32_t cost; /* of its passes in this round of its worker, in pages */
     struct svq_chain *chain;
@@ -158,7 +157,7 @@ struct svq_device {
     struct svq_device_config config;
     struct svq_queue *queues;
     struct svq_fault fault;
-    int broken; /* latched: the first fault's code, 0 while well */
+    int broken; /* latched: the first fault's code; 0: not broken */
     uint64_t fault_counts[SVQ_ERR_CODES];
 };
 
@@ -171,12 +170,12 @@ static inline int svq_device_broken(const struct svq_device *dev)
 int svq_fault_set(struct svq_queue *q, int code, uint16_t head, uint16_t desc, uint64_t value, uint64_t limit);
 
 /*
- * placement.c: splits q->chain into parts, takes what they need, and writes their shadow descriptors: one direct, or
- * one that refers to a shadow indirect table. Fills `entry`, the in-flight record of q->chain->head. 0, SVQ_FULL or
- * enum svq_err; all or nothing.
+ * placement.c: splits q->chain into parts, takes what they need, and writes their shadow descriptors: one direct
+ * descriptor, or one that refers to a shadow indirect table. Fills `entry`, the in-flight record of q->chain->head.
+ * Returns 0, SVQ_FULL or enum svq_err; all or nothing.
  */
 int svq_place_chain(struct svq_queue *q, struct svq_in_flight *entry);
-/* Makes what a pass did visible to readers of the statistics. */
+/* Publishes what a pass did to readers of the statistics. */
 static inline void svq_publish_tally(struct svq_queue *q)
 {
     svq_count(&q->stats.segments, q->tally.segments);
@@ -188,15 +187,16 @@ static inline void svq_publish_tally(struct svq_queue *q)
     q->tally = (struct svq_tally){ 0 };
 }
 
-/* Of the driver's own ring, as it is now: a power of two, no larger than the shadow ring (virtio 2.6.1). */
+/* The present size of the driver's own ring: a power of two, no larger than the shadow ring (virtio 2.6.1). */
 static inline uint16_t svq_driver_size(const struct svq_queue *q) { return q->source.size; }
 
-/* Does it move descriptors, in at least one direction? Only then are both its rings mapped. */
+/* Does the queue move descriptors in at least one direction? Only then are both its rings mapped. */
 static inline bool svq_queue_is_live(const struct svq_queue *q)
 {
     return q->state == SVQ_QUEUE_RUNNING || q->state == SVQ_QUEUE_DRAINING;
 }
 
+<<<<<<< HEAD
 /*
  * trace.c: notes an event. `entry`: the chain's record, where it is placed; NULL: what is known of a chain that is not
  * is in q->chain. Cold: it reads the clock.
@@ -205,11 +205,14 @@ void svq_trace_note(struct svq_queue *q, enum svq_trace_event event, uint16_t he
                     struct svq_in_flight *entry, uint32_t used_length);
 
 /* forward.c, complete.c: one pass each; see svq.h. `signal` tells whether the peer asked to be notified. */
+=======
+/* forward.c, complete.c: one pass each; see svq.h. `signal`: whether the peer asked to be notified. */
+>>>>>>> 3e64d28 (The mediator's C, its seam and the embedded machine speak plain English)
 int svq_forward_pass(struct svq_queue *q, unsigned budget, bool *signal);
 int svq_complete_pass(struct svq_queue *q, unsigned budget, bool *signal);
 
 /* queue.c */
-void svq_window_share(struct svq_window *window); /* others take entries there too from now on */
+void svq_window_share(struct svq_window *window); /* from now on others take entries there too */
 void svq_queue_grantee_gone(struct svq_queue *q);
 int svq_queue_map_rings(struct svq_queue *q, const struct svq_queue_config *config);
 void svq_queue_unmap_rings(struct svq_queue *q);
@@ -217,8 +220,8 @@ unsigned svq_queue_stop(struct svq_queue *q);
 void svq_queue_free(struct svq_queue *q);
 
 /*
- * worker.c: the control thread's side of a worker. svq_worker_call has the worker's thread do something between two of
- * its rounds, and waits for the answer. It is to be short: all that the worker serves waits for it.
+ * worker.c: the control thread's side of a worker. svq_worker_call has the worker's thread run something between two of
+ * its rounds, and waits for the result. Keep it short: everything that the worker serves waits for it.
  */
 int svq_worker_call(struct svq_worker *worker, int (*run)(void *arg), void *arg);
 int svq_worker_bind_queue(struct svq_worker *worker, struct svq_queue *q);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What a peer did wrong: kept for the operator, and the end of its device. */
+/* Keeps what a peer did wrong for the operator, and breaks the peer's device. */
 #include "engine.h"
 
 __attribute__((noinline, cold)) int svq_fault_set(struct svq_queue *q, int code, uint16_t head, uint16_t desc,
@@ -15,7 +15,7 @@ __attribute__((noinline, cold)) int svq_fault_set(struct svq_queue *q, int code,
         dev->fault.in_indirect = desc != SVQ_NO_DESC && q->chain->in_indirect;
         dev->fault.value = value;
         dev->fault.limit = limit;
-        __atomic_store_n(&dev->fault.code, code, __ATOMIC_RELEASE); /* last: who sees it sees the rest */
+        __atomic_store_n(&dev->fault.code, code, __ATOMIC_RELEASE); /* last: whoever sees it sees the rest */
     }
     svq_trace_note(q, SVQ_TRACE_REFUSED, head, code, NULL, 0);
     return code;

@@ -4,8 +4,8 @@
 #include "engine.h"
 
 /*
- * A chain that was not forwarded. What cannot be had now and never will be, since nothing is in flight that could give
- * it back, is over the limits.
+ * For a chain that was not forwarded. If it lacks something and nothing is in flight that could give it back, it never
+ * will be there: the chain is over the limits.
  */
 static __attribute__((noinline, cold)) int not_forwarded(struct svq_queue *q, int rc)
 {
@@ -76,7 +76,7 @@ int svq_forward_pass(struct svq_queue *q, unsigned chains, bool *signal)
         rc = forward_chain(q);
         done += rc == 0;
     } while (rc == 0 && svq_budget_spend(&budget, q->chain->pages) && svq_may_map(&q->view));
-    q->cost += svq_pass_cost(q, &budget) + (rc ? q->chain->pages : 0); /* also of a chain that could not be had */
+    q->cost += svq_pass_cost(q, &budget) + (rc ? q->chain->pages : 0); /* including a chain that we could not place */
     svq_view_end(&q->view);
     if (svq_unlikely(rc == SVQ_FULL)) {
         q->parked = true;

@@ -2,18 +2,18 @@
 /*
  * The life of one entry that we write in a frontend's grant table: free, granted, held, free again. Each step is one
  * compare-and-swap of all 64 bits, since three others may write the same word meanwhile: the hypervisor (the two bits
- * that say that it is mapped), the frontend (anything, its own memory is at stake), another mediator (entries that are
- * 0).
+ * that say that it is mapped), the frontend (anything; only its own memory is at stake), and another mediator (entries
+ * that are 0).
  *
  *   free      0
  *   granted   GTF_permit_access, perhaps GTF_readonly, the device's mark, grantee and frame
- *   held      ended, but the grantee has it mapped: no type, GTF_readonly, the rest as it was. Nothing that we could
- *             write takes the page from the grantee, who may even map it again, until its last mapping of it is gone
- *             (tried on Xen 4.17). Without a type nobody can map it from then on, and GTF_readonly keeps who reads
+ *   held      ended, but the grantee has it mapped: no type, GTF_readonly, the rest as it was. Nothing that we write
+ *             can take the page from the grantee, who may even map it again, until its last mapping is gone (tried on
+ *             Xen 4.17). After that, nobody can map an entry without a type. GTF_readonly keeps a grantee that reads
  *             from writing.
  *
- * The mark, 1 to 127, says which device's entry it is, to whoever comes after a mediator that died. Xen ignores and
- * keeps flag bits 9 to 15 (tried on Xen 4.17), and no guest's kernel sets them.
+ * The mark, 1 to 127, tells the successor of a mediator that died which device's entry it is. Xen ignores and preserves
+ * flag bits 9 to 15 (tried on Xen 4.17), and no guest's kernel sets them.
  */
 #ifndef SVQ_GRANT_ENTRY_H
 #define SVQ_GRANT_ENTRY_H
@@ -25,34 +25,34 @@
 enum {
     SVQ_MARK_SHIFT = 9,
     SVQ_MARK_MAX = 127,
-    SVQ_ENTRY_TRIES = 64, /* a grantee can map and unmap under our hands, but not for ever */
+    SVQ_ENTRY_TRIES = 64, /* a grantee can map and unmap while we try, but we do not try forever */
 };
 
 enum svq_end {
     SVQ_ENDED,
     SVQ_HELD,     /* its grantee has it mapped: try again when it may have let go */
-    SVQ_FOUGHT,   /* the same, and it still has its type: its grantee maps and unmaps it without end */
-    SVQ_TAMPERED, /* not what we wrote: its frontend overwrote it, and answers for that itself */
+    SVQ_FOUGHT,   /* the same, but it still has its type: its grantee keeps mapping and unmapping it */
+    SVQ_TAMPERED, /* not what we wrote: the frontend overwrote it, at its own risk */
 };
 
 #define SVQ_ENTRY_MAPPED ((uint64_t)(GTF_READING | GTF_WRITING))
 
-/* The entry that grants a frame to `domid` for the device with that mark. */
+/* The entry that grants a frame to `domid`, for the device with that mark. */
 static inline uint64_t svq_entry_granted(uint64_t domid, uint64_t frame, bool writable, uint64_t mark)
 {
     uint64_t flags = GTF_PERMIT_ACCESS | (writable ? 0u : (uint64_t)GTF_READONLY) | mark << SVQ_MARK_SHIFT;
     return flags | domid << 16 | frame << 32;
 }
 
-/* What it becomes when it is ended while it is mapped; the hypervisor's two bits are as `entry` has them. */
+/* What an entry becomes if it is ended while it is mapped; the hypervisor's two bits stay as in `entry`. */
 static inline uint64_t svq_entry_held(uint64_t entry) { return (entry & ~(uint64_t)GTF_TYPE_MASK) | GTF_READONLY; }
 
 static inline uint32_t svq_entry_mark(uint64_t entry) { return (uint32_t)(entry >> SVQ_MARK_SHIFT) & SVQ_MARK_MAX; }
 
 /*
- * Grants. False: the entry is not free, so it is somebody else's: it stays as it is. `alone`: nobody but the calling
- * thread takes entries here, so a look and a store will do; only the frontend itself could come between, to its own
- * harm alone.
+ * Grants. False: the entry is not free, so it is somebody else's, and stays as it is. `alone`: only the calling thread
+ * takes entries here, so a look and a store will do; only the frontend itself could come between, and would harm only
+ * itself.
  */
 static inline bool svq_entry_take(uint64_t *entry, uint64_t granted, bool alone)
 {
@@ -65,7 +65,10 @@ static inline bool svq_entry_take(uint64_t *entry, uint64_t granted, bool alone)
     return true;
 }
 
-/* One step of ending: `seen` is what stands there. True: *outcome is the answer; false: it changed, *seen is new. */
+/*
+ * One step of ending: `seen` is the present entry. True: *outcome is the result; false: the entry changed, and *seen is
+ * its new value.
+ */
 static inline bool svq_entry_try_end(uint64_t *entry, uint64_t *seen, enum svq_end *outcome)
 {
     uint64_t mapped = *seen & SVQ_ENTRY_MAPPED, next = mapped ? svq_entry_held(*seen) : 0;
@@ -73,7 +76,7 @@ static inline bool svq_entry_try_end(uint64_t *entry, uint64_t *seen, enum svq_e
     return next == *seen || svq_cas_u64(entry, seen, next);
 }
 
-/* Ends the entry, of which `seen` is known, for as long as it is one of these two but for the hypervisor's bits. */
+/* Ends the entry, last read as `seen`, while it equals one of these two apart from the hypervisor's bits. */
 static inline enum svq_end svq_entry_end_of(uint64_t *entry, uint64_t seen, uint64_t one, uint64_t other)
 {
     enum svq_end outcome;
@@ -96,7 +99,10 @@ static inline enum svq_end svq_entry_end(uint64_t *entry, uint64_t granted)
     return svq_entry_end_of(entry, seen, granted, svq_entry_held(granted));
 }
 
-/* Tries again to end what has been held since. What looks like a grant is a later one, of the same page: not ours. */
+/*
+ * Tries again to end an entry that has been held since. What looks like a grant is a later one of the same page, not
+ * ours.
+ */
 static inline enum svq_end svq_entry_end_held(uint64_t *entry, uint64_t granted)
 {
     uint64_t held = svq_entry_held(granted);
@@ -113,7 +119,9 @@ static inline bool svq_marks_have(const struct svq_marks *marks, uint32_t mark)
     return marks->bits[mark / 64] >> (mark % 64) & 1;
 }
 
-/* Ends whatever an entry with one of these marks grants. SVQ_TAMPERED: it has none of them, and stays as it is. */
+/*
+ * Ends whatever an entry with one of these marks grants. SVQ_TAMPERED: the entry has none of them, and stays as it is.
+ */
 static inline enum svq_end svq_entry_sweep(uint64_t *entry, const struct svq_marks *marks)
 {
     uint64_t seen = svq_load_u64(entry);

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * How one page is granted: its entry of the window is found, the page cleared if the backend may write it, the grant
- * written. All in one header, for placing a page is most of what the mediator does and one function does it.
+ * How we grant one page: find its entry of the window, clear the page if the backend may write it, write the grant. All
+ * in one header, since placing pages is most of what the mediator does, and one function should do it.
  */
 #ifndef SVQ_GRANT_PAGE_H
 #define SVQ_GRANT_PAGE_H
 
 #include "engine.h"
 
-/* A page that was to be touched is none (any more): the guest's own doing. */
+/* A page that we must touch is not RAM (any more): the guest's own doing. */
 static __attribute__((cold, noinline, unused)) int svq_not_ram(struct svq_queue *q, uint64_t gpa, uint32_t len)
 {
     q->chain->bad_value = gpa;
@@ -16,7 +16,7 @@ static __attribute__((cold, noinline, unused)) int svq_not_ram(struct svq_queue 
     return SVQ_E_NOT_RAM;
 }
 
-/* Pages from gfn on that may be granted at all: rings never are. */
+/* How many pages from gfn on may be granted at all: ring pages never are. */
 static inline uint32_t svq_grantable_pages(struct svq_view *view, uint64_t gfn, uint32_t pages)
 {
     uint32_t n = 0;
@@ -26,7 +26,8 @@ static inline uint32_t svq_grantable_pages(struct svq_view *view, uint64_t gfn, 
 }
 
 /*
- * The free entry for the page at gfn; NULL: it is not to be had. `run`: what the page is to follow, if that has pages.
+ * The free entry for the page at gfn, or NULL if it is not available. `run`: the grants that the page is to follow, if
+ * it has any.
  */
 static inline uint64_t *svq_find_entry(struct svq_queue *q, uint64_t gfn, const struct svq_grant_run *run,
                                        uint32_t *gref)
@@ -46,20 +47,21 @@ static inline uint64_t *svq_find_entry(struct svq_queue *q, uint64_t gfn, const 
     uint64_t *entry = &window->entries[i];
     if (svq_likely(svq_load_u64(entry) == 0))
         return entry;
-    if (!run->pages) /* an entry that cuts a run short is met again, as the first of the next */
+    if (!run->pages) /* an entry that cuts a run short comes up again, as the first of the next run */
         svq_count(&q->stats.window_taken, 1);
     return NULL;
 }
 
-/* Out of line: next to what it takes, a call is nothing, and the way of those that do not clear stays short. */
+/* Out of line: a call costs nothing compared with clearing, and the path of guests without `clear` stays short. */
 static __attribute__((noinline, unused)) bool svq_clear_out_of_line(struct svq_view *view, uint64_t gpa, uint32_t len)
 {
     return svq_view_clear(view, gpa, len);
 }
 
 /*
- * Adds the page of gpa to a run of grants, `len` bytes of it being the request's. What the backend may write is cleared
- * before: what the guest kept there is no part of the request (CVE-2022-26365). 1, 0 (not to be had), or enum svq_err.
+ * Adds the page of gpa to a run of grants; `len` bytes of it belong to the request. A page that the backend may write
+ * is cleared first: what the guest kept there is no part of the request (CVE-2022-26365). Returns 1, 0 (not available),
+ * or enum svq_err.
  */
 static inline __attribute__((always_inline)) int svq_grant_page(struct svq_queue *q, uint64_t gpa, uint32_t len,
                                                                 bool writable, struct svq_grant_run *run)
@@ -71,7 +73,7 @@ static inline __attribute__((always_inline)) int svq_grant_page(struct svq_queue
         return 0;
     if (writable && q->clears && svq_unlikely(!svq_clear_out_of_line(&q->view, gpa, len)))
         return svq_not_ram(q, gpa, len);
-    uint64_t granted = (writable ? q->granted[1] : q->granted[0]) | gfn << 32; /* indexed, it waits for the index */
+    uint64_t granted = (writable ? q->granted[1] : q->granted[0]) | gfn << 32; /* an array index would cost a wait */
     if (svq_unlikely(!svq_entry_take(entry, granted, q->window->alone)))
         return 0;
     run->gref = run->pages ? run->gref : gref;
@@ -88,7 +90,7 @@ static inline uint32_t svq_bytes_on_page(uint64_t gpa, uint64_t end)
     return (uint32_t)((next < end ? next : end) - gpa);
 }
 
-/* Grants pages from gpa on for as long as their references follow one another. *end becomes where it stopped. */
+/* Grants pages from gpa on while their references are consecutive. *end becomes where it stopped. */
 static inline int svq_grant_pages(struct svq_queue *q, uint64_t gpa, uint64_t *end, bool writable,
                                   struct svq_grant_run *run)
 {

@@ -55,7 +55,7 @@ void svq_guestmem_destroy(struct svq_guestmem *mem)
     memset(mem, 0, sizeof *mem);
 }
 
-/* Called with the lock held; readers see the old word or the new one. */
+/* Call it with the lock held; readers see the old word or the new one. */
 static void set_frame_bit(uint64_t *bits, uint64_t gfn, bool on)
 {
     uint64_t word = svq_load_u64(&bits[gfn / 64]), bit = 1ULL << (gfn % 64);
@@ -71,7 +71,7 @@ static bool in_ring_range(const struct svq_guestmem *mem, uint64_t gfn)
 }
 
 /*
- * With the lock held: maps a chunk and publishes its address, then the bits of its frames. A failure is not remembered.
+ * With the lock held: maps a chunk and publishes its address, then the bits of its frames. Does not remember a failure.
  */
 static void map_chunk(struct svq_guestmem *mem, uint64_t first, uint64_t *chunk_va)
 {
@@ -87,7 +87,7 @@ static void map_chunk(struct svq_guestmem *mem, uint64_t first, uint64_t *chunk_
         mem->retired[mem->retired_count].va = before;
         mem->retired[mem->retired_count++].pages = pages;
     }
-    svq_release_u64(chunk_va, (uint64_t)(uintptr_t)va); /* before its bits: who sees a bit finds the address */
+    svq_release_u64(chunk_va, (uint64_t)(uintptr_t)va); /* before its bits: whoever sees a bit finds the address */
     for (size_t i = 0; i < pages; i++) {
         bool is_ram = errs[i] == 0; /* each status of a batch counts for itself: CVE-2021-26930 */
         set_frame_bit(mem->ram, first + i, is_ram);
@@ -95,7 +95,7 @@ static void map_chunk(struct svq_guestmem *mem, uint64_t first, uint64_t *chunk_
     }
 }
 
-/* remap: all frames count as RAM until they are touched. */
+/* remap: every frame counts as RAM until somebody touches it. */
 static void admit_chunk(struct svq_guestmem *mem, uint64_t first, uint64_t *chunk_va)
 {
     static uint8_t nothing_mapped;

@@ -2,11 +2,11 @@
 /*
  * The frontend's memory as the mediator sees it. Two ways (enum svq_memory):
  *
- * fixed  Mapped lazily in chunks of 2 MiB. Mapping all of it up front takes long and keeps pages from being ballooned
- *        out. Readers need no lock: a chunk's address is published, and stays mapped until the guest is closed.
- * remap  A frame that the guest balloons out and in again is another page, and a mapping goes on showing the old one
- *        (tried on Xen 4.17). But a page cannot be ballooned while it belongs to a request, so what is mapped during a
- *        pass is right until the end of that pass: each queue's view keeps its mappings for so long.
+ * fixed  Mapped lazily in chunks of 2 MiB. Mapping all of it up front takes long and keeps the guest from ballooning
+ *        pages out. Readers need no lock: once published, a chunk's address stays mapped until the guest is closed.
+ * remap  A frame that the guest balloons out and in again is another page, and a mapping keeps showing the old one
+ *        (tried on Xen 4.17). But no page can be ballooned while it belongs to a request, so a mapping made during a
+ *        pass is right until the end of that pass: each queue's view keeps its mappings that long.
  */
 #ifndef SVQ_GUESTMEM_H
 #define SVQ_GUESTMEM_H
@@ -20,10 +20,10 @@
 enum {
     SVQ_CHUNK_PAGES_SHIFT = 9,
     SVQ_CHUNK_PAGES = 1 << SVQ_CHUNK_PAGES_SHIFT,
-    SVQ_RING_RANGES_MAX = 3 * 64 * 16, /* parts of all rings of one guest */
+    SVQ_RING_RANGES_MAX = 3 * 64 * 16, /* areas of all rings of one guest */
     SVQ_VIEW_SLOTS = 64,               /* remap: pages that a queue keeps mapped during a pass */
     SVQ_VIEW_RUN = 64,                 /* remap: pages mapped by one call to be cleared */
-    SVQ_CHUNK_RETRIES = 64, /* fixed: how often chunks of a guest are mapped again, for frames that were not RAM */
+    SVQ_CHUNK_RETRIES = 64, /* fixed: how often we map a guest's chunks again, for frames that were not RAM */
 };
 
 struct svq_ring_range {
@@ -35,9 +35,9 @@ struct svq_guestmem {
     struct svq_hv *hv;
     uint64_t gfn_limit;
     bool fixed;
-    /* Three arrays over all frames below gfn_limit, in one mapping: address space only until touched. */
-    uint64_t *plain;    /* a bit per frame: mapped RAM that may be granted. Nearly every question ends here */
-    uint64_t *ram;      /* a bit per frame: mapped RAM, ring pages too */
+    /* Three arrays over all frames below gfn_limit, in one mapping: only address space until touched. */
+    uint64_t *plain;    /* a bit per frame: mapped RAM that may be granted. This settles nearly every question */
+    uint64_t *ram;      /* a bit per frame: mapped RAM, including ring pages */
     uint64_t *chunk_va; /* where each chunk is mapped; 0: not yet */
     size_t arrays_bytes;
     uint64_t chunk_count;
@@ -47,12 +47,12 @@ struct svq_guestmem {
     struct {
         void *va;
         size_t pages;
-    } retired[SVQ_CHUNK_RETRIES]; /* mappings that were replaced; somebody may still be reading there */
+    } retired[SVQ_CHUNK_RETRIES]; /* replaced mappings, where somebody may still be reading */
     uint32_t retired_count;
-    pthread_mutex_t lock; /* mapping a chunk, changing ring ranges */
+    pthread_mutex_t lock; /* to map a chunk or change ring ranges */
 };
 
-/* One queue's way to the guest's memory. What `remap` maps is let go by svq_view_end, at the end of each pass. */
+/* One queue's access to the guest's memory. svq_view_end, at the end of each pass, lets go of what `remap` mapped. */
 struct svq_view {
     struct svq_guestmem *mem;
     struct {
@@ -60,15 +60,15 @@ struct svq_view {
         void *va;
     } slots[SVQ_VIEW_SLOTS]; /* by gfn modulo their number */
     uint32_t mapped;         /* slots in use */
-    uint32_t maps;           /* calls that mapped something, since somebody set it to 0 */
+    uint32_t maps;           /* calls that mapped something since a caller last set it to 0 */
 };
 
 int svq_guestmem_init(struct svq_guestmem *mem, struct svq_hv *hv, uint16_t domid, uint64_t gfn_limit, bool fixed);
 void svq_guestmem_destroy(struct svq_guestmem *mem);
 
 /*
- * Makes the bits of gfn's chunk (gfn is below gfn_limit) true: fixed: maps the chunk, or waits for the thread that is
- * at it, or maps it once more if gfn was not RAM before. Never fails: what cannot be mapped is not RAM for now.
+ * Makes the bits of gfn's chunk true (gfn is below gfn_limit). fixed: maps the chunk, or waits for the thread that is
+ * mapping it, or maps it again if gfn was not RAM before. Never fails: what cannot be mapped is not RAM for now.
  */
 struct svq_view;
 void svq_guestmem_map_chunk(struct svq_view *view, uint64_t gfn);
@@ -78,7 +78,7 @@ static inline bool svq_frame_bit(const uint64_t *bits, uint64_t gfn)
     return (svq_acquire_u64(&bits[gfn / 64]) >> (gfn % 64)) & 1;
 }
 
-/* May this frame be granted? True at once for nearly all; else its chunk is mapped first, if it was not. */
+/* May this frame be granted? Nearly always one load; otherwise maps its chunk first, if necessary. */
 static inline bool svq_guestmem_is_plain_frame(struct svq_view *view, uint64_t gfn)
 {
     if (svq_likely(svq_frame_bit(view->mem->plain, gfn)))
@@ -97,14 +97,14 @@ static inline bool svq_guestmem_is_plain(struct svq_view *view, uint64_t gpa, ui
     return false;
 }
 
-/* Is every page of it RAM, whether a ring lies there or not? */
+/* Is every page of the range RAM, whether or not a ring lies there? */
 bool svq_guestmem_is_ram(struct svq_view *view, uint64_t gpa, uint64_t len);
 
-/* remap: the address of the page of gfn, mapped now if it is not yet. NULL: it is not RAM. */
+/* remap: the address of the page of gfn, which this maps if necessary. NULL: not RAM. */
 void *svq_view_map(struct svq_view *view, uint64_t gfn);
 void svq_view_unmap(struct svq_view *view);
 
-/* The end of a pass. */
+/* Call it at the end of a pass. */
 static inline void svq_view_end(struct svq_view *view)
 {
     if (svq_unlikely(view->mapped))
@@ -112,8 +112,8 @@ static inline void svq_view_end(struct svq_view *view)
 }
 
 /*
- * The part of [gpa, gpa + len) that is contiguous in our address space, until the next call. The range has been asked
- * about (svq_guestmem_is_ram). NULL: it is not RAM after all.
+ * The part of [gpa, gpa + len) that is contiguous in our address space, valid until the next call. The caller has
+ * checked the range with svq_guestmem_is_ram. NULL: it is not RAM after all.
  */
 static inline uint8_t *svq_view_span(struct svq_view *view, uint64_t gpa, size_t len, size_t *span_len)
 {
@@ -127,7 +127,7 @@ static inline uint8_t *svq_view_span(struct svq_view *view, uint64_t gpa, size_t
     return page ? page + offset : NULL;
 }
 
-/* memcpy, with the two lengths that every virtio-blk request has (header, status) spelt out. */
+/* memcpy, with the two lengths that every virtio-blk request has (header, status) as constants. */
 static inline void svq_copy(void *to, const void *from, size_t len)
 {
     if (len == 16)
@@ -139,7 +139,8 @@ static inline void svq_copy(void *to, const void *from, size_t len)
 }
 
 /*
- * Copies between the guest and us; the range has been checked with svq_guestmem_is_ram. False: it is not RAM after all.
+ * Copies between the guest and us; the caller has checked the range with svq_guestmem_is_ram. False: it is not RAM
+ * after all.
  */
 static inline bool svq_view_read(struct svq_view *view, uint64_t gpa, void *to, size_t len)
 {
@@ -179,7 +180,7 @@ static inline bool svq_view_clear(struct svq_view *view, uint64_t gpa, size_t le
     return true;
 }
 
-/* Pages that hold a ring are never granted to anyone; -ENOSPC when the guest has too many rings. */
+/* Pages that hold a ring are never granted to anyone. -ENOSPC: the guest has too many rings. */
 int svq_guestmem_add_ring(struct svq_guestmem *mem, uint64_t gpa, uint64_t len);
 void svq_guestmem_remove_ring(struct svq_guestmem *mem, uint64_t gpa, uint64_t len);
 

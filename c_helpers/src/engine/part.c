@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "part.h"
 
-/* Page `i`, for the first time or again. After a fight its entry may look as it did at first. */
+/* Ends page `i`, for the first time or again. After a fight its entry may look as it did at first. */
 static enum svq_end end_page(struct svq_queue *q, const struct svq_part *part, uint32_t i)
 {
     if (!part->held || part->fought)
@@ -20,7 +20,7 @@ __attribute__((noinline)) unsigned svq_end_grants(struct svq_queue *q, struct sv
     }
     part->fought = fought != 0;
     held += fought;
-    /* An entry leaves our hands by our own compare-and-swap alone: where one is missing, the frontend wrote there. */
+    /* Only our own compare-and-swap removes an entry: where one is missing, the frontend wrote there. */
     unsigned tampered = expected > held + ended ? expected - held - ended : 0;
     if (svq_unlikely(tampered && q->window->config.guarded))
         part->lost = (part->lost + tampered) & 0x7fff;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The way back of a placed chain: its parts are found, their grants ended, their slots and its block given back. What
- * placement.c takes for a chain, this gives back; the structures are in engine.h.
+ * The way back of a placed chain: finds its parts, ends their grants, gives back its slots and its block. This gives
+ * back what placement.c takes for a chain; the structures are in engine.h.
  */
 #ifndef SVQ_PART_H
 #define SVQ_PART_H
@@ -22,14 +22,14 @@ static inline void svq_give_block(struct svq_queue *q, const struct svq_in_fligh
         svq_slots_give(&q->blocks[entry->block_class].tables, entry->block);
 }
 
-static inline uint8_t *svq_part_va(const struct svq_queue *q, const struct svq_part *part) /* of a bounced one */
+static inline uint8_t *svq_part_va(const struct svq_queue *q, const struct svq_part *part) /* of a bounced part */
 {
     return svq_slots_va(&q->bounce.pool[part->where], part->ref);
 }
 
 /*
- * Slots hold nothing between requests: neither the driver's bytes for the backend to find, nor the device's for a
- * driver to be given when the backend claims to have written more than it did (XSA-403: bounce into zeroed pages).
+ * Slots hold nothing between requests: neither the driver's bytes for the backend to find, nor the device's bytes for a
+ * driver to receive when the backend claims to have written more than it did (XSA-403: bounce into zeroed pages).
  */
 static inline void svq_part_give_slot(struct svq_queue *q, const struct svq_part *part)
 {
@@ -42,31 +42,31 @@ static inline void svq_part_give_slot(struct svq_queue *q, const struct svq_part
     svq_slots_give(slots, part->ref);
 }
 
-/* What the grant of page `i` of a part was. */
+/* The grant that was made for page `i` of a part. */
 static inline uint64_t svq_part_grant(const struct svq_queue *q, const struct svq_part *part, uint32_t i)
 {
     return q->granted[part->writable] | ((part->gpa >> SVQ_PAGE_SHIFT) + i) << 32;
 }
 
-/* Ends it. */
+/* Ends that grant. */
 static inline enum svq_end svq_end_page(struct svq_queue *q, const struct svq_part *part, uint32_t i)
 {
     return svq_entry_end(svq_window_entry(q->window, part->ref + i), svq_part_grant(q, part, i));
 }
 
 /*
- * Ends the grants of a part, each page by itself. Returns how many are held; *code says why not all could be ended, and
- * is left alone if all could. May be called again: then it tries again those that are held.
+ * Ends the grants of a part, page by page. Returns how many are held; *code says why not all could be ended, and stays
+ * as it is if all could. May be called again, to retry those that are held.
  */
 unsigned svq_end_grants(struct svq_queue *q, struct svq_part *part, int *code);
 
 /*
- * Gives back all that a placed chain holds, without copying anything to the driver. Returns the pages held (*code says
- * that, or that the frontend tampered): then the entry still has those, and is to be given here again.
+ * Gives back all that a placed chain holds, without copying anything to the driver. Returns the number of pages held
+ * (*code says so, or that the frontend tampered): then the entry still has those, and must be passed here again.
  */
 unsigned svq_unplace_chain(struct svq_queue *q, struct svq_in_flight *entry, int *code);
 
-/* Is what the parked chain lacks there now? */
+/* Is what the parked chain lacks available now? */
 bool svq_lack_is_met(const struct svq_queue *q);
 
 #endif

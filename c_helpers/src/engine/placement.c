@@ -1,26 +1,23 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Placement: which way each byte of a chain reaches the backend. Whole pages are granted, the rest is copied through
- * the bounce pool (exact); or every touched page is granted (page); or all is copied (copy).
+ * Placement: how each byte of a chain reaches the backend. Whole pages are granted and the rest is copied through the
+ * bounce pool (exact); or every touched page is granted (page); or everything is copied (copy).
  */
 #include "engine.h"
 #include "grant_page.h"
 #include "part.h"
 
-/*
- * The chain being placed. Parts and descriptors are written where they will stay, so nothing is moved in the usual
- * case.
- */
+/* The chain that we are placing. Parts and descriptors are written where they will stay, so usually nothing moves. */
 struct builder {
     struct svq_queue *q;
     struct svq_in_flight *entry;
     struct svq_part *parts;
-    struct vring_desc *table; /* shared with the backend, which is told of it only at the end */
+    struct vring_desc *table; /* shared with the backend, which learns of it only at the end */
     uint32_t count, capacity;
-    bool plain; /* the segment under way has no ring page */
+    bool plain; /* the current segment has no ring page */
 };
 
-/* Takes the smallest free block for `parts` parts and moves there what there is. False: no such block is free. */
+/* Takes the smallest free block for `parts` parts and moves the existing parts there. False: no such block is free. */
 static bool take_block(struct builder *b, uint32_t parts)
 {
     struct svq_queue *q = b->q;
@@ -47,7 +44,7 @@ static bool take_block(struct builder *b, uint32_t parts)
     return false;
 }
 
-/* The next part, to be filled where it stays, or NULL: the chain has more parts than any free block holds. */
+/* The next part, which the caller fills where it stays. NULL: the chain has more parts than any free block holds. */
 static inline struct svq_part *next_part(struct builder *b)
 {
     if (svq_unlikely(b->count == b->capacity) && !take_block(b, b->count + 1))
@@ -55,7 +52,7 @@ static inline struct svq_part *next_part(struct builder *b)
     return &b->parts[b->count];
 }
 
-/* Writes the shadow descriptor of the part that next_part gave, and moves on. */
+/* Writes the shadow descriptor of the part that next_part returned, and moves on. */
 static inline void add_desc(struct builder *b, uint64_t addr, uint32_t len, bool writable)
 {
     struct vring_desc *desc = &b->table[b->count++];
@@ -100,7 +97,7 @@ static int bounce_range(struct builder *b, uint64_t gpa, uint32_t len, bool writ
         part->writable = writable;
         b->entry->copied = 1;
         if (!writable && svq_unlikely(!svq_view_read(&q->view, gpa, svq_slots_va(slots, slot), n))) {
-            svq_part_give_slot(q, part); /* it may have got some of the bytes */
+            svq_part_give_slot(q, part); /* it may have received some of the bytes */
             return svq_not_ram(q, gpa, n);
         }
         add_desc(b, svq_slots_addr(slots, slot), n, writable);
@@ -112,8 +109,8 @@ static int bounce_range(struct builder *b, uint64_t gpa, uint32_t len, bool writ
 }
 
 /*
- * The other thing that most requests are made of: a header, a status byte. The same as bounce_range, which is asked
- * when something is special about it.
+ * The other thing that most requests consist of: a header, a status byte. The same as bounce_range, to which it leaves
+ * all special cases.
  */
 static inline int bounce_small(struct builder *b, uint64_t gpa, uint32_t len, bool writable)
 {
@@ -140,7 +137,7 @@ static inline int bounce_small(struct builder *b, uint64_t gpa, uint32_t len, bo
     return 0;
 }
 
-/* Writes down what was granted, and counts it. */
+/* Records what was granted, and counts it. */
 static inline void note_granted(struct svq_queue *q, struct svq_part *part, uint64_t gpa, uint32_t len, bool writable,
                                 struct svq_grant_run run)
 {
@@ -181,13 +178,13 @@ static int grant_range(struct builder *b, uint64_t gpa, uint32_t len, bool writa
         struct svq_grant_run run = { 0, 0 };
         if (svq_likely(stop > gpa && !lost)) {
             int rc = svq_grant_pages(q, gpa, &stop, writable, &run);
-            if (svq_unlikely(run.pages)) /* also if it failed later on: then they are to be taken back */
+            if (svq_unlikely(run.pages)) /* even if a later page failed: then these must be taken back */
                 add_granted(b, part, gpa, (uint32_t)(stop - gpa), writable, run);
             if (svq_unlikely(rc < 0))
                 return rc;
         }
         if (svq_unlikely(!run.pages)) {
-            /* a ring page, a page in flight already, a window that is full or lost: copied */
+            /* a ring page, a page already in flight, a window that is full or lost: copy */
             int rc = bounce_range(b, gpa, svq_bytes_on_page(gpa, end), writable);
             if (rc < 0)
                 return rc;
@@ -199,8 +196,8 @@ static int grant_range(struct builder *b, uint64_t gpa, uint32_t len, bool writa
 }
 
 /*
- * What most requests are made of, a page that is a segment: the same as grant_range in a fifth of the instructions. 0:
- * something is special about it, let grant_range look.
+ * What most requests consist of, a segment of exactly one page: the same as grant_range in a fifth of the instructions.
+ * 0: a special case, which is left to grant_range.
  */
 static inline int grant_page(struct builder *b, uint64_t gpa, bool writable)
 {
@@ -214,9 +211,9 @@ static inline int grant_page(struct builder *b, uint64_t gpa, bool writable)
 }
 
 /*
- * Does another segment of the chain use a page of this one the other way round? Then the backend could write what it
- * may only read, and clearing the page would spoil it. All pages count, not the ends alone. Readable segments come
- * first, which are few where many are writable.
+ * Does another segment of the chain use a page of this one in the other direction? Then the backend could write what it
+ * may only read, and clearing the page would spoil it. All pages count, not only those at the ends. Readable segments
+ * come first, and are few where many are writable.
  */
 static bool shares_page_both_ways(const struct svq_chain *chain, const struct svq_segment *seg)
 {
@@ -230,15 +227,15 @@ static bool shares_page_both_ways(const struct svq_chain *chain, const struct sv
     return false;
 }
 
-/* Or does the chain have some of its pages the other way round, and the window would have another entry for them? */
+/* Or does the chain use some of its pages in the other direction, and would the window have another entry for them? */
 static inline bool may_be_granted_whole(const struct builder *b, const struct svq_segment *seg)
 {
     return svq_likely(b->q->direct) || !seg->writable || !shares_page_both_ways(b->q->chain, seg);
 }
 
 /*
- * Whole pages are granted if they are at least copy_threshold bytes; the ends are copied. In a direct window a page
- * that the chain has granted to be read is not to be had again; a dynamic one would have another entry for it.
+ * Grants whole pages if they are at least copy_threshold bytes, and copies the ends. A page that the chain has granted
+ * for reading is not available again in a direct window; a dynamic one would have another entry for it.
  */
 static __attribute__((noinline)) int place_exact(struct builder *b, const struct svq_segment *seg)
 {
@@ -265,7 +262,7 @@ static __attribute__((noinline)) int place_otherwise(struct builder *b, const st
     return bounce_range(b, seg->gpa, seg->len, seg->writable);
 }
 
-/* Here is what is placed in one go: a page that is a segment, and a few bytes. */
+/* Places the common cases in one go: a segment of one page, and a few bytes. */
 static inline int place_segment(struct builder *b, const struct svq_segment *seg)
 {
     if (svq_unlikely(!b->q->exact))
@@ -281,7 +278,7 @@ static inline int place_segment(struct builder *b, const struct svq_segment *seg
     return place_exact(b, seg);
 }
 
-/* Takes back what placing these parts counted: they never reach the backend. */
+/* Takes back what was counted while these parts were placed: they never reach the backend. */
 static void untally(struct svq_queue *q, const struct svq_part *parts, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++) {
@@ -302,7 +299,7 @@ static int place_segments(struct builder *b)
     for (const struct svq_segment *seg = chain->segments, *end = seg + chain->count; seg < end; seg++) {
         b->plain = svq_guestmem_is_plain(view, seg->gpa, seg->len);
         if (svq_unlikely(view->maps > SVQ_PASS_CHUNKS) && view->mem->fixed)
-            return SVQ_AGAIN; /* what was mapped stays so: the next pass gets on */
+            return SVQ_AGAIN; /* what was mapped stays mapped: the next pass gets further */
         if (SVQ_REJECTS(!b->plain && !svq_guestmem_is_ram(view, seg->gpa, seg->len), SVQ_E_NOT_RAM)) {
             chain->desc = seg->desc;
             chain->bad_value = seg->gpa;
@@ -319,8 +316,8 @@ static int place_segments(struct builder *b)
 }
 
 /*
- * The chain cannot be placed, or not now. A backend that guesses grefs may have mapped a page of it already: then the
- * driver must not get that page back, and the device is broken (XSA-396).
+ * For a chain that cannot be placed, or not now. A backend that guesses grefs may have mapped one of its pages already:
+ * then the driver must not get that page back, and the device is broken (XSA-396).
  */
 static __attribute__((cold, noinline)) int take_back(struct svq_queue *q, struct builder *b, int rc)
 {
@@ -328,7 +325,7 @@ static __attribute__((cold, noinline)) int take_back(struct svq_queue *q, struct
     untally(q, b->parts, b->count);
     unsigned held = svq_unplace_chain(q, b->entry, &code);
     if (svq_unlikely(held)) {
-        b->entry->live = 1; /* it stays in flight until stopping the device finds it let go */
+        b->entry->live = 1; /* it stays in flight until stopping the device finds that the backend let go */
         q->in_flight_count++;
         q->tally.grants += held;
         q->tally.revokes += held; /* untally took them away */
@@ -342,8 +339,8 @@ static __attribute__((cold, noinline)) int take_back(struct svq_queue *q, struct
 }
 
 /*
- * A chain that is one whole page, as a driver's receive buffers are: no table, nothing to take back. False: something
- * is special about it, and nothing was done.
+ * A chain that is one whole page, like a driver's receive buffer: no table, nothing to take back. False: a special
+ * case, and nothing was done.
  */
 static inline bool place_page(struct svq_queue *q, struct svq_in_flight *entry)
 {
@@ -385,7 +382,7 @@ int svq_place_chain(struct svq_queue *q, struct svq_in_flight *entry)
     entry->part_count = (uint16_t)b.count;
     if (svq_unlikely(rc < 0))
         return take_back(q, &b, rc);
-    b.table[b.count - 1].flags &= VRING_DESC_F_WRITE; /* the last has no next */
+    b.table[b.count - 1].flags &= VRING_DESC_F_WRITE; /* the last one has no next */
     b.table[b.count - 1].next = 0;
     if (entry->block_class != SVQ_NO_BLOCK)
         *shadow = (struct vring_desc){ .addr = svq_slots_addr(&q->blocks[entry->block_class].tables, entry->block),

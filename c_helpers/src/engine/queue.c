@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* A queue's life: checking and mapping the frontend's ring, making the shadow ring, letting go of both. */
+/* A queue's life: checks and maps the frontend's ring, makes the shadow ring, lets go of both. */
 #include "engine.h"
 #include "part.h"
 
@@ -27,7 +27,7 @@ static int refuse(struct svq_queue *q, int code, uint64_t value, uint64_t limit)
     return svq_fault_set(q, code, SVQ_NO_DESC, SVQ_NO_DESC, value, limit);
 }
 
-/* The frontend's words about its ring: size, alignment, range, overlap. */
+/* Checks what the frontend says about its ring: size, alignment, range, overlap. */
 static int check_ring(struct svq_queue *q, const struct svq_queue_config *untrusted, const struct ring_part *part)
 {
     uint64_t end = q->guest->mem.gfn_limit << SVQ_PAGE_SHIFT;
@@ -69,7 +69,7 @@ static int map_part(struct svq_queue *q, int i, const struct ring_part *part)
     if (rc == 0)
         rc = svq_guestmem_add_ring(&q->guest->mem, part->gpa, part->bytes);
     if (rc < 0) {
-        /* here, for svq_queue_unmap_rings would take away the protection of another ring on the same pages */
+        /* unmap here: svq_queue_unmap_rings would also take away the protection of another ring on the same pages */
         svq_hv_unmap_foreign(q->guest->hv, q->ring_maps[i], pages);
         q->ring_maps[i] = NULL;
     }
@@ -174,9 +174,9 @@ static int make_pools(struct svq_queue *q)
 }
 
 /*
- * Ends all chains in flight, as far as it can, and lets go of the frontend's rings: nothing of a driver that has its
- * buffers back is touched any more. What the backend has mapped stays in flight. Returns the pages held; may be called
- * again.
+ * Ends all chains in flight as far as possible, and lets go of the frontend's rings: from now on we touch nothing of a
+ * driver that has its buffers back. Chains with pages that the backend has mapped stay in flight. Returns the number of
+ * pages held; may be called again.
  */
 unsigned svq_queue_stop(struct svq_queue *q)
 {
@@ -211,7 +211,7 @@ void svq_queue_grantee_gone(struct svq_queue *q)
     }
 }
 
-/* Frees all that svq_queue_setup made, however far it got, of a queue that is stopped. Safe on an empty queue. */
+/* Frees all that svq_queue_setup made, however far it got. The queue must be stopped. Safe on an empty queue. */
 static void free_queue(struct svq_queue *q)
 {
     svq_queue_unmap_rings(q);
@@ -246,7 +246,7 @@ void svq_window_share(struct svq_window *window)
         share_window(window);
 }
 
-/* From the second worker on, the entries of a window are contended. */
+/* From the second worker on, a window's entries are contended. */
 static void note_worker(struct svq_window *window, struct svq_worker *worker)
 {
     if (!window->worker)
@@ -274,7 +274,7 @@ int svq_queue_setup(struct svq_device *dev, struct svq_worker *worker, const str
     if (rc == 0)
         rc = make_pools(q);
     if (rc == 0) {
-        q->state = SVQ_QUEUE_READY; /* from svq_worker_bind_queue on, the worker looks at it */
+        q->state = SVQ_QUEUE_READY; /* from svq_worker_bind_queue on, the worker reads it */
         rc = worker ? svq_worker_bind_queue(worker, q) : 0;
     }
     if (rc < 0) {

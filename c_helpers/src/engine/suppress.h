@@ -24,8 +24,8 @@ static inline bool svq_backend_wants_kick(const struct svq_queue *q, uint16_t ol
 }
 
 /*
- * Asks both peers for a notification of the next entry. True: something came in meanwhile, go on working.
- * A parked queue does not ask the driver: more chains are no help to it.
+ * Asks both peers for a notification of the next entry. True: something came in meanwhile, so go on working. A parked
+ * queue does not ask the driver: more chains would not help it.
  */
 static inline bool svq_queue_arm(struct svq_queue *q)
 {
@@ -37,12 +37,12 @@ static inline bool svq_queue_arm(struct svq_queue *q)
         svq_store_u16(vring_used_event(q->shadow_avail, q->size), q->shadow_used_seen);
     else
         svq_store_u16(&q->shadow_avail->flags, 0);
-    svq_full_fence(); /* our wishes must be visible before we look a last time */
+    svq_full_fence(); /* our wishes must be visible before our last look */
     bool chains = svq_load_u16(&q->avail->idx) != q->next_avail && !q->parked && q->state == SVQ_QUEUE_RUNNING;
     return chains || svq_load_u16(&q->shadow_used->idx) != q->shadow_used_seen;
 }
 
-/* While we poll nobody needs to notify us. With EVENT_IDX, leaving the event index behind does it. */
+/* While we poll, nobody needs to notify us. With EVENT_IDX it is enough to leave the event index behind. */
 static inline void svq_queue_disarm(struct svq_queue *q)
 {
     if (!q->frontend_event_idx)

@@ -4,10 +4,10 @@
 #include <errno.h>
 #include <string.h>
 
-/* Frames mapped at once by a sweep. */
+/* Frames that a sweep maps at once. */
 enum { SWEEP_FRAMES = 1024 };
 
-/* Maps the frames in which the entries lie, and the frame before them if that is to be looked at. */
+/* Maps the frames in which the entries lie, and the frame before them if it is the guard. */
 int svq_window_init(struct svq_window *window, struct svq_hv *hv, uint16_t domid,
                     const struct svq_window_config *config)
 {

@@ -3,8 +3,8 @@
  * A worker thread: serves the queues that have work, polls a little, sleeps. An idle queue costs nothing: it is on the
  * active list only from an event until it has been quiet for the polling time.
  *
- * What the control thread wants of a worker's queues, the worker does itself, between two rounds. So there is no lock
- * that somebody else could hold for as long as it pleases him, or the scheduler.
+ * What the control thread wants from a worker's queues, the worker does itself between two rounds. So there is no lock
+ * that a preempted thread could hold for long.
  */
 #include "engine.h"
 
@@ -21,9 +21,9 @@
 #include "suppress.h"
 
 enum {
-    TURNS = 256,                 /* guests that are told apart when turns are shared out; a power of two */
-    TURN_PAGES = SVQ_PASS_PAGES, /* what a guest's queues may cost in one round: no guest starves the others */
-    DEBT_ROUNDS = 1 << 16,       /* after so many rounds a guest owes nothing: no pass costs so many turns */
+    TURNS = 256,                 /* guests that we tell apart when sharing out turns; a power of two */
+    TURN_PAGES = SVQ_PASS_PAGES, /* what a guest's queues may cost in one round, so that no guest starves the others */
+    DEBT_ROUNDS = 1 << 16,       /* after this many rounds a guest owes nothing: no pass costs that many turns */
     LOOK_NS = 10 * 1000,         /* how often a busy worker looks for events of other queues */
     EVENTS_PER_LOOK = 64,
     STORM_EVENTS = 32, /* events in a row without work before a peer is held back */
@@ -50,11 +50,11 @@ struct call {
 
 struct svq_worker {
     struct svq_hv *hv;
-    struct svq_evtchn *ec; /* the worker's thread alone uses it */
+    struct svq_evtchn *ec; /* only the worker's thread uses it */
     struct svq_worker_config config;
     pthread_t thread;
     pthread_mutex_t callers;
-    struct call *call; /* atomic: what a caller wants done */
+    struct call *call; /* atomic: what a caller wants run */
     int stop;          /* atomic */
     int control_fd, done_fd, alert_fd;
     struct port_ref *ports; /* by local port */
@@ -63,7 +63,7 @@ struct svq_worker {
     struct turn turns[TURNS]; /* by guest: its domid modulo their number */
     uint32_t held_back;
     uint64_t round;
-    bool waiting;                   /* queues were left over in the last round */
+    bool waiting;                   /* the last round left queues over */
     struct svq_busy_wait busy_wait; /* up to poll_us_max */
     uint64_t slept_at_ns;
     struct svq_worker_stats stats;
@@ -83,7 +83,7 @@ int svq_worker_call(struct svq_worker *worker, int (*run)(void *arg), void *arg)
     uint64_t posts;
     pthread_mutex_lock(&worker->callers);
     __atomic_store_n(&worker->call, &call, __ATOMIC_RELEASE);
-    post(worker->control_fd); /* it may sleep */
+    post(worker->control_fd); /* the worker may be asleep */
     while (!__atomic_load_n(&call.done, __ATOMIC_ACQUIRE))
         (void)!read(worker->done_fd, &posts, sizeof posts);
     pthread_mutex_unlock(&worker->callers);
@@ -193,15 +193,15 @@ void svq_worker_activate(struct svq_worker *worker, struct svq_queue *q)
 static void notify(struct svq_worker *worker, uint32_t port, uint64_t *counter)
 {
     uint64_t start = svq_now_ns();
-    svq_count(counter, 1); /* before: whoever is woken finds it counted */
+    svq_count(counter, 1); /* count first: whoever wakes up finds it counted */
     svq_count(&worker->stats.notifications, 1);
     svq_evtchn_notify(worker->ec, port);
     svq_count(&worker->stats.notify_ns, svq_now_ns() - start);
 }
 
 /*
- * One pass over both directions, or over the first alone if that took all that a pass may: the other one is next then.
- * Chains moved, or a negative code once the device is broken.
+ * One pass over both directions, or over only the first if that used up the pass: then the other one goes first next
+ * time. Returns the number of chains moved, or a negative code once the device is broken.
  */
 static int serve(struct svq_worker *worker, struct svq_queue *q)
 {
@@ -232,7 +232,7 @@ static int serve(struct svq_worker *worker, struct svq_queue *q)
     return forwarded + completed;
 }
 
-/* Has the queue's guest had its turn in this round? What it took beyond its turns before is counted in. */
+/* Has the queue's guest had its turn in this round? Includes what the guest took beyond its earlier turns. */
 static bool had_its_turn(struct svq_worker *worker, const struct svq_queue *q)
 {
     struct turn *turn = &worker->turns[q->guest->mem.domid % TURNS];
@@ -251,7 +251,9 @@ static void charge(struct svq_worker *worker, struct svq_queue *q)
     q->cost = 0;
 }
 
-/* Serves one queue. False: it has left the active list's ranks: broken, stopped, or quiet and waiting for events. */
+/*
+ * Serves one queue. False: it leaves the active list, because it is broken, stopped, or quiet and waiting for events.
+ */
 static bool serve_one(struct svq_worker *worker, struct svq_queue *q, unsigned *moved, uint64_t *now)
 {
     int n = serve(worker, q);
@@ -260,7 +262,7 @@ static bool serve_one(struct svq_worker *worker, struct svq_queue *q, unsigned *
         *moved += (unsigned)n;
         q->idle_since_ns = 0;
     } else if (n < 0) {
-        post(worker->alert_fd); /* its ports stay masked from the next event on: a broken device is silent */
+        post(worker->alert_fd); /* its ports stay masked from the next event on, so a broken device is silent */
         return false;
     } else {
         *now = *now ? *now : svq_now_ns();
@@ -273,8 +275,8 @@ static bool serve_one(struct svq_worker *worker, struct svq_queue *q, unsigned *
 }
 
 /*
- * Serves each active queue once, or as many queues of a guest as it has its turn for. Those that were left over come
- * first in the next round.
+ * Serves each active queue once, as far as its guest's turn allows. Queues that are left over come first in the next
+ * round.
  */
 static unsigned serve_active(struct svq_worker *worker)
 {
@@ -303,7 +305,7 @@ static unsigned serve_active(struct svq_worker *worker)
     return moved;
 }
 
-/* An event that brought no work since the one before it is spurious; too many in a row, and the peer has to wait. */
+/* An event is spurious if no work arrived since the event before it; after too many in a row, the peer has to wait. */
 static void note_event(struct svq_worker *worker, struct svq_queue *q, int leg)
 {
     struct svq_leg_events *events = &q->leg[leg];
@@ -344,7 +346,7 @@ static void look_for_events(struct svq_worker *worker)
     }
 }
 
-/* Gives held-back peers their events again when their time is over. Returns the time of the next one, or 0. */
+/* Lets held-back peers send events again when their time is over. Returns when the next one's time is over, or 0. */
 static uint64_t release_held_back(struct svq_worker *worker)
 {
     uint64_t next = 0, now = svq_now_ns();
@@ -392,7 +394,7 @@ static void answer_call(struct svq_worker *worker)
         return;
     __atomic_store_n(&worker->call, NULL, __ATOMIC_RELAXED);
     call->answer = call->run(call->arg);
-    __atomic_store_n(&call->done, 1, __ATOMIC_RELEASE); /* from now on it is no longer there */
+    __atomic_store_n(&call->done, 1, __ATOMIC_RELEASE); /* from now on the call may be gone */
     post(worker->done_fd);
 }
 

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * All ordering of ring memory lives here. A word that another domain can write is touched only through these
- * functions, once, into a local: the compiler may neither re-load it nor tear it (XSA-155).
+ * All ordering of ring memory lives here. Code touches a word that another domain can write only through these
+ * functions, once, into a local: so the compiler can neither reload nor tear it (XSA-155).
  *
- * Names follow the C11 model. svq_load_*: relaxed; svq_acquire_*: what the peer wrote before its release is seen
- * after it; svq_release_*: what we wrote before is seen by whoever acquires it; svq_full_fence: a store before it is
- * ordered with a load after it (needed once per suppression hand-shake, virtio 2.7.7.1 and 2.7.10.1).
+ * Names follow the C11 model. svq_load_*: relaxed; svq_acquire_*: what the peer wrote before its release is visible
+ * after it; svq_release_*: what we wrote before is visible to whoever acquires it; svq_full_fence: a store before it is
+ * ordered with a load after it (needed once per suppression handshake, virtio 2.7.7.1 and 2.7.10.1).
  */
 #ifndef SVQ_BARRIER_H
 #define SVQ_BARRIER_H
@@ -34,7 +34,7 @@
     {                                                                                                                  \
         __atomic_store_n(p, v, __ATOMIC_RELEASE);                                                                      \
     }                                                                                                                  \
-    /* Replaces *p by `desired` if it still is *expected; else *expected becomes what it is. */                        \
+    /* Replaces *p by `desired` if it still equals *expected; else *expected becomes *p. */                            \
     static inline bool svq_cas_u##bits(uint##bits##_t *p, uint##bits##_t *expected, uint##bits##_t desired)            \
     {                                                                                                                  \
         return __atomic_compare_exchange_n(p, expected, desired, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);           \
@@ -46,7 +46,7 @@ SVQ_DEFINE_SHARED_ACCESS(64)
 
 static inline void svq_full_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 
-/* After a bulk copy out of shared memory: the compiler may not go back to the source (XSA-155). */
+/* After a bulk copy out of shared memory: the compiler must not read the source again (XSA-155). */
 static inline void svq_compiler_barrier(void) { __asm__ volatile("" ::: "memory"); }
 
 /* A hint that we spin on another core's word. */
@@ -59,7 +59,7 @@ static inline void svq_spin_hint(void)
 #endif
 }
 
-/* A counter with one writing thread and readers elsewhere: plain cost, no torn or invented values. */
+/* A counter with one writing thread and readers elsewhere: as cheap as a plain one, with no torn or invented values. */
 static inline void svq_count(uint64_t *counter, uint64_t n) { svq_store_u64(counter, svq_load_u64(counter) + n); }
 
 #endif

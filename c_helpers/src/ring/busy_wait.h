@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * How long a thread looks for work before it sleeps. Longer where looking a little longer would have met what ended a
- * short sleep; shorter where it would have been in vain. (The idea of KVM's halt polling.)
+ * How long a thread looks for work before it sleeps. The time grows if looking a little longer would have caught the
+ * event that ended a short sleep, and shrinks if it would not have. (The idea of KVM's halt polling.)
  */
 #ifndef SVQ_BUSY_WAIT_H
 #define SVQ_BUSY_WAIT_H
@@ -13,7 +13,7 @@ struct svq_busy_wait {
     uint64_t max_ns; /* 0: always sleep at once */
 };
 
-enum { SVQ_BUSY_WAIT_STEPS = 8 }; /* it grows from nothing by so much of the most, and below that it is nothing */
+enum { SVQ_BUSY_WAIT_STEPS = 8 }; /* the first step up from 0 is max_ns divided by this; less than that is 0 */
 
 static inline struct svq_busy_wait svq_busy_wait_up_to(uint32_t max_us)
 {

@@ -5,7 +5,9 @@
 #include "barrier.h"
 #include "vring.h"
 
-/* The one fetch of a descriptor that a peer may write: two 8-byte loads, each done once. Only the copy is looked at. */
+/*
+ * The one fetch of a descriptor that a peer may write: two 8-byte loads, each done once. Callers inspect only the copy.
+ */
 static inline struct vring_desc svq_fetch_desc(const struct vring_desc *shared)
 {
     const uint64_t *words = (const uint64_t *)(const void *)shared;

@@ -27,8 +27,8 @@ static inline uint64_t svq_grant_entry(uint16_t flags, uint16_t domid, uint32_t 
 
 /*
  * --- addresses in shadow descriptors ---------------------------------------------------------------------------
- * 1<<63 | gref<<12 | offset, as Linux's drivers/xen/grant-dma-ops.c has them. Bit 62 says whose grant it is: set, the
- * window owner's (the frontend); clear, the mediator's. Both count their grefs from 0, so the number alone cannot tell.
+ * 1<<63 | gref<<12 | offset, as in Linux's drivers/xen/grant-dma-ops.c. Bit 62 says whose grant it is: set, the window
+ * owner's (the frontend); clear, the mediator's. Both count their grefs from 0, so the number alone does not tell.
  */
 #define SVQ_GRANT_ADDR_FLAG (1ULL << 63)
 #define SVQ_WINDOW_ADDR_FLAG (1ULL << 62)

@@ -19,7 +19,7 @@ static struct svq_hv_counters *shard_of(struct svq_hv *hv)
     return &hv->shards[own_shard - 1].counters;
 }
 
-/* Counters are added to by several threads; a "live" one may go below zero in one shard, their sum never does. */
+/* Several threads add to the counters; a "live" one may go below zero in one shard, but the sum never does. */
 #define COUNT(hv, field, n) ((void)__atomic_fetch_add(&shard_of(hv)->field, (uint64_t)(n), __ATOMIC_RELAXED))
 
 void svq_hv_init(struct svq_hv *hv, const struct svq_hv_ops *ops, int domid)
@@ -149,7 +149,7 @@ int svq_hv_unshare_pages(struct svq_hv *hv, void *va, size_t count)
     if (!va || bad_count(count))
         return -EINVAL;
     int rc = hv->ops->unshare_pages(hv, va, count);
-    if (rc == 0 || rc == -EBUSY) /* busy: we let go of them, but some are left to the peer for good */
+    if (rc == 0 || rc == -EBUSY) /* busy: we let go of them, but lose some to the peer for good */
         COUNT(hv, shared_pages_live, -(int64_t)count);
     return rc;
 }

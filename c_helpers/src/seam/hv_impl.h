@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Behind the seam: what an implementation provides (one table of operations), and what hv.c does for all of them
- * (checks its arguments, counts). After the model of QEMU's xen_backend_ops.h.
+ * (checks arguments, counts). Modelled on QEMU's xen_backend_ops.h.
  */
 #ifndef SVQ_HV_IMPL_H
 #define SVQ_HV_IMPL_H
@@ -12,8 +12,8 @@
 #include "svq_hv.h"
 
 enum {
-    SVQ_HV_SHARDS = 8,              /* threads count into shards of their own, so that they do not share cache lines */
-    SVQ_HV_MAP_PAGES_MAX = 1 << 24, /* pages of one call: count * 4096 cannot overflow */
+    SVQ_HV_SHARDS = 8,              /* each thread counts into a shard of its own, so threads share no cache lines */
+    SVQ_HV_MAP_PAGES_MAX = 1 << 24, /* pages of one call, so that count * 4096 cannot overflow */
 };
 
 struct svq_hv_shard {
@@ -26,7 +26,7 @@ _Static_assert(sizeof(struct svq_hv_shard) == 128, "a shard fills two cache line
 struct svq_hv {
     const struct svq_hv_ops *ops;
     int domid;                  /* or -ENOSYS */
-    pthread_mutex_t lists_lock; /* of the two that follow */
+    pthread_mutex_t lists_lock; /* of the next two lists */
     struct svq_evtchn *evtchns; /* open ones, closed with the handle */
     struct svq_frames *frames;  /* likewise */
     struct svq_hv_shard shards[SVQ_HV_SHARDS];
@@ -43,7 +43,7 @@ struct svq_frames {
     struct svq_frames *next;
 };
 
-/* Arguments were checked: no NULL, 0 < count <= SVQ_HV_MAP_PAGES_MAX. Answers as in svq_hv.h. */
+/* hv.c has checked the arguments: no NULL, 0 < count <= SVQ_HV_MAP_PAGES_MAX. Results as in svq_hv.h. */
 struct svq_hv_ops {
     const char *name;
     void (*close)(struct svq_hv *hv);
@@ -81,10 +81,10 @@ struct svq_hv_ops {
     int (*evtchn_unbind)(struct svq_evtchn *ec, uint32_t port);
 };
 
-/* Called by an implementation's open before it hands its handle out. */
+/* An implementation's open calls this before it returns its handle. */
 void svq_hv_init(struct svq_hv *hv, const struct svq_hv_ops *ops, int domid);
 
-/* Remembers, for this thread, why opening failed; answers `err`. */
+/* Remembers, for this thread, why opening failed; returns `err`. */
 int svq_hv_fail(int err, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 #endif

@@ -157,7 +157,7 @@ static int release_own_pages(struct svq_hv *hv, void *va, size_t count)
     if (sim_peer_at(sim, va, &window, &gfn) != sim_own(sim) || gfn >= sim_own(sim)->ram_pages ||
         count > sim_own(sim)->ram_pages - gfn)
         return -EINVAL;
-    return 0; /* they are the domain's for its whole life */
+    return 0; /* they belong to the domain for its whole life */
 }
 
 static int set_readonly(struct svq_hv *hv, uint16_t domid, uint64_t gfn, int readonly)
@@ -179,7 +179,7 @@ static void sim_free(struct sim_hv *sim)
     free(sim);
 }
 
-/* The broker undoes whatever is left, as it would if we were killed; only here we wait for it. */
+/* The broker undoes whatever is left, as if we had been killed; but here we wait for it. */
 static void sim_close_handle(struct svq_hv *hv)
 {
     struct sim_hv *sim = sim_of(hv);
@@ -274,7 +274,7 @@ static int greet(struct sim_hv *sim)
 int svq_hv_open_sim(const char *socket_path, struct svq_hv **out)
 {
     if (!socket_path || !out)
-        return svq_hv_fail(-EINVAL, "no socket path was given");
+        return svq_hv_fail(-EINVAL, "no socket path given");
     struct sim_hv *sim = calloc(1, sizeof *sim);
     if (!sim)
         return svq_hv_fail(-ENOMEM, "out of memory");
@@ -289,7 +289,7 @@ int svq_hv_open_sim(const char *socket_path, struct svq_hv **out)
     }
     sim_free(sim);
     if (rc == -ENOENT || rc == -ECONNREFUSED || rc == -ENOTDIR)
-        return svq_hv_fail(-ENOENT, "no embedded machine answers at %s", socket_path);
+        return svq_hv_fail(-ENOENT, "there is no embedded machine at %s", socket_path);
     if (rc == -EACCES)
         return svq_hv_fail(-EACCES, "the domain behind %s is dead, or its socket is not ours to open", socket_path);
     return svq_hv_fail(rc, "cannot open the embedded machine at %s: %s", socket_path, strerror(-rc));

@@ -13,12 +13,11 @@ enum {
 };
 
 /*
- * A domain whose grants we map. Both windows map all of its memory for as long as the handle is open, so that
- * mapping a grant costs no system call. slots[w][gfn] says by which gref a page of window w is mapped now, and how
- * many times.
+ * A domain whose grants we map. Both windows map all of its memory for as long as the handle is open, so mapping a
+ * grant costs no system call. slots[w][gfn] says which gref maps a page of window w now, and how many times.
  */
 struct sim_peer {
-    uint32_t ready; /* 1: the rest is valid. It stays so while we hold anything of this domain */
+    uint32_t ready; /* 1: the rest is valid, and stays so while we hold anything of this domain */
     uint16_t domid;
     uint64_t incarnation;
     uint64_t ram_pages, pages;
@@ -35,7 +34,7 @@ struct sim_peer {
 
 enum sim_area_kind { SIM_AREA_FOREIGN, SIM_AREA_TABLE, SIM_AREA_GRANTS };
 
-/* A mapping of its own, for what the windows cannot give: foreign maps, tables, grants of scattered frames. */
+/* A separate mapping, for what the windows cannot provide: foreign maps, tables, grants of scattered frames. */
 struct sim_area {
     struct svq_hv_map base; /* of an enum sim_area_kind */
     uint32_t slot;
@@ -51,7 +50,7 @@ struct sim_hv {
     pthread_mutex_t request_lock;
     struct sim_connection_page *page;
     pthread_mutex_t peers_lock;
-    uint32_t peers_end;              /* slots at and after this were never used */
+    uint32_t peers_end;              /* slots from this one on were never used */
     uint16_t slot_of_domid[1 << 16]; /* slot + 1; 0: unknown */
     struct sim_peer peers[SVQ_SIM_DOMAINS_MAX];
     struct svq_hv_maps areas; /* of struct sim_area */
@@ -61,20 +60,19 @@ static inline struct sim_hv *sim_of(struct svq_hv *hv) { return (struct sim_hv *
 
 static inline struct sim_peer *sim_own(struct sim_hv *sim) { return &sim->peers[sim->own_slot]; }
 
-/*
- * sim_ask.c: asks the broker. fds become -1 where the answer has none. -ENOTCONN: the machine or our domain is
- * gone.
- */
+/* sim_ask.c: asks the broker. fds become -1 where the answer has none. -ENOTCONN: the machine or our domain is gone. */
 int sim_ask(struct sim_hv *sim, const struct sim_request *request, struct sim_answer *answer,
             int fds[SIM_WIRE_FDS_MAX]);
-/* The same, where the answer is a status alone. */
+/* The same, for answers that are only a status. */
 int sim_call(struct sim_hv *sim, uint32_t op, uint16_t domid, uint64_t arg0, uint64_t arg1);
 void sim_close_fds(int fds[SIM_WIRE_FDS_MAX]);
 
-/* sim_peer.c: finds a living domain and counts `holds` more pages as held of it; sim_peer_put counts them back. */
+/*
+ * sim_peer.c: finds a living domain, and counts `holds` more of its pages as held; sim_peer_put subtracts them again.
+ */
 int sim_peer_get(struct sim_hv *sim, uint16_t domid, uint64_t holds, struct sim_peer **out);
 void sim_peer_put(struct sim_hv *sim, uint32_t slot, uint64_t holds);
-/* The peer in one of whose windows `va` lies. */
+/* The peer that has `va` in one of its windows. */
 struct sim_peer *sim_peer_at(struct sim_hv *sim, const void *va, int *window, uint64_t *gfn);
 void sim_peers_free(struct sim_hv *sim);
 static inline uint32_t sim_peer_slot(const struct sim_hv *sim, const struct sim_peer *peer)
@@ -95,7 +93,7 @@ static inline int sim_peer_is_hole(const struct sim_peer *peer, uint64_t gfn)
 int sim_area_create(uint32_t slot, enum sim_area_kind kind, int fd, const uint64_t *frames, size_t count, int writable,
                     struct sim_area **out);
 void sim_area_publish(struct sim_hv *sim, struct sim_area *area);
-/* Takes the area that starts at `va` off the list, if it is of that kind and size (0: any size). */
+/* Takes the area that starts at `va` off the list, if it has that kind and size (0: any size). */
 struct sim_area *sim_area_take(struct sim_hv *sim, const void *va, enum sim_area_kind kind, size_t count);
 void sim_area_unmap(const struct sim_area *area);
 void sim_area_free(struct sim_area *area);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Event channels of the embedded machine, the client's side. Each port waits on an eventfd, armed once in an
- * epoll: a port that was reported is masked until it is armed again.
+ * Event channels of the embedded machine, the client's side. Each port waits on an eventfd, armed one-shot in an epoll:
+ * a port that was reported stays masked until it is armed again.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -109,7 +109,7 @@ int sim_evtchn_notify(struct svq_evtchn *ec, uint32_t port)
         return -EINVAL;
     if (svq_acquire_u32(&info->port_state[port]) != SIM_PORT_CONNECTED)
         return -ENOTCONN; /* nobody there (any more) */
-    /* It only fails when 2^64 - 2 notifications were not taken, and then it is pending anyway. */
+    /* This fails only if 2^64 - 2 notifications are unread, and then the port is pending anyway. */
     (void)eventfd_write(sec->ports[port].notify_fd, 1);
     return 0;
 }
@@ -124,7 +124,7 @@ int sim_evtchn_pending(struct svq_evtchn *ec)
     if (found == 0)
         return -EAGAIN;
     eventfd_t count;
-    /* Cleared now, while masked: what comes later is pending again when it is unmasked. */
+    /* Cleared now, while masked: a later notification makes the port pending again when it is unmasked. */
     (void)eventfd_read(sec->ports[event.data.u32].wait_fd, &count);
     return (int)event.data.u32;
 }

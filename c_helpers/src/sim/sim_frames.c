@@ -43,7 +43,7 @@ int sim_frames_changed(struct svq_frames *frames)
     struct sim_frames *sf = frames_of(frames);
     struct sim_request request = { .op = SIM_OP_FRAMES_CHANGES, .domid = sf->domid };
     eventfd_t drained;
-    (void)eventfd_read(sf->event_fd, &drained); /* before looking: what comes after makes it readable again */
+    (void)eventfd_read(sf->event_fd, &drained); /* before we look: a later change makes it readable again */
     struct sim_answer answer;
     int fds[SIM_WIRE_FDS_MAX];
     int rc = sim_ask(sim_of(frames->hv), &request, &answer, fds);

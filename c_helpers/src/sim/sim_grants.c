@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Mapping grants. This library, in the grantee's own process, checks the entry and sets its flags, as the
- * hypervisor does on Xen: it is a simulation of the rule, not a boundary that a hostile process could not cross.
+ * Mapping grants. This library, in the grantee's own process, checks the entry and sets its flags, as the hypervisor
+ * does on Xen: it simulates the rule, and is no boundary against a hostile process.
  *
- * Fast path, no system call: frames that follow one another are handed out from the window that maps all of the
- * granter's memory. Order: the entry is pinned before its page is handed out, and unpinned after it was given
- * back.
+ * Fast path, no system call: consecutive frames come from the window that maps all of the granter's memory. Order: an
+ * entry is pinned before its page is handed out, and unpinned after the page is given back.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -22,7 +21,7 @@ enum {
 
 static uint16_t own_domid(const struct sim_hv *sim) { return (uint16_t)sim->base.domid; }
 
-/* May we map an entry that nobody has mapped? Answers 0, or as svq_hv_map_grants. */
+/* May we map an entry that nobody has mapped? Returns 0, or an error of svq_hv_map_grants. */
 static int check_entry(const struct sim_hv *sim, const struct sim_peer *peer, uint64_t entry, int writable)
 {
     uint64_t gfn = entry >> 32;
@@ -35,7 +34,9 @@ static int check_entry(const struct sim_hv *sim, const struct sim_peer *peer, ui
     return 0;
 }
 
-/* Checks an entry and sets its flags in one compare-and-swap, so that it is granted at the moment we say it is. */
+/*
+ * Checks an entry and sets its flags in one compare-and-swap, so that the grant is valid at the moment when we say so.
+ */
 static int take_entry(const struct sim_hv *sim, const struct sim_peer *peer, uint32_t gref, int writable, int is_mapped,
                       uint64_t *taken)
 {
@@ -55,9 +56,9 @@ static int take_entry(const struct sim_hv *sim, const struct sim_peer *peer, uin
 
 /*
  * The rules of Xen's map_grant_ref (xen/common/grant_table.c), tried on Xen 4.17 as well. The entry decides who maps it
- * first. From then on, until the last mapping is gone, what counts is how it was then: that domain, and nobody else,
- * may map that frame again, whatever the entry says by now, even nothing. Only the first writable mapping looks at it
- * once more, at GTF_readonly alone.
+ * first. From then until the last mapping is gone, only its state at that time counts: that domain and nobody else may
+ * map that frame again, whatever the entry says by now, even if it is 0. Only the first writable mapping looks at it
+ * again, and only at GTF_readonly.
  */
 static int pin_entry(const struct sim_hv *sim, const struct sim_peer *peer, uint32_t gref, int writable,
                      uint64_t counts)
@@ -82,7 +83,7 @@ static int pin(struct sim_hv *sim, struct sim_peer *peer, uint32_t gref, int wri
     struct sim_active *active = &peer->active[gref];
     uint32_t *pins = &peer->pins[gref];
     /*
-     * Reading it first makes its page exist: where the broker looks if we are killed with the lock
+     * Reading the word first makes its page exist; the broker looks there if we are killed with the lock
      * (sim_connection.c).
      */
     (void)svq_load_u32(pins);
@@ -90,7 +91,7 @@ static int pin(struct sim_hv *sim, struct sim_peer *peer, uint32_t gref, int wri
     int rc = sim_active_lock(active, sim->connection, &counts);
     if (rc != 0)
         return rc;
-    svq_full_fence(); /* the lock, then `revoked`: sim_connection_release has them the other way round */
+    svq_full_fence(); /* the lock, then `revoked`: sim_connection_release uses the reverse order */
     uint32_t now = svq_load_u32(pins);
     if (svq_load_u32(&sim->page->revoked))
         rc = -ENOTCONN;
@@ -113,9 +114,9 @@ static void unpin(struct sim_hv *sim, struct sim_peer *peer, uint32_t gref, int 
     uint32_t *pins = &peer->pins[gref];
     uint64_t counts;
     if (sim_active_lock(active, sim->connection, &counts) != 0)
-        return; /* its holder hangs: then the entry stays marked, and its granter cannot reuse it */
+        return; /* the lock's holder hangs: the entry stays marked, and its granter cannot reuse it */
     svq_full_fence();
-    if (!svq_load_u32(&sim->page->revoked)) { /* else the broker has taken our pins away already */
+    if (!svq_load_u32(&sim->page->revoked)) { /* else the broker has already taken our pins away */
         svq_store_u32(pins, svq_load_u32(pins) - (writable ? SIM_PIN_WRITE : SIM_PIN_READ));
         counts -= writable ? sim_active_counts(0, 1) : sim_active_counts(1, 0);
         sim_entry_drop_flags(&peer->table[gref], counts);
@@ -128,11 +129,11 @@ static int window_page_take(struct sim_peer *peer, int window, uint64_t gfn, uin
 {
     uint64_t *slot = &peer->slots[window][gfn];
     uint64_t seen = svq_load_u64(slot);
-    for (int tries = 0; tries < 1 << 20; tries++) { /* a lost race means that another thread got on */
+    for (int tries = 0; tries < 1 << 20; tries++) { /* a lost race means that another thread made progress */
         uint64_t times = seen >> 32;
 
         if (times != 0 && (uint32_t)seen != gref)
-            return -EEXIST; /* two grefs of one page: unmapping must tell them apart, so not by this address */
+            return -EEXIST; /* two grefs of one page: unmapping must tell them apart, so not at this address */
         if (svq_cas_u64(slot, &seen, (times + 1) << 32 | gref))
             return 0;
     }

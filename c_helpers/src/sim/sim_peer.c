@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The domains that a handle knows: their memory, mapped once, and how much we hold of each. The held counts lie in
- * a page that the broker reads: a dead domain of which somebody holds something is a zombie.
+ * The domains that a handle knows: their memory, mapped once, and how much we hold of each. The held counts lie in a
+ * page that the broker reads: a dead domain is a zombie while somebody holds something of it.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -92,7 +92,7 @@ static int peer_map(struct sim_peer *peer, const struct sim_answer *answer, cons
     return 0;
 }
 
-/* Makes room for a new domain in a slot. Other threads may be looking: they count first, and then see `ready`. */
+/* Makes room for a new domain in a slot. Other threads may be looking: they count first, and then read `ready`. */
 static int peer_retire(struct sim_hv *sim, struct sim_peer *peer)
 {
     __atomic_store_n(&peer->ready, 0, __ATOMIC_SEQ_CST);
@@ -149,7 +149,7 @@ static int peer_learn(struct sim_hv *sim, uint16_t domid)
     return rc;
 }
 
-/* Counting first and looking second is what makes the broker's and peer_retire's view exact. */
+/* Counting first and looking second keeps the broker's and peer_retire's view exact. */
 static struct sim_peer *peer_known(struct sim_hv *sim, uint16_t domid, uint64_t holds)
 {
     uint16_t known = svq_acquire_u16(&sim->slot_of_domid[domid]);
@@ -186,7 +186,7 @@ struct sim_peer *sim_peer_at(struct sim_hv *sim, const void *va, int *window, ui
         for (int w = 0; w < 2; w++) {
             uint64_t offset = (uint64_t)(uintptr_t)va - svq_load_u64(&peer->window[w]);
 
-            /* The caller holds a page there, so a peer that truly has it cannot be on its way out. */
+            /* The caller holds a page there, so the peer that really has it cannot be retired now. */
             if (offset < bytes && svq_acquire_u64(&peer->window_bytes) == bytes) {
                 *window = w;
                 *gfn = offset >> SVQ_PAGE_SHIFT;

@@ -35,7 +35,7 @@ void sim_entry_drop_flags(uint64_t *entry, uint64_t counts)
         drop |= GTF_WRITING;
     if (sim_active_readers(counts) == 0 && sim_active_writers(counts) == 0)
         drop |= GTF_READING;
-    /* The granter may keep changing its entry: each failure means that it did, so give up after that many. */
+    /* The granter may keep changing its entry: each failure means that it did, so give up after this many. */
     for (int tries = 0; (seen & drop) != 0 && tries < 1 << 16; tries++) {
         if (svq_cas_u64(entry, &seen, seen & ~drop))
             return;

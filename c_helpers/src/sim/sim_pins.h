@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Who maps a grant, kept where grantees and the broker all see it: the lock and the counts behind GTF_reading and
- * GTF_writing. The counts per connection let the broker undo what a killed process left.
+ * Who maps a grant, kept where all grantees and the broker see it: the lock and the counts behind GTF_reading and
+ * GTF_writing. The counts for each connection let the broker undo what a killed process left.
  */
 #ifndef SVQ_SIM_PINS_H
 #define SVQ_SIM_PINS_H
@@ -30,7 +30,7 @@ int sim_active_lock(struct sim_active *active, uint16_t connection, uint64_t *un
 /* Stores new counts and lets go of the lock. */
 void sim_active_unlock(struct sim_active *active, uint64_t counts);
 
-/* Clears those of GTF_reading and GTF_writing that the counts do not call for. */
+/* Clears GTF_reading and GTF_writing where the counts no longer require them. */
 void sim_entry_drop_flags(uint64_t *entry, uint64_t counts);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Between the embedded machine's broker and its clients: the messages on a domain's socket (SOCK_SEQPACKET, one
- * answer a request, file descriptors by SCM_RIGHTS), and the layouts of the memory that both map.
+ * Between the embedded machine's broker and its clients: the messages on a domain's socket (SOCK_SEQPACKET, one answer
+ * for each request, file descriptors by SCM_RIGHTS), and the layouts of the memory that both map.
  */
 #ifndef SVQ_SIM_WIRE_H
 #define SVQ_SIM_WIRE_H
@@ -54,7 +54,7 @@ struct sim_answer {
     uint64_t gfn;
     uint64_t ram_pages;
     uint64_t changes, acknowledged;
-    uint64_t incarnation; /* tells the domains of one slot apart, in time */
+    uint64_t incarnation; /* tells successive domains of one slot apart */
 };
 
 /* --- shared memory ------------------------------------------------------------------------------------ */
@@ -77,23 +77,21 @@ struct sim_info {
     uint16_t frame_flags[]; /* of RAM frames */
 };
 
-/*
- * One connection's words. `held` is the client's: how many pages and tables it holds of the domain in each slot.
- */
+/* One connection's words. `held` is the client's: how many pages and tables it holds of the domain in each slot. */
 struct sim_connection_page {
-    uint32_t revoked; /* set by the broker before it takes all away */
+    uint32_t revoked; /* the broker sets this before it takes everything away */
     uint32_t reserved;
     uint64_t held[SVQ_SIM_DOMAINS_MAX];
 };
 
 /*
- * A domain's memory beyond its table, for each of its grefs:
- * active: how it is mapped in all, by every connection, and a lock; only the holder of the lock changes it.
- * pins:   u32, one such array per connection: how often that connection maps it.
+ * Memory beside a domain's table, for each of its grefs:
+ * active: how all connections together map it, and a lock; only the lock's holder changes it.
+ * pins:   u32, one such array for each connection: how often that connection maps it.
  */
 struct sim_active {
     uint64_t counts; /* the lock's owner (a connection id) in bits 0-15, then two counts */
-    uint64_t mapped; /* while a count is not 0: the entry's domid and frame as they were when it was first mapped */
+    uint64_t mapped; /* while a count is not 0: the entry's domid and frame at its first mapping */
 };
 
 enum {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Xen behind the hypervisor seam: its libraries, with their errors in our convention. */
+/* Xen behind the hypervisor seam: Xen's libraries, with their errors in our convention. */
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -7,9 +7,7 @@
 
 #include "xen_hv.h"
 
-/*
- * Opens one of the two handles when it is first needed. NULL: not to be had; *rc says why, as does svq_hv_why.
- */
+/* Opens one of the two handles when it is first needed. NULL: that failed; *rc says why, and so does svq_hv_why. */
 static void *handle(struct xen_hv *xen, void **slot, void *(*open_it)(void *, unsigned int),
                     const struct xen_node *node, int *rc)
 {
@@ -41,7 +39,7 @@ static int set_domid(struct svq_hv *hv, uint16_t domid)
     return 0;
 }
 
-/* gntalloc allows 1024 pages in all by default (its module parameter `limit`), and answers ENOSPC beyond. */
+/* gntalloc allows 1024 pages in all by default (its module parameter `limit`), and returns ENOSPC beyond that. */
 static int share_pages(struct svq_hv *hv, uint16_t peer_domid, size_t count, int peer_may_write, uint32_t *grefs,
                        void **va)
 {
@@ -64,7 +62,7 @@ static int share_pages(struct svq_hv *hv, uint16_t peer_domid, size_t count, int
     return 0;
 }
 
-/* gntalloc itself keeps a page that the peer still maps, and tries again later: there is no busy here. */
+/* gntalloc itself keeps a page that the peer still maps, and tries again later: so -EBUSY never occurs here. */
 static int unshare_pages(struct svq_hv *hv, void *va, size_t count)
 {
     return xen_unmap(xen_of(hv), va, XEN_MAP_SHARED, count);
@@ -86,7 +84,7 @@ static int map_grants(struct svq_hv *hv, uint16_t domid, const uint32_t *grefs, 
     if (!mapped) {
         rc = xen_negative_errno();
         free(map);
-        /* Every refusal by the hypervisor, whatever its status, reaches us from gntdev as EINVAL. */
+        /* gntdev reports every refusal by the hypervisor as EINVAL, whatever its status. */
         return rc == -EINVAL ? -EACCES : rc;
     }
     xen_map_publish(xen, map, mapped);
@@ -167,7 +165,7 @@ int svq_hv_open_xen(struct svq_hv **out)
     int rc = xen_libs_load(&libs);
     if (rc != 0)
         return rc;
-    /* Every role needs event channels; the other nodes are asked for when they are first used. */
+    /* Every role needs event channels; the other nodes are opened when they are first used. */
     if (access(xen_node_evtchn.path, R_OK | W_OK) != 0) {
         rc = xen_node_failed(&xen_node_evtchn, errno);
         return rc == -EACCES ? rc : -ENOSYS;

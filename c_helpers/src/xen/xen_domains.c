@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The handles through which other domains are reached, one set for each, restricted to it by the kernel
- * (IOCTL_PRIVCMD_RESTRICT, Linux 4.11) before they are used. Such a handle maps that domain's memory and grant table
- * and does device-model operations on it; for other domains, and for any other hypercall, the kernel answers EPERM.
- * There is no way back (tried on Xen 4.17 with Linux 6.1, in dom0 and in a mediator domain).
+ * The handles that reach other domains, one set for each. The kernel restricts a set to its domain
+ * (IOCTL_PRIVCMD_RESTRICT, Linux 4.11) before we use it. Such a handle maps that domain's memory and grant table and
+ * does device-model operations on it; for other domains, and for any other hypercall, the kernel returns EPERM. A
+ * restriction cannot be undone (tried on Xen 4.17 with Linux 6.1, in dom0 and in a mediator domain).
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -13,12 +13,12 @@
 
 #include "xen_hv.h"
 
-enum { DOMID_FIRST_RESERVED = 0x7ff0 }; /* xen.h; the kernel takes one of those above for "no restriction" */
+enum { DOMID_FIRST_RESERVED = 0x7ff0 }; /* xen.h; the kernel reads one of the higher domids as "no restriction" */
 
-/* Answers for `err`, with which the kernel refused to restrict a handle. */
+/* The error for `err`, with which the kernel refused to restrict a handle. */
 static int not_restricted(uint16_t domid, int err)
 {
-    /* It restricts us already, to our target. */
+    /* The kernel already restricts us, to our target. */
     if (err == EINVAL)
         return svq_hv_fail(-EPERM, "this domain may not reach domain %u: its node `target` names another one", domid);
     return svq_hv_fail(err > 0 ? -err : -EIO, "%s cannot be restricted to domain %u", xen_node_privcmd.path, domid);
@@ -45,7 +45,7 @@ static void close_domain(const struct xen_hv *xen, struct xen_domain *domain)
     free(domain);
 }
 
-/* Who has no users stays until another one is opened: a guest may map and unmap all the time. */
+/* A domain without users stays until another one is opened: a guest may map and unmap all the time. */
 static void close_idle(struct xen_hv *xen)
 {
     struct xen_domain **link = &xen->domains;
@@ -128,8 +128,8 @@ int xen_domain_privcmd(struct xen_hv *xen, struct xen_domain *domain)
 }
 
 /*
- * Linux include/uapi/xen/privcmd.h. Not by libxendevicemodel: that probes with domid 0 when it opens, which a privcmd
- * restricted to another domain refuses.
+ * Linux include/uapi/xen/privcmd.h. Not through libxendevicemodel: it probes with domid 0 when it opens, which a
+ * privcmd restricted to another domain refuses.
  */
 int xen_domain_dm_op(struct xen_hv *xen, struct xen_domain *domain, void *op, size_t bytes)
 {

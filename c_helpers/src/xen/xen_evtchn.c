@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Event channels by libxenevtchn. One handle belongs to one thread: that is the library's own rule. */
+/* Event channels through libxenevtchn. One handle belongs to one thread, by the library's own rule. */
 #include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
@@ -66,7 +66,7 @@ int xen_evtchn_notify(struct svq_evtchn *ec, uint32_t port)
     return answer(evtchn_of(ec)->libs->evtchn_notify(evtchn_of(ec)->handle, port));
 }
 
-/* xenevtchn_pending blocks, even on a descriptor that was made non-blocking (xenevtchn.h): so ask first. */
+/* xenevtchn_pending blocks, even on a non-blocking descriptor (xenevtchn.h), so poll first. */
 int xen_evtchn_pending(struct svq_evtchn *ec)
 {
     struct xen_evtchn *xec = evtchn_of(ec);
@@ -77,7 +77,7 @@ int xen_evtchn_pending(struct svq_evtchn *ec)
     if (ready < 0)
         return -errno;
     if ((pfd.revents & POLLIN) == 0)
-        return -EIO; /* the driver's ring overflowed: more events than ports cannot be */
+        return -EIO; /* the driver's ring overflowed: it can have at most one event for each port */
     return answer(xec->libs->evtchn_pending(xec->handle));
 }
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Other domains' memory and grant tables, by libxenforeignmemory. */
+/* Other domains' memory and grant tables, through libxenforeignmemory. */
 #include <stdlib.h>
 #include <sys/mman.h>
 
@@ -12,9 +12,8 @@ enum {
 };
 
 /*
- * Errors of a batch come per frame, so a domain that we may not map, or that does not exist, shows in every one of
- * them. Linux's privcmd writes negative numbers there where the library's header promises positive ones: take
- * both.
+ * Errors of a batch come per frame, so a domain that does not exist, or that we may not map, shows in every frame.
+ * Linux's privcmd writes negative numbers there, where the library's header promises positive ones: accept both.
  */
 static int whole_error(int *errs, size_t count)
 {
@@ -29,7 +28,7 @@ static int whole_error(int *errs, size_t count)
     return mapped == 0 ? refused : 0;
 }
 
-/* Room to remember a mapping of `domid`, and a use of its handle. NULL: *rc says why. */
+/* Room to record a mapping of `domid`, and a use of its handle. NULL: *rc says why. */
 static struct xen_map *new_map(struct xen_hv *xen, enum xen_map_kind kind, size_t count, uint16_t domid, int *rc)
 {
     struct xen_domain *domain = xen_domain_get(xen, domid, rc);
@@ -43,7 +42,7 @@ static struct xen_map *new_map(struct xen_hv *xen, enum xen_map_kind kind, size_
     return map;
 }
 
-/* For a mapping that came to nothing; answers what errno says. */
+/* For a mapping that failed; returns -errno. */
 static int drop_map(struct xen_hv *xen, struct xen_map *map)
 {
     int rc = xen_negative_errno();
@@ -136,7 +135,7 @@ int xen_grant_table_frames(struct svq_hv *hv, uint16_t domid, uint32_t *max_fram
     if (rc != 0)
         return rc;
     *max_frames = (uint32_t)(bytes >> SVQ_PAGE_SHIFT);
-    /* What would keep us from mapping it later is said now, while the operator attaches a disk. */
+    /* If something would keep us from mapping it later, say so now, while the operator attaches a disk. */
     rc = xen_map_grant_table(hv, domid, 0, 1, &mapped, &token);
     return rc != 0 ? rc : xen_unmap_grant_table(hv, token);
 }

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Changes of a guest's frames, by an ioreq server of ours (Xen public/hvm/dm_op.h, ioreq.h). When a processor of the
- * guest takes a frame out of its address space, Xen puts a request to invalidate into that processor's slot of every
- * enabled server, and keeps it from running until each has answered. No other request comes, for our server serves no
- * address: the range that it registers is its name, by which the next process knows the server of a dead one from
- * those of other device models in dom0.
+ * Changes of a guest's frames, reported to an ioreq server of ours (Xen public/hvm/dm_op.h, ioreq.h). When a processor
+ * of the guest takes a frame out of its address space, Xen puts a request to invalidate into that processor's slot of
+ * every enabled server, and keeps the processor from running until each has answered. No other request comes, since our
+ * server serves no address: the range that it registers is its name. By that name the next process tells a dead
+ * process's server from those of other device models in dom0.
  *
- * Order is all (tried on Xen 4.17): the page before the server is enabled, since Xen writes there from then on; the
- * ports after, since Xen tells them when it is enabled; at the end it is disabled, then what came before is answered,
- * and only then it is destroyed, since a processor whose request goes unanswered never runs again.
+ * Order matters (tried on Xen 4.17): map the page before enabling the server, since Xen writes there from then on; bind
+ * the ports after it, since Xen reveals them only then. At the end, disable the server, then answer the requests that
+ * came before, and only then destroy it, since a processor whose request goes unanswered never runs again.
  */
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -88,7 +88,7 @@ struct xen_frames {
     void *resource;
     struct ioreq *slots;
     struct svq_evtchn *events;
-    uint32_t ports[SLOTS]; /* ours; 0: no such processor */
+    uint32_t ports[SLOTS]; /* our end; 0: no such processor */
     uint64_t told[SLOTS / 64];
 };
 
@@ -121,7 +121,7 @@ static void destroy(const struct xen_frames *xf)
     (void)dm_op(xf, &op);
 }
 
-/* Is that server, one of dom0's, ours? Then our name cannot be given to it once more. */
+/* Is that server of dom0's our own? Then Xen refuses to register our name there a second time. */
 static int is_ours(const struct xen_frames *xf, uint16_t id)
 {
     struct dm_op op = { .op = DMOP_GET_IOREQ_SERVER_INFO, .info = { .id = id, .flags = DMOP_NO_GFNS } };
@@ -170,7 +170,7 @@ static int map_page(struct xen_frames *xf)
     return 0;
 }
 
-/* Xen refuses a port that somebody has bound: whoever it is lives. */
+/* Xen refuses a port that somebody has bound: that process is alive. */
 static int bind_ports(struct xen_frames *xf)
 {
     int rc = svq_evtchn_open(xf->base.hv, &xf->events);
@@ -195,10 +195,10 @@ static int answer(const struct xen_frames *xf, size_t i)
     return svq_evtchn_notify(xf->events, xf->ports[i]);
 }
 
-/* Whatever state a dead process left it in. */
+/* Is a request waiting? A dead process may have left it in either state. */
 static int is_waiting(uint32_t word) { return state_of(word) == STATE_READY || state_of(word) == STATE_INPROCESS; }
 
-/* Answers all that wait and can be answered. False: some processor waits still. */
+/* Answers all waiting requests that it can. False: some processor still waits. */
 static int answer_all(const struct xen_frames *xf)
 {
     int all = 1;
@@ -211,7 +211,7 @@ static int answer_all(const struct xen_frames *xf)
     return all;
 }
 
-/* Lets go of what this process has. The server stays, for another process. */
+/* Releases what this process has. The server stays, for another process. */
 static void let_go(struct xen_frames *xf)
 {
     struct xen_hv *xen = xen_of(xf->base.hv);
@@ -260,7 +260,7 @@ int xen_frames_watch(struct svq_hv *hv, uint16_t domid, struct svq_frames **out)
     if (rc == 0)
         *out = &xf->base;
     else if (rc == -EBUSY || !xf->slots)
-        let_go(xf); /* without its page nothing can be answered: the next try finds it by its name */
+        let_go(xf); /* without its page we can answer nothing: the next try finds the server by its name */
     else
         xen_frames_close(&xf->base);
     return rc;
@@ -292,7 +292,7 @@ int xen_frames_changed(struct svq_frames *frames)
             continue;
         if (type_of(word) == TYPE_INVALIDATE) {
             xf->told[i / 64] |= 1ULL << (i % 64);
-        } else { /* none of our addresses: what nobody answers reads as ones */
+        } else { /* none of our addresses: what nobody serves reads as all ones */
             if (is_read(word))
                 svq_store_u64(&xf->slots[i].data, UINT64_MAX);
             (void)answer(xf, i);

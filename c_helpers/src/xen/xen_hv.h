@@ -11,23 +11,23 @@
 enum xen_map_kind { XEN_MAP_FOREIGN, XEN_MAP_TABLE, XEN_MAP_GRANTS, XEN_MAP_SHARED, XEN_MAP_OWN };
 
 /*
- * All that we can do to another domain's memory goes through handles of its own, which the kernel restricts to that
- * domain before anything is mapped by them: a number that went wrong cannot reach another domain. There is no handle
- * without a restriction in the process.
+ * All that we can do to another domain's memory goes through handles of its own. The kernel restricts these to that
+ * domain before they map anything, so a wrong number cannot reach another domain. The process has no unrestricted
+ * handle.
  */
 struct xen_domain {
     struct xen_domain *next;
     uint16_t domid;
-    uint32_t users; /* mappings and calls under way */
+    uint32_t users; /* mappings and calls in progress */
     void *foreignmemory;
     int privcmd_fd; /* for what the library cannot do; -1 until it is needed */
 };
 
-/* One live mapping: the libraries do not undo these when their handle closes, so we must know them. */
+/* One live mapping: the libraries do not undo mappings when their handle closes, so we must record them. */
 struct xen_map {
     struct svq_hv_map base;    /* of an enum xen_map_kind */
     void *resource;            /* of XEN_MAP_TABLE */
-    struct xen_domain *domain; /* whose memory or table it is, of XEN_MAP_FOREIGN and XEN_MAP_TABLE: one of its users */
+    struct xen_domain *domain; /* of XEN_MAP_FOREIGN and XEN_MAP_TABLE: the owner; the mapping is one of its users */
 };
 
 struct xen_hv {
@@ -37,35 +37,35 @@ struct xen_hv {
     void *gnttab, *gntshr; /* opened when first used: not every domain has every device node */
     struct xen_domain *domains;
 
-    struct svq_hv_maps maps; /* of struct xen_map; with a lock of its own */
+    struct svq_hv_maps maps; /* of struct xen_map; they have their own lock */
 };
 
 static inline struct xen_hv *xen_of(struct svq_hv *hv) { return (struct xen_hv *)(void *)hv; /* its first member */ }
 
-/* hv_xen.c: a handle on libraries that were found already; tests give their own. */
+/* hv_xen.c: a handle on libraries that are already loaded; tests pass their own. */
 int svq_hv_open_xen_on(const struct xen_libs *libs, struct svq_hv **out);
 
 /* xen_maps.c */
-/* Room for a mapping, before there is one: what is mapped can then always be remembered. NULL: out of memory. */
+/* Room for a mapping, made before the mapping itself, so that recording it cannot fail. NULL: out of memory. */
 struct xen_map *xen_map_new(enum xen_map_kind kind, size_t count);
 void xen_map_publish(struct xen_hv *xen, struct xen_map *map, void *va);
-/* Undoes the mapping at `va` if it is of that kind and size (0: any size). */
+/* Undoes the mapping at `va` if it has that kind and size (0: any size). */
 int xen_unmap(struct xen_hv *xen, const void *va, enum xen_map_kind kind, size_t count);
-/* Takes the mapping at `va` off the list if it is of that kind and size (0: any size); else NULL. */
+/* Takes the mapping at `va` off the list if it has that kind and size (0: any size); else NULL. */
 struct xen_map *xen_map_take(struct xen_hv *xen, const void *va, enum xen_map_kind kind, size_t count);
-/* Undoes a mapping that was taken off the list; on failure it is put back. 0 or -errno. */
+/* Undoes a mapping that was taken off the list; on failure, puts it back. 0 or -errno. */
 int xen_map_undo(struct xen_hv *xen, struct xen_map *map);
 void xen_maps_undo_all(struct xen_hv *xen);
 
 static inline int xen_negative_errno(void) { return errno > 0 ? -errno : -EIO; }
 
 /* xen_domains.c */
-/* The domain's handle, of which the caller is a user from now on. NULL: *rc says why. */
+/* The domain's handle, which counts the caller as a user from now on. NULL: *rc says why. */
 struct xen_domain *xen_domain_get(struct xen_hv *xen, uint16_t domid, int *rc);
 void xen_domain_put(struct xen_hv *xen, struct xen_domain *domain);
 /* A descriptor of privcmd, restricted to that domain, for its users; or -errno. */
 int xen_domain_privcmd(struct xen_hv *xen, struct xen_domain *domain);
-/* A device-model operation on it (struct xen_dm_op of Xen's public/hvm/dm_op.h, as long as that one is). */
+/* A device-model operation on it (struct xen_dm_op of Xen's public/hvm/dm_op.h, of the same size). */
 int xen_domain_dm_op(struct xen_hv *xen, struct xen_domain *domain, void *op, size_t bytes);
 void xen_domains_close(struct xen_hv *xen);
 

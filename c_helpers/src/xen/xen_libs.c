@@ -95,7 +95,7 @@ int xen_libs_load(const struct xen_libs **out)
 int xen_node_failed(const struct xen_node *node, int err)
 {
     if (err == ENOENT)
-        return svq_hv_fail(-err, "%s does not exist: this is no Xen domain, or the kernel module %s is not loaded",
+        return svq_hv_fail(-err, "%s does not exist: this is not a Xen domain, or the kernel module %s is not loaded",
                            node->path, node->module);
     if (err == ENODEV || err == ENXIO)
         return svq_hv_fail(-err, "%s has no driver: load the kernel module %s", node->path, node->module);

@@ -9,10 +9,10 @@
 
 #include "hv_impl.h"
 
-/* xen_pfn_t and off_t-sized words are 64 bits wide on x86_64 and on Arm64: the only ones this is written for. */
+/* xen_pfn_t and off_t-sized words are 64 bits wide on x86_64 and on Arm64; this code is for those only. */
 _Static_assert(sizeof(long) == 8, "64-bit only");
 
-/* All of these answer NULL or -1 and set errno when they fail. */
+/* All of these return NULL or -1 and set errno when they fail. */
 struct xen_libs {
     /* grants of others */
     void *(*gnttab_open)(void *logger, unsigned int flags);
@@ -61,7 +61,7 @@ struct xen_node {
 
 extern const struct xen_node xen_node_privcmd, xen_node_gntdev, xen_node_gntalloc, xen_node_evtchn;
 
-/* Makes svq_hv_why say why a node could not be opened with `err` (an errno). Answers -err. */
+/* Makes svq_hv_why explain why opening a node failed with `err` (an errno). Returns -err. */
 int xen_node_failed(const struct xen_node *node, int err);
 
 #endif

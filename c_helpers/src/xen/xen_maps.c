@@ -1,8 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/*
- * What a handle on Xen has mapped, so that each mapping is undone by the library that made it, at the latest on
- * close.
- */
+/* What a handle on Xen has mapped, so that the library that made a mapping also undoes it: on close, at the latest. */
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Our own domain's memory with its frame numbers, and a guest frame's type: both without a library call that fits.
+ * Our own domain's memory with its frame numbers, and a guest frame's type: no library has a suitable call for either.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -40,8 +40,8 @@ static int read_gfns(const void *va, size_t count, uint64_t *gfns)
 }
 
 /*
- * Locked pages do not go to swap, but the kernel may still move them while it compacts memory: a domain that runs
- * a user-space driver sets vm.compact_unevictable_allowed to 0.
+ * Locked pages do not go to swap, but the kernel may still move them while it compacts memory: a domain that runs a
+ * user-space driver must set vm.compact_unevictable_allowed to 0.
  */
 int xen_own_pages(struct svq_hv *hv, uint64_t first_gfn, size_t count, uint64_t *gfns, void **va)
 {
@@ -59,7 +59,7 @@ int xen_own_pages(struct svq_hv *hv, uint64_t first_gfn, size_t count, uint64_t 
         free(map);
         return rc;
     }
-    /* A child would make these pages copy-on-write, and then our next write go to another frame. */
+    /* A child would make these pages copy-on-write, and our next write would then go to another frame. */
     rc = madvise(pages, bytes, MADV_DONTFORK) == 0 ? read_gfns(pages, count, gfns) : -errno;
     if (rc != 0) {
         (void)munmap(pages, bytes);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The broker's thread: accepts handles, receives requests, sends answers, notices ends. */
+/* The broker's thread: accepts handles, receives requests, sends answers, notices when a connection ends. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <string.h>
@@ -32,7 +32,7 @@ static bool send_reply(int fd, struct sim_reply *reply)
         msg.msg_control = control;
         msg.msg_controllen = CMSG_SPACE(bytes);
     }
-    /* A client that does not read its answers is broken: it may not make the broker wait. */
+    /* A client that does not read its answers is broken: it must not make the broker wait. */
     return sendmsg(fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)sizeof reply->answer;
 }
 
@@ -67,10 +67,7 @@ static void handle(struct svq_sim_machine *machine, uint64_t what)
     }
 }
 
-/*
- * An event may be stale, since one before it in the batch can end a connection: both paths then find nothing to
- * do.
- */
+/* An event may be stale, since an earlier one in the batch can end a connection: then both paths find nothing to do. */
 void *sim_broker_run(void *argument)
 {
     struct svq_sim_machine *machine = argument;

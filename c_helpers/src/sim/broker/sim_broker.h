@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Inside the broker of the embedded machine. Everything here is used with the machine's lock held, by the broker's
- * thread or by a caller of svq_sim.h; clients see only sim_wire.h.
+ * Inside the broker of the embedded machine. The broker's thread and callers of svq_sim.h use everything here with the
+ * machine's lock held; clients see only sim_wire.h.
  */
 #ifndef SVQ_SIM_BROKER_H
 #define SVQ_SIM_BROKER_H
@@ -13,14 +13,14 @@
 
 enum {
     SIM_CONNECTIONS_MAX = 2048, /* connection ids are 1 .. this */
-    SIM_FIRST_SHARED_GREF = 8,  /* the entries before are the toolstack's, as on Xen */
+    SIM_FIRST_SHARED_GREF = 8,  /* the entries below are the toolstack's, as on Xen */
 };
 
 /* A page that svq_hv_share_pages gave out. */
 struct sim_share {
     uint32_t gref;
     uint16_t connection; /* 0: free */
-    uint16_t leaked;     /* still mapped by the peer when it was taken back: never used again */
+    uint16_t leaked;     /* the peer still had it mapped when it was taken back: never used again */
 };
 
 struct sim_port {
@@ -32,7 +32,7 @@ struct sim_port {
     int notify_fd;
 };
 
-/* What an ioreq server is on Xen: it outlives the process that made it. */
+/* Stands for an ioreq server on Xen: it outlives the process that made it. */
 struct sim_watch {
     bool made;
     uint16_t owner_domid;
@@ -62,7 +62,7 @@ struct sim_domain {
 struct sim_connection {
     int fd;
     uint16_t id;
-    bool gone; /* its other end is closed: whatever it did is finished */
+    bool gone; /* its other end is closed: the client does nothing more */
     bool greeted;
     struct sim_domain *domain;
     int page_fd;
@@ -81,20 +81,20 @@ struct svq_sim_machine {
     struct sim_connection *connections[SIM_CONNECTIONS_MAX];
 };
 
-/* What an answer carries besides its words. The descriptors stay the sender's. */
+/* What an answer carries besides its words. The sender keeps the descriptors. */
 struct sim_reply {
     struct sim_answer answer;
     int fds[SIM_WIRE_FDS_MAX];
     int fd_count;
 };
 
-/* sim_memory.c: shared memory of the broker; descriptors are -1 and addresses NULL when there is none. */
+/* sim_memory.c: the broker's shared memory; where there is none, descriptors are -1 and addresses NULL. */
 int sim_shared_memory(const char *name, uint64_t bytes, void **va);
 void sim_unmap(void *va, uint64_t bytes);
 void sim_close(int *fd);
 int sim_domain_memory_create(struct sim_domain *domain);
 void sim_domain_memory_free(struct sim_domain *domain);
-/* Gives a dead domain's pages back to the host, though clients may still have them in a window of theirs. */
+/* Gives a dead domain's pages back to the host, even if clients still have them in one of their windows. */
 void sim_domain_memory_drop(struct sim_domain *domain);
 static inline uint64_t sim_grefs(const struct sim_domain *domain)
 {
@@ -113,7 +113,7 @@ struct sim_connection *sim_connection_accept(struct svq_sim_machine *machine, st
 int sim_connection_pins(struct sim_connection *connection, const struct sim_domain *granter);
 void sim_connection_forget_pins(struct sim_connection *connection, const struct sim_domain *granter);
 void sim_connection_release(struct svq_sim_machine *machine, struct sim_connection *connection);
-/* Releases, closes and frees; the last one of a domain takes the domain with it. */
+/* Releases, closes and frees; when a domain's last connection ends, so does the domain. */
 void sim_connection_end(struct svq_sim_machine *machine, struct sim_connection *connection);
 
 /* sim_shares.c */
@@ -136,11 +136,11 @@ int sim_watch_changes(const struct sim_connection *connection, const struct sim_
                       struct sim_answer *answer);
 int sim_watch_ack(const struct sim_connection *connection, struct sim_domain *target, uint64_t untrusted_changes);
 int sim_watch_close(const struct sim_connection *connection, struct sim_domain *target);
-/* A process has ended: what it watches stays, and waits for another one of its domain. */
+/* For a process that has ended: its watches stay, and wait for another process of its domain. */
 void sim_watches_orphan(struct svq_sim_machine *machine, const struct sim_connection *connection);
 void sim_watch_free(struct sim_domain *target);
 
-/* sim_requests.c: answers one request. False: the connection said goodbye. */
+/* sim_requests.c: answers one request. False: the client has said goodbye. */
 bool sim_answer_request(struct svq_sim_machine *machine, struct sim_connection *connection,
                         const struct sim_request *untrusted_request, struct sim_reply *reply);
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* One client handle as the broker sees it, and the undoing of all that it did when it ends, however it ended. */
+/* One client handle as the broker sees it. When it ends, however that happens, everything that it did is undone. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <poll.h>
@@ -88,7 +88,7 @@ void sim_connection_forget_pins(struct sim_connection *connection, const struct 
     sim_close(&connection->pins_fd[granter->slot]);
 }
 
-/* Is whoever holds a lock past letting go of it? A killed process has closed its sockets. */
+/* Can the lock's owner no longer let go of it? A killed process has closed its sockets. */
 static bool owner_is_gone(struct svq_sim_machine *machine, uint16_t owner)
 {
     const struct sim_connection *connection = NULL;
@@ -112,7 +112,7 @@ static void lock_or_steal(struct svq_sim_machine *machine, struct sim_active *ac
     }
 }
 
-/* Counts anew who maps one gref, this connection left out, and sets the entry's flags by that. */
+/* Counts again who maps one gref, without this connection, and sets the entry's flags accordingly. */
 static void drop_pins_of(struct svq_sim_machine *machine, struct sim_connection *connection, struct sim_domain *granter,
                          uint64_t gref)
 {
@@ -136,14 +136,14 @@ static void drop_pins_in(struct svq_sim_machine *machine, struct sim_connection 
                          uint64_t first, uint64_t end)
 {
     for (uint64_t gref = first; gref < end; gref++) {
-        /* It may have been killed between taking the lock and counting. */
+        /* The client may have been killed between taking the lock and counting. */
         if (svq_load_u32(&connection->pins[granter->slot][gref]) != 0 ||
             sim_active_owner(svq_load_u64(&granter->active[gref].counts)) == connection->id)
             drop_pins_of(machine, connection, granter, gref);
     }
 }
 
-/* The arrays are sparse and may be large: only where a client ever touched its pins is there something to see. */
+/* The arrays are sparse and may be large: look only where a client ever touched its pins. */
 static void drop_all_pins(struct svq_sim_machine *machine, struct sim_connection *connection)
 {
     for (uint32_t slot = 0; slot < SVQ_SIM_DOMAINS_MAX; slot++) {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The lives of the embedded machine's domains: created, running, dead, held by others (zombie), forgotten. */
+/* The life of the embedded machine's domains: created, running, dead, held by others (zombie), forgotten. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -22,10 +22,10 @@ struct sim_domain *sim_domain_find(struct svq_sim_machine *machine, uint16_t dom
     return NULL;
 }
 
-/* Does any living domain say that it holds something of it? Dead domains have no connections. */
+/* Does any living domain say that it holds something of this one? Dead domains have no connections. */
 bool sim_domain_held(struct svq_sim_machine *machine, const struct sim_domain *domain)
 {
-    svq_full_fence(); /* `dead` was stored: whoever did not see that yet has counted before (sim_peer.c) */
+    svq_full_fence(); /* `dead` is stored: a client that has not seen it yet has counted already (sim_peer.c) */
     for (uint32_t i = 0; i < SIM_CONNECTIONS_MAX; i++) {
         const struct sim_connection *connection = machine->connections[i];
         if (connection && connection->domain != domain && svq_acquire_u64(&connection->page->held[domain->slot]))
@@ -44,7 +44,7 @@ static void socket_name(uint16_t domid, char name[SIM_SOCKET_NAME_BYTES])
     (void)snprintf(name, SIM_SOCKET_NAME_BYTES, SIM_SOCKET_NAME, domid);
 }
 
-/* A socket address holds 107 characters and a directory's name may be longer: reach it by its descriptor. */
+/* A socket address holds 107 characters, and a directory's name may be longer: reach it through its descriptor. */
 static struct sockaddr_un socket_address(int directory_fd, const char *name)
 {
     struct sockaddr_un address = { .sun_family = AF_UNIX };
@@ -58,7 +58,7 @@ static int seqpacket_socket(void)
     return fd < 0 ? -errno : fd;
 }
 
-/* A machine that was killed leaves its sockets behind: nobody listens there. */
+/* A machine that was killed leaves its sockets behind, but nobody listens there. */
 static bool nobody_listens(const struct sockaddr_un *address)
 {
     int fd = seqpacket_socket();
@@ -119,7 +119,7 @@ void sim_domain_die(struct svq_sim_machine *machine, struct sim_domain *domain, 
 void sim_domain_free(struct svq_sim_machine *machine, struct sim_domain *domain)
 {
     sim_domain_die(machine, domain, false);
-    end_connections(machine, domain); /* the dead have some too, until they greet and are told */
+    end_connections(machine, domain); /* dead domains have some too, until their clients say hello and learn of it */
     for (uint32_t i = 0; i < SIM_CONNECTIONS_MAX; i++) {
         if (machine->connections[i])
             sim_connection_forget_pins(machine->connections[i], domain);
@@ -128,7 +128,7 @@ void sim_domain_free(struct svq_sim_machine *machine, struct sim_domain *domain)
     socket_name(domain->domid, name);
     (void)unlinkat(machine->directory_fd, name, 0);
     sim_close(&domain->listener);
-    sim_domain_memory_drop(domain); /* some client may still have it mapped, in a window that it no longer uses */
+    sim_domain_memory_drop(domain); /* a client may still have it mapped in a window that it no longer uses */
     sim_domain_memory_free(domain);
     domain->used = false;
 }
@@ -152,7 +152,7 @@ static int domain_init(struct svq_sim_machine *machine, struct sim_domain *domai
     return 0;
 }
 
-/* A slot for a new domain: that of its dead namesake, a free one, or that of a dead domain that nobody holds. */
+/* A slot for a new domain: that of its dead predecessor, a free one, or that of a dead domain that nobody holds. */
 static int pick_slot(struct svq_sim_machine *machine, uint16_t domid, struct sim_domain **out)
 {
     struct sim_domain *domain = sim_domain_find(machine, domid);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The embedded machine as its host sees it: start, stop, and what it tells of domains that died. */
+/* The embedded machine as its host sees it: start, stop, and reports of domains that died. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -79,8 +79,8 @@ void svq_sim_machine_stop(struct svq_sim_machine *machine)
 int svq_sim_event_fd(struct svq_sim_machine *machine) { return machine->event_fd; }
 
 /*
- * The descriptor is readable while a death is unreported, and once more if the host itself destroyed or recreated
- * that domain meanwhile: then there is nothing to report.
+ * The descriptor is readable while a death is unreported. If the host itself has since destroyed or recreated that
+ * domain, it is readable once more with nothing to report.
  */
 int svq_sim_next_event(struct svq_sim_machine *machine, int *kind, uint16_t *domid)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The shared memory of the embedded machine: memfds, sparse, sealed so that no client can cut another's short. */
+/* The shared memory of the embedded machine: memfds, sparse, and sealed so that no client can truncate them. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -63,7 +63,7 @@ static int create_all(struct sim_domain *domain)
     if (domain->info_fd < 0)
         return domain->info_fd;
     domain->info = va;
-    /* From now on nobody can map it writable: only the mapping that we already have is. */
+    /* From now on nobody can map it writable: only the mapping that we already have is writable. */
     return fcntl(domain->info_fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE) == 0 ? 0 : -errno;
 }
 

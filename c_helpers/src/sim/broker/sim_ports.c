@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Event channels of the embedded machine. A port is made with both of its eventfds, the one that its owner waits
- * on and the one that wakes the other end, so that nobody needs to be told when the other end binds.
+ * Event channels of the embedded machine. A port is made with both of its eventfds, the one that its owner waits on and
+ * the one that wakes the other end, so a port's owner needs no message when the other end binds.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -14,7 +14,7 @@
 static void set_state(struct sim_domain *domain, uint32_t port, uint16_t state)
 {
     domain->ports[port].state = state;
-    svq_release_u32(&domain->info->port_state[port], state); /* what svq_evtchn_notify looks at */
+    svq_release_u32(&domain->info->port_state[port], state); /* svq_evtchn_notify reads this */
 }
 
 static int free_port(const struct sim_domain *domain)
@@ -86,7 +86,7 @@ int sim_port_bind(struct svq_sim_machine *machine, struct sim_connection *connec
     theirs->remote_port = (uint32_t)port;
     set_state(domain, (uint32_t)port, SIM_PORT_CONNECTED);
     set_state(remote, remote_port, SIM_PORT_CONNECTED);
-    /* As Xen does: the other end may have notified before anybody was there, so the new port starts pending. */
+    /* As on Xen, the new port starts pending: the other end may have notified before anybody was there. */
     (void)eventfd_write(record.wait_fd, 1);
     answer_port(reply, (uint32_t)port, &record);
     return 0;

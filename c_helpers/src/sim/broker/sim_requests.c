@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What a client may ask of the broker, who may ask it, and the answers. Every word of a request is untrusted. */
+/*
+ * What clients may ask of the broker, which client may ask it, and the answers. Every word of a request is untrusted.
+ */
 #include <errno.h>
 #include <string.h>
 
@@ -25,8 +27,8 @@ static int hello(struct sim_connection *connection, uint64_t version, struct sim
 }
 
 /*
- * Whatever is needed to map grants of a domain. Any domain gets it, of any domain: it is the library of the
- * grantee that looks at the entries (sim_grants.c). This is where the machine is a simulation and not a boundary.
+ * Whatever a client needs to map a domain's grants. Any domain gets it for any domain: the grantee's library checks the
+ * entries (sim_grants.c). Here the machine is a simulation and not a boundary.
  */
 static int peer(struct sim_connection *connection, struct sim_domain *target, struct sim_reply *reply)
 {
@@ -99,7 +101,7 @@ static int answer_status(struct svq_sim_machine *machine, struct sim_connection 
     case SIM_OP_FRAMES_CHANGES:
     case SIM_OP_FRAMES_ACK:
     case SIM_OP_FRAMES_CLOSE: return about_a_domain(machine, connection, request, reply);
-    case SIM_OP_SHARE: /* granting to a domain that does not exist (yet) is allowed, as on Xen */
+    case SIM_OP_SHARE: /* as on Xen, a domain may grant to one that does not exist (yet) */
         return sim_share(connection, request->domid, request->args[0], request->args[1] != 0, &reply->answer);
     case SIM_OP_UNSHARE: return sim_unshare(connection, request->args[0], request->args[1]);
     case SIM_OP_PORT_ALLOC: return sim_port_alloc(connection, request->domid, reply);

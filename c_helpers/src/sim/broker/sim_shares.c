@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Pages that a domain shares of its own: frames behind its RAM, entries of its own grant table. What gntalloc does
- * in Linux; here the broker does it, since several processes may be one domain.
+ * Pages of its own that a domain shares: frames behind its RAM, entries of its own grant table. On Linux gntalloc does
+ * this; here the broker does, since several processes may be one domain.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -20,7 +20,7 @@ int sim_grow_table(struct sim_domain *domain, uint64_t frames)
     return 0;
 }
 
-/* The first of `count` consecutive entries that are 0, which means that nobody has taken them. */
+/* The first of `count` consecutive entries that are 0, so nobody has taken them. */
 static int find_grefs(const struct sim_domain *domain, uint64_t count, uint32_t *first)
 {
     uint64_t run = 0;
@@ -66,14 +66,14 @@ int sim_share(struct sim_connection *connection, uint16_t peer_domid, uint64_t c
         uint32_t gfn = (uint32_t)(domain->ram_pages + frame + i); /* RAM is at most 2^24 pages */
         domain->shares[frame + i] = (struct sim_share){ .gref = gref + (uint32_t)i, .connection = connection->id };
         svq_store_u64(entry, svq_grant_entry(0, peer_domid, gfn));
-        svq_release_u64(entry, svq_grant_entry(flags, peer_domid, gfn)); /* valid only once it is complete */
+        svq_release_u64(entry, svq_grant_entry(flags, peer_domid, gfn)); /* valid only when complete */
     }
     answer->gref = gref;
     answer->gfn = domain->ram_pages + frame;
     return 0;
 }
 
-/* Takes an entry back unless it is mapped: the peer's two bits and our zero compete in one compare-and-swap. */
+/* Takes an entry back unless it is mapped: one compare-and-swap checks the peer's two bits and writes our zero. */
 static bool end_access(uint64_t *entry)
 {
     uint64_t seen = svq_load_u64(entry);
@@ -92,10 +92,10 @@ static int end_share(struct sim_domain *domain, uint32_t frame)
     off_t offset = (off_t)((domain->ram_pages + frame) << SVQ_PAGE_SHIFT);
     share->connection = 0;
     if (!end_access(&domain->table[share->gref])) {
-        share->leaked = 1; /* the peer can still write there: neither the page nor the entry is ever used again */
+        share->leaked = 1; /* the peer can still write there: never use the page or the entry again */
         return -EBUSY;
     }
-    /* The next user gets zeroes. */
+    /* The next user gets zeros. */
     (void)fallocate(domain->memory_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, SVQ_PAGE_SIZE);
     return 0;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Watches on domains' frames: what Xen's ioreq servers do for us, with their ways to go wrong. */
+/* Watches on domains' frames: what Xen's ioreq servers do for us, including how they can go wrong. */
 #include <errno.h>
 #include <sys/eventfd.h>
 #include <time.h>
@@ -89,7 +89,7 @@ static uint64_t announce(struct sim_watch *watch)
     return ++watch->changes;
 }
 
-/* Only the processor that made the change waits: without the lock. */
+/* Waits without the lock: only the processor that made the change waits. */
 int svq_sim_frames_changed(struct svq_sim_machine *machine, uint16_t domid, uint32_t timeout_ms)
 {
     uint64_t change = 0;

@@ -28,7 +28,7 @@ double bench_median_ratio(const struct contender *over, const struct contender *
     return bench_median(ratios, slices);
 }
 
-/* What reading the clock twice takes: it is in every span, and for the floor's short spans it counts. */
+/* How long reading the clock twice takes: every span includes it, and for the floor's short spans that matters. */
 static double clock_ns(void)
 {
     double spans[CLOCK_READS];
@@ -45,7 +45,10 @@ static unsigned chains_per_block(const struct contender *c)
     return room < CHAINS_PER_BLOCK ? room : CHAINS_PER_BLOCK;
 }
 
-/* As many as it takes: one may be out of time, or have mapped as much of the guest as it may and moved nothing yet. */
+/*
+ * Makes passes until something moves: one pass may run out of time, or reach its limit of mappings before it moves
+ * anything.
+ */
 static void passes(struct contender *c, unsigned chains,
                    int (*pass)(struct svq_device *dev, uint16_t index, unsigned chains))
 {
@@ -76,7 +79,7 @@ static uint64_t complete(struct contender *c, unsigned chains)
     return svq_now_ns() - start;
 }
 
-/* What clearing the pages of these chains takes by itself. */
+/* How long it takes just to clear the pages of these chains. */
 static uint64_t clear_pages(struct contender *c, unsigned chains)
 {
     const struct rig_queue *q = &c->rig->q[0];
@@ -88,7 +91,9 @@ static uint64_t clear_pages(struct contender *c, unsigned chains)
     return svq_now_ns() - start;
 }
 
-/* One ring-ful there and back. Returns the ns of the relay or the engine alone, without the neighbours' work. */
+/*
+ * One full ring there and back. Returns the time of the relay or the engine alone in ns, without the neighbours' work.
+ */
 static uint64_t run_block(struct contender *c, unsigned chains)
 {
     uint32_t len = c->segments ? c->segments * SVQ_PAGE_SIZE : SVQ_PAGE_SIZE + 1;

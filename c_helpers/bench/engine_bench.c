@@ -5,10 +5,10 @@
 
 enum { SLICES = 61, CURVE_SLICES = 15, PAST_STEP = 400000 };
 
-/* Two groups, with the floor in both: what clears pages leaves nothing of the others in the cache. */
+/* Two groups, with the floor in both: contenders that clear pages would evict the others from the cache. */
 enum { ONE, BLK, DYNAMIC, FLOOR, CLEARED, ONLY_CLEARS, CONTENDERS };
 
-/* A chain of one page that is cleared first may cost six times the floor, and 1.4 times the clearing by itself. */
+/* A chain of one page that is cleared first may cost six times the floor, and 1.4 times the clearing alone. */
 static double cleared_over_budget(const struct contender *c)
 {
     double ratios[SLICES];
@@ -22,7 +22,10 @@ void bench_floor_and_chains(unsigned rounds)
     static struct rig rigs[CONTENDERS];
     static struct contender c[CONTENDERS];
     static struct floor_relay relay;
-    /* Three descriptors a request: a larger ring has as many virtio-blk chains in flight as the others have. */
+    /*
+     * Three descriptors for each request: the larger ring holds as many virtio-blk chains in flight as the others'
+     * rings.
+     */
     const struct rig_config configs[] = { [BLK] = { .queue_size = 1024 },
                                           [DYNAMIC] = { .dynamic_window = 1 },
                                           [CLEARED] = { .clear = 1 },

@@ -28,8 +28,8 @@ struct floor_relay {
 };
 
 /*
- * The relay takes the engine's place in a rig: it has the guest's rings, the shadow ring and the grant table from
- * the same calls as the engine, so each is the same kind of memory, mapped anew for each side.
+ * The relay takes the engine's place in a rig. It gets the guest's rings, the shadow ring and the grant table through
+ * the same calls as the engine, so each is the same kind of memory, with a mapping of its own for each side.
  */
 void floor_open(struct floor_relay *r, struct rig *rig);
 void floor_close(struct floor_relay *r, struct rig *rig);
@@ -38,9 +38,9 @@ void floor_complete(struct floor_relay *r, unsigned batch);
 
 /* Offers `count` chains of `segments` writable pages each. */
 void bench_offer_pages(struct rig *rig, unsigned count, unsigned segments);
-/* Header 16 bytes, data 4096, status 1: as Linux's virtio-blk lays them. */
+/* Header 16 bytes, data 4096, status 1: as Linux's virtio-blk arranges them. */
 void bench_offer_blk(struct rig *rig, unsigned count);
-unsigned bench_echo(struct rig *rig, uint32_t len); /* the device: takes what is there, gives it back */
+unsigned bench_echo(struct rig *rig, uint32_t len); /* the device: takes all available chains and returns them */
 unsigned bench_reap(struct rig *rig);               /* the driver: consumes used entries */
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* With a worker thread: throughput at depth 128 on two cores, and wake-ups at depth 1 when everybody sleeps. */
+/* With a worker thread: throughput at depth 128 on two cores, and wake-ups at depth 1, where everybody sleeps. */
 #include <dirent.h>
 #include <poll.h>
 #include <pthread.h>
@@ -14,10 +14,10 @@ enum { DEPTH = 128, DEPTH_1_REQUESTS = 4000 };
 enum { WINDOW_NS = 500000, LONGEST_NS = 1500000000 };
 enum { WARM_WINDOWS = 50, WINDOWS_WANTED = 400, WINDOWS_MIN = 20, WINDOWS_MAX = 3000 };
 
-/* The `index`th of the processors that we may use; -1: there are not that many. */
+/* The `index`th processor that we may use; -1: there are too few. */
 static int allowed_cpu(int index)
 {
-    static cpu_set_t allowed; /* as it was before anybody was pinned */
+    static cpu_set_t allowed; /* as it was before we pinned anything */
     if (CPU_COUNT(&allowed) == 0)
         sched_getaffinity(0, sizeof allowed, &allowed);
     for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
@@ -26,7 +26,7 @@ static int allowed_cpu(int index)
     return -1;
 }
 
-/* Pins this thread and returns what it may run on otherwise. */
+/* Pins this thread and returns its previous set of processors. */
 static cpu_set_t pin(int cpu)
 {
     cpu_set_t set, before;
@@ -39,7 +39,7 @@ static cpu_set_t pin(int cpu)
     return before;
 }
 
-/* Both neighbours notify when they are asked to, as the standard demands: the worker may have gone to sleep. */
+/* Both neighbours notify when asked to, as the standard demands: the worker may have gone to sleep. */
 static void kick_if_wanted(struct rig *rig, uint16_t old)
 {
     struct rig_queue *q = &rig->q[0];
@@ -58,8 +58,8 @@ static void answer_if_wanted(struct rig *rig, uint16_t old)
 }
 
 /*
- * The device of the throughput run: looks at what it gets as a real one must (the descriptor, its shadow indirect
- * table with the header), through memory that the mediator granted to it.
+ * The device of the throughput run: reads what it gets as a real device must (the descriptor, its shadow indirect table
+ * with the header), through memory that the mediator granted to it.
  */
 struct table_cache {
     const struct vring_desc *va[1 << 12];
@@ -102,7 +102,7 @@ static unsigned serve_blk(struct rig *rig, struct table_cache *cache, uint64_t *
     return n;
 }
 
-/* The driver of the throughput run: re-offers each chain that came back; the descriptors stay as they were. */
+/* The driver of the throughput run: offers each returned chain again; the descriptors stay the same. */
 static unsigned reoffer(struct rig *rig)
 {
     struct rig_queue *q = &rig->q[0];
@@ -121,9 +121,9 @@ static unsigned reoffer(struct rig *rig)
 }
 
 struct flow {
-    double typical;     /* chains/s over the windows in which both threads ran all along */
+    double typical;     /* chains/s over the windows in which both threads ran all the time */
     double mean;        /* over all windows, whoever had the processors */
-    double undisturbed; /* share of the windows that `typical` is from; 0: there were too few, so it is the mean */
+    double undisturbed; /* share of the windows that `typical` uses; 0: too few, so `typical` is the mean */
 };
 
 static uint64_t cpu_ns(clockid_t clock)
@@ -153,7 +153,7 @@ static struct others find_others(void)
     return others;
 }
 
-/* Not the process's clock: that one learns of threads on other processors only with a tick of theirs. */
+/* Not the process's clock, which counts threads on other processors only at their next tick. */
 static uint64_t others_ns(const struct others *others)
 {
     uint64_t sum = 0;
@@ -175,8 +175,8 @@ struct window {
 };
 
 /*
- * Both threads spin, so each uses as much time of a processor as passes, unless somebody else had its processor:
- * such a window says nothing of the engine. One in which the worker went to sleep while we ran does: it counts.
+ * Both threads spin, so each uses as much processor time as passes, unless somebody else had its processor: such a
+ * window says nothing about the engine. A window in which the worker went to sleep while we ran does count.
  */
 static struct window run_window(struct rig *rig, const struct others *others, struct table_cache *cache, uint64_t *sum)
 {

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Two devices of one guest under fuzzing, the first with two queues, and what must hold of them after every step. The
- * rule above all: an entry of the guest's grant table lets anybody at a page only while a chain that the driver has
- * given away describes the page so. The fuzzer keeps its own account of those chains, and of what the backend keeps
- * mapped.
+ * Two devices of one guest under fuzzing, the first with two queues, and what must hold for them after every step. The
+ * main rule: an entry of the guest's grant table opens a page to somebody only while a chain that the driver has given
+ * away describes that page with that access. The fuzzer keeps its own account of those chains, and of what the backend
+ * keeps mapped.
  */
 #ifndef SVQ_FUZZ_H
 #define SVQ_FUZZ_H
@@ -14,15 +14,15 @@
 enum {
     FUZZ_SIZE = 8, /* descriptors */
     FUZZ_RAM = 1024,
-    FUZZ_HOLE = FUZZ_RAM - 4, /* from there on no RAM */
-    FUZZ_DATA_GFN = 508,      /* over the border of two chunks */
+    FUZZ_HOLE = FUZZ_RAM - 4, /* the frames from here on are not RAM */
+    FUZZ_DATA_GFN = 508,      /* across the border between two chunks */
     FUZZ_DATA_PAGES = 16,
     FUZZ_TABLES = 2,
     FUZZ_BOUNCE_PAGES = 16,
     FUZZ_DEVICES = 2,
     FUZZ_LANES = 3,
     FUZZ_HOLDS = 6,
-    FUZZ_MARK = 40, /* of the first device */
+    FUZZ_MARK = 40, /* the first device's mark */
 };
 
 struct fuzz_described {
@@ -31,48 +31,48 @@ struct fuzz_described {
     struct vring_desc seg[FUZZ_SIZE];
 };
 
-/* A chain that the driver has given away, by its head. */
+/* A chain that the driver has given away, found by its head. */
 struct fuzz_chain {
     bool alive;
-    bool alone; /* its contents are its own: no other chain has any of its bytes, nor two of its segments */
+    bool alone; /* it shares no byte with another chain, and its segments share none with each other */
     struct fuzz_described what;
     unsigned granted; /* pages */
     struct {
         uint32_t gref;
         uint64_t entry;
     } grant[FUZZ_BOUNCE_PAGES];
-    unsigned copied; /* writable parts that are copied back: bytes of the chain's writable ones */
+    unsigned copied; /* bytes of writable parts that are copied back */
     struct {
         uint64_t at;
         uint32_t len;
     } copy[FUZZ_BOUNCE_PAGES];
-    bool answered;    /* by a backend that did as it said, but for: */
-    uint8_t seed;     /* of the bytes that it wrote, ... */
-    uint32_t written; /* ... so many ... */
-    uint32_t len;     /* ... of those that it claims */
+    bool answered;    /* by a backend that did what it said, except for: */
+    uint8_t seed;     /* seed of the bytes that it wrote */
+    uint32_t written; /* how many it wrote, ... */
+    uint32_t len;     /* ... and how many it claims */
 };
 
 enum fuzz_life { FUZZ_CLOSED, FUZZ_RUNNING, FUZZ_STOPPED };
 
 struct fuzz_device {
     struct svq_device *dev;
-    struct svq_guest *guest; /* the second device may be another mediator's */
+    struct svq_guest *guest; /* the second device may belong to another mediator */
     struct svq_device_config config;
-    enum fuzz_life life; /* FUZZ_CLOSED, too, when its mediator died */
-    bool left;           /* entries of it are in the table though it is closed */
-    bool ended;          /* somebody has ended all its grants since it was opened: what is left is held */
+    enum fuzz_life life; /* FUZZ_CLOSED also when its mediator has died */
+    bool left;           /* it is closed, but entries of it are still in the table */
+    bool ended;          /* all its grants have been ended since it was opened: what is left is held */
 };
 
 /* A queue and both its peers. */
 struct fuzz_lane {
     struct fuzz_device *device;
     uint16_t index; /* of the queue in its device */
-    uint16_t ring;  /* in the rig */
+    uint16_t ring;  /* number of the ring in the rig */
     struct rig_queue *q;
     uint16_t driver_size;
-    uint16_t checked; /* shadow avail index up to which chains have been looked at */
+    uint16_t checked; /* shadow avail index up to which we have checked chains */
     struct fuzz_chain chain[FUZZ_SIZE];
-    bool wild;      /* a peer has written an index that is none, or the guest has its rings as buffers */
+    bool wild;      /* a peer has written a bad index, or the guest uses its rings as buffers */
     bool scribbled; /* the backend has written to slots that are not in use */
     bool driver_sleeps, backend_sleeps, engine_sleeps;
 };
@@ -85,13 +85,13 @@ struct fuzz_hold {
 };
 
 struct fuzz {
-    struct rig *rig; /* its machine and guest; devices are made anew for each input */
+    struct rig *rig; /* its machine and guest; each input gets new devices */
     struct svq_guest *other_guest;
     uint64_t *entries; /* the window's */
     struct fuzz_device device[FUZZ_DEVICES];
     struct fuzz_lane lane[FUZZ_LANES];
     struct fuzz_hold hold[FUZZ_HOLDS];
-    bool tampered; /* the frontend has written to the window: its entries count no more */
+    bool tampered; /* the frontend has written to the window, so its entries no longer count */
 };
 
 #define FUZZ_MUST(condition)                                                                                           \
@@ -105,7 +105,7 @@ static inline struct svq_queue *fuzz_queue(const struct fuzz_lane *lane)
     return &lane->device->dev->queues[lane->index];
 }
 
-/* The two forms of an entry that a mediator writes, in words of the fuzzer's own; mapped or not. */
+/* The two forms of an entry that a mediator writes, defined here independently; mapped or not. */
 static const uint64_t FUZZ_MAPPED = GTF_READING | GTF_WRITING;
 static inline uint64_t fuzz_granted(uint64_t gfn, bool writable, uint64_t mark)
 {
@@ -115,16 +115,16 @@ static inline uint64_t fuzz_ended(uint64_t granted) { return (granted | GTF_READ
 
 static inline bool fuzz_runs(const struct fuzz_lane *lane) { return lane->device->life == FUZZ_RUNNING; }
 
-/* fuzz_device.c: lives. What a device's driver has back after each of them is no more alive. */
+/* fuzz_device.c: the life of a device. Chains that the driver has back after a call are no longer alive. */
 void fuzz_open(struct fuzz *f, struct fuzz_device *device);
 void fuzz_reset(struct fuzz *f, struct fuzz_lane *lane, uint16_t size);
 void fuzz_stop(struct fuzz *f, struct fuzz_device *device);
 void fuzz_close(struct fuzz *f, struct fuzz_device *device);
 void fuzz_crash(struct fuzz *f, struct fuzz_device *device);
-void fuzz_sweep(struct fuzz *f, struct fuzz_device *device); /* and opens it anew once nothing is held */
+void fuzz_sweep(struct fuzz *f, struct fuzz_device *device); /* and opens it again once nothing is held */
 void fuzz_end(struct fuzz *f);
 
-/* fuzz_hold.c: what the backend keeps. */
+/* fuzz_hold.c: what the backend keeps mapped. */
 void fuzz_hold(struct fuzz *f, uint8_t which, bool writable);
 void fuzz_hold_again(struct fuzz *f, unsigned which, bool writable);
 void fuzz_let_go(struct fuzz *f, unsigned which);
@@ -141,14 +141,15 @@ void fuzz_sleep(struct fuzz_lane *lane, unsigned who);
 void fuzz_scribble(struct fuzz *f, struct fuzz_lane *lane, uint8_t byte);
 
 /*
- * fuzz_check.c. After a forward pass: every new shadow chain covers what its descriptors describe, and no byte besides.
+ * fuzz_check.c. After a forward pass: every new shadow chain covers exactly what its descriptors describe, and no other
+ * byte.
  */
 void fuzz_check_new_chains(struct fuzz *f, struct fuzz_lane *lane);
-/* After a complete pass: the driver gets back what the backend has, each chain once, with a length that it can have. */
+/* After a complete pass: the driver gets back what the backend had, each chain once, with a possible length. */
 void fuzz_check_completions(struct fuzz *f, struct fuzz_lane *lane);
 /* fuzz_books.c. After any step: the table, chains and statistics agree. */
 void fuzz_check_books(struct fuzz *f);
-/* After a pass that may have ended chains: slots hold nothing between chains, of either side. */
+/* After a pass that may have ended chains: between chains, slots hold nothing of either side. */
 void fuzz_check_slots(const struct fuzz_lane *lane);
 
 #endif

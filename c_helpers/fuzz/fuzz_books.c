@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* After any step: what the table grants, what chains the driver has given away, and what the engine counts. */
+/* After any step: compares what the table grants, what chains the driver has given away, and what the engine counts. */
 #include "fuzz.h"
 
 #include <string.h>
 
 #include "barrier.h"
 
-/* Is the entry this chain's grant, as it was made, or as it is once it has ended and is held? */
+/* Is the entry this chain's grant: as it was made, or (`ended`) as it is while held? */
 static bool is_of(const struct fuzz_chain *chain, bool ended, uint32_t gref, uint64_t entry)
 {
     for (unsigned i = 0; chain->alive && i < chain->granted; i++) {
@@ -17,7 +17,7 @@ static bool is_of(const struct fuzz_chain *chain, bool ended, uint32_t gref, uin
     return false;
 }
 
-/* The rule: whatever the table says of anybody, a chain that is given away says it too. */
+/* The rule: whatever the table opens to anybody, a chain that the driver has given away describes. */
 static void check_entry(const struct fuzz *f, uint32_t gref, uint64_t entry)
 {
     for (unsigned l = 0; l < FUZZ_LANES; l++)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * libFuzzer target: the input is a small program, of what both peers write into memory, of passes of the engine, and of
- * what becomes of devices and of what the backend maps. One machine and one guest for each way to its memory, for the
- * whole process; each input gets devices of its own.
+ * libFuzzer target: the input is a small program of what both peers write into memory, passes of the engine, the life
+ * of the devices, and what the backend maps. The whole process has one machine, and one guest for each kind of memory
+ * access; each input gets devices of its own.
  *
  * Byte 0: bits 0-1 placement of the first device, 2 dynamic window, 3 indirect negotiated, 4 copy threshold, 5 clear,
  * 6 EVENT_IDX of the driver, 7 of the backend. Byte 1: bits 0-1 placement of the second device, 2 its window is the
@@ -33,7 +33,7 @@ static uint64_t address(struct input *in)
     switch (kind & 7) {
     case 0: return rig_gpa(RIG_RING_GFN) + offset % (3 * SVQ_PAGE_SIZE);   /* a ring page */
     case 1: return rig_gpa(FUZZ_HOLE) - 16 + offset % 32;                  /* into the hole */
-    case 2: return rig_gpa(FUZZ_RAM) - 16 + offset % 32;                   /* over the end */
+    case 2: return rig_gpa(FUZZ_RAM) - 16 + offset % 32;                   /* across the end */
     case 3: return (uint64_t)0 - offset;                                   /* about to wrap */
     case 4: return rig_gpa(RIG_TABLE_GFN) + offset % (2 * SVQ_PAGE_SIZE);  /* the indirect tables */
     case 5: return rig_gpa(FUZZ_DATA_GFN + (kind >> 3) % 8);               /* a whole page */
@@ -74,7 +74,7 @@ static void write_table_entry(struct fuzz *f, struct input *in)
     memcpy(f->rig->ram + rig_gpa(RIG_TABLE_GFN + where % FUZZ_TABLES) + (where >> 1) % 10 * 16u, &desc, sizeof desc);
 }
 
-/* New contents, while the driver has all of its memory. */
+/* New contents, while all memory is the driver's. */
 static void fill(struct fuzz *f, uint8_t seed)
 {
     for (unsigned l = 0; l < FUZZ_LANES; l++)
@@ -128,7 +128,7 @@ static void write_backend(struct fuzz *f, struct fuzz_lane *lane, uint8_t what, 
     unsigned n = what >> 5;
     switch (what & 31) {
     case 12:
-        lane->wild = true; /* it may have lied about one that it has answered already, or has not seen */
+        lane->wild = true; /* it may have lied about a chain that it has already answered, or has not seen */
         fuzz_give(lane, n < FUZZ_SIZE - 1 ? n : u32(in), u32(in) >> (what >> 3));
         break;
     case 13:
@@ -169,7 +169,7 @@ static void step(struct fuzz *f, struct fuzz_lane **lane, struct input *in)
     fuzz_check_books(f);
 }
 
-/* --- one set of devices an input -------------------------------------------------------------------------------- */
+/* --- one set of devices for each input ------------------------------------------------------------------------ */
 static struct rig rigs[2];
 static struct svq_guest *others[2];
 static uint64_t *entries[2];

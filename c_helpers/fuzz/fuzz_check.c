@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Chains, by what their descriptors describe: which pages and bytes the backend gets, what it finds there, and what
- * comes back.
+ * Chains, checked against what their descriptors describe: which pages and bytes the backend gets, what it finds there,
+ * and what comes back.
  */
 #include "fuzz.h"
 
@@ -9,7 +9,7 @@
 
 #include "barrier.h"
 
-/* The driver's chain as it lies in memory; the engine has found it good, so following it is safe here. */
+/* The driver's chain as it is in memory; the engine has accepted it, so following it here is safe. */
 static void describe(const struct fuzz *f, const struct fuzz_lane *lane, uint16_t head, struct fuzz_described *out)
 {
     const struct vring_desc *table = lane->q->desc;
@@ -83,7 +83,7 @@ static void set_alone(struct fuzz *f, struct fuzz_chain *chain)
         }
 }
 
-/* Byte `at` of what the chain's segments of that kind describe. */
+/* Byte `at` of what the chain's segments with that access describe. */
 static const uint8_t *described_byte(const struct fuzz *f, const struct fuzz_described *what, bool writable,
                                      uint64_t at)
 {
@@ -98,7 +98,7 @@ static const uint8_t *described_byte(const struct fuzz *f, const struct fuzz_des
     __builtin_trap();
 }
 
-/* What the backend reads is what the driver has there; what it is to write shows nothing of what was there before. */
+/* The backend reads what the driver has there; pages that it may write show nothing of their old contents. */
 static void check_content(struct fuzz *f, const struct fuzz_lane *lane, const struct fuzz_chain *chain,
                           const struct vring_desc *part, uint64_t at)
 {
@@ -111,7 +111,7 @@ static void check_content(struct fuzz *f, const struct fuzz_lane *lane, const st
         FUZZ_MUST(content[i] == (writable ? 0 : *described_byte(f, &chain->what, false, at + i)));
 }
 
-/* What the driver had in the parts that are copied back. */
+/* The driver's old bytes in the parts that are copied back. */
 static uint8_t before[FUZZ_LANES][FUZZ_SIZE][FUZZ_BOUNCE_PAGES * SVQ_PAGE_SIZE];
 
 static uint8_t *before_of(const struct fuzz *f, const struct fuzz_lane *lane, const struct fuzz_chain *chain)
@@ -130,8 +130,8 @@ static void remember_copied(const struct fuzz *f, const struct fuzz_lane *lane, 
 }
 
 /*
- * What the driver finds: what the backend has written, nothing but zeros where it only claims to have, and beyond that,
- * as far as it was for us to write there, what it had.
+ * What the driver finds: what the backend wrote, zeros where it only claims to have written, and beyond that the old
+ * bytes, as far as we could write there.
  */
 static void check_written(const struct fuzz *f, const struct fuzz_lane *lane, const struct fuzz_chain *chain)
 {
@@ -147,7 +147,9 @@ static void check_written(const struct fuzz *f, const struct fuzz_lane *lane, co
 
 /* --- chains ----------------------------------------------------------------------------------------------------- */
 
-/* The pages of a granted part: frames that the chain describes so, one after another, by entries of this device. */
+/*
+ * The pages of a granted part: consecutive frames that the chain describes with that access, by entries of this device.
+ */
 static void check_granted(struct fuzz *f, const struct fuzz_lane *lane, struct fuzz_chain *chain,
                           const struct vring_desc *part)
 {
@@ -176,7 +178,7 @@ static void take_in(struct fuzz *f, struct fuzz_lane *lane, uint16_t head)
     describe(f, lane, head, &chain->what);
     set_alone(f, chain);
     chain->alive = true;
-    lane->wild |= !within_data(&chain->what) && chain->what.bytes[1]; /* its rings may be among what comes back */
+    lane->wild |= !within_data(&chain->what) && chain->what.bytes[1]; /* the device may write over the driver's rings */
 }
 
 static void check_chain(struct fuzz *f, struct fuzz_lane *lane, uint16_t head)
@@ -202,8 +204,8 @@ static void check_chain(struct fuzz *f, struct fuzz_lane *lane, uint16_t head)
 }
 
 /*
- * Chains of a pass that found a fault further on are the backend's too, though it is not told of them. All of a pass
- * are taken in before any is checked: one may have what another one clears.
+ * The backend also owns chains of a pass that found a fault later, though it is not told of them. All chains of a pass
+ * are recorded before any is checked: one may clear what another one has.
  */
 void fuzz_check_new_chains(struct fuzz *f, struct fuzz_lane *lane)
 {
@@ -231,7 +233,7 @@ void fuzz_check_completions(struct fuzz *f, struct fuzz_lane *lane)
         const struct vring_used_elem *elem = &q->used->ring[q->used_seen++ & (lane->driver_size - 1)];
         uint32_t id = svq_load_u32(&elem->id), len = svq_load_u32(&elem->len);
         if (lane->wild && (id >= FUZZ_SIZE || !lane->chain[id].alive))
-            return; /* the driver has had its own used ring written over */
+            return; /* the driver let its own used ring be overwritten */
         FUZZ_MUST(id < FUZZ_SIZE && lane->chain[id].alive);
         struct fuzz_chain *chain = &lane->chain[id];
         FUZZ_MUST(len <= chain->what.bytes[1]);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * How devices come and go: opened, reset, stopped and stopped again, closed; a mediator that dies, and the sweep after
- * it.
+ * that.
  */
 #include <errno.h>
 #include <string.h>
@@ -27,7 +27,7 @@ static void unmap_shadow(struct fuzz *f, struct rig_queue *q)
     svq_hv_unmap_grants(f->rig->backend, q->shadow_used, q->refs.used_pages);
 }
 
-/* Empties the driver's rings; answers where they are. */
+/* Empties the driver's rings; returns where they are. */
 static struct svq_queue_config clear_rings(struct fuzz *f, struct fuzz_lane *lane, uint16_t size)
 {
     struct svq_queue_config config = rig_queue_config(f->rig, lane->ring);
@@ -84,8 +84,8 @@ void fuzz_reset(struct fuzz *f, struct fuzz_lane *lane, uint16_t size)
 }
 
 /*
- * The driver's device is Closing: it has back what is not in the bitmaps, and those are the chains of which a page is
- * held.
+ * The driver's device is Closing: the driver has back all chains that are not in the bitmaps, which show exactly the
+ * chains with a held page.
  */
 static void check_held(struct fuzz *f, struct fuzz_device *device, unsigned held)
 {
@@ -125,7 +125,7 @@ static void unmap_shadows(struct fuzz *f, const struct fuzz_device *device)
             unmap_shadow(f, f->lane[l].q);
 }
 
-/* Whatever is still held is left to a sweep: so long the driver has none of those chains back. */
+/* Leaves whatever is still held to a sweep; until then the driver does not get those chains back. */
 void fuzz_close(struct fuzz *f, struct fuzz_device *device)
 {
     if (device->life == FUZZ_CLOSED)
@@ -140,8 +140,8 @@ void fuzz_close(struct fuzz *f, struct fuzz_device *device)
 }
 
 /*
- * The mediator dies: nothing of it is left but the entries as they were. (They are written back after a close; the
- * machine knows itself what is mapped.)
+ * The mediator dies and leaves nothing but its entries. (They are written back after a close; the machine itself knows
+ * what is mapped.)
  */
 void fuzz_crash(struct fuzz *f, struct fuzz_device *device)
 {
@@ -171,12 +171,12 @@ void fuzz_sweep(struct fuzz *f, struct fuzz_device *device)
     FUZZ_MUST(f->tampered || !swept.held || swept.holder == RIG_BACKEND);
     for (unsigned l = 0; l < FUZZ_LANES && !swept.held; l++)
         if (f->lane[l].device == device)
-            memset(f->lane[l].chain, 0, sizeof f->lane[l].chain); /* Closed: all is the driver's again */
+            memset(f->lane[l].chain, 0, sizeof f->lane[l].chain); /* Closed: everything is the driver's again */
     if (!swept.held && !f->tampered)
         fuzz_open(f, device);
 }
 
-/* Once the backend has let go of all, nothing is left of anybody. */
+/* Once the backend has let go of everything, nothing is left. */
 void fuzz_end(struct fuzz *f)
 {
     uint32_t count = rig_window(f->rig).count;

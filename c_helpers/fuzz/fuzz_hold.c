@@ -4,8 +4,8 @@
 #include "fuzz.h"
 
 /*
- * The lane of the living chain that has this entry. NULL: there is none. The mark says of which device: one that
- * crashed still has chains in our books whose entries another one may have by now.
+ * The lane of the living chain that has this entry; NULL: none. The mark tells the device: our books still have chains
+ * of a device that crashed, whose entries another device may have taken.
  */
 static struct fuzz_lane *lane_of(struct fuzz *f, uint32_t gref, uint64_t entry)
 {
@@ -37,7 +37,7 @@ static int map(struct fuzz *f, uint32_t gref, bool writable, struct fuzz_hold *h
     return rc;
 }
 
-/* Maps one of the entries that grant something now. With a right that it has not got it gets nothing. */
+/* Maps one of the entries that grant something now. A mapping that the entry does not allow must fail. */
 void fuzz_hold(struct fuzz *f, uint8_t which, bool writable)
 {
     struct fuzz_hold *hold = free_hold(f);
@@ -52,13 +52,15 @@ void fuzz_hold(struct fuzz *f, uint8_t which, bool writable)
     int rc = map(f, rig_window_first() + i, writable, hold);
     if (f->tampered)
         return;
-    bool is_ram = entry >> 32 < FUZZ_HOLE; /* where the guest balloons, the engine does not know */
+    bool is_ram = entry >> 32 < FUZZ_HOLE; /* the engine does not know this if the guest balloons */
     FUZZ_MUST((rc == 0) == (is_ram && (!writable || !(entry & GTF_READONLY))));
     hold->lane = lane_of(f, hold->gref, entry);
     FUZZ_MUST(hold->lane);
 }
 
-/* A page that it holds, once more: also when its grant has ended, but never with more than it had. */
+/*
+ * Maps a page that it holds again: this works even after its grant has ended, but never with more access than before.
+ */
 void fuzz_hold_again(struct fuzz *f, unsigned which, bool writable)
 {
     struct fuzz_hold *hold = free_hold(f), *first = &f->hold[which % FUZZ_HOLDS];

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Who is on either side of a lane, and passes of the engine between them as its worker makes them. Each of the three
- * sleeps at times, having asked to be woken (with EVENT_IDX or without), and is woken by whoever then has something for
- * it.
+ * The peers on either side of a lane, and passes of the engine between them as its worker makes them. Each of the three
+ * sleeps at times, after it has asked to be woken (with or without EVENT_IDX), and is woken by whoever then has work
+ * for it.
  */
 #include <string.h>
 
@@ -12,7 +12,7 @@
 
 /* --- the driver ------------------------------------------------------------------------------------------------- */
 
-/* Would a driver that keeps to virtio 2.7.10 kick for its newest chain? */
+/* Would a driver that follows virtio 2.7.10 kick for its newest chain? */
 static bool driver_would_kick(const struct fuzz_lane *lane)
 {
     const struct rig_queue *q = lane->q;
@@ -79,7 +79,7 @@ static void backend_sleeps(struct fuzz_lane *lane)
     lane->backend_sleeps = svq_load_u16(&q->shadow_avail->idx) == q->shadow_avail_seen;
 }
 
-/* Writes the first `bytes` of what the chain lets it write. (Some of that may be no RAM, but not in the data area.) */
+/* Writes the first `bytes` that the chain lets it write. (Some of that may not be RAM, but never in the data area.) */
 static void write_chain(struct fuzz *f, const struct fuzz_chain *chain, const struct rig_shadow *shadow, uint8_t seed,
                         uint32_t bytes)
 {
@@ -108,7 +108,7 @@ void fuzz_answer(struct fuzz *f, struct fuzz_lane *lane, uint16_t len, uint16_t 
     struct fuzz_chain *chain = &lane->chain[head];
     lane->backend_sleeps = false;
     if (!chain->alive || svq_device_broken(lane->device->dev))
-        return; /* it has answered that one already, by a lie */
+        return; /* it has already answered that one, with a lie */
     chain->len = len % (uint32_t)(chain->what.bytes[1] + 1);
     chain->written = written % (chain->len + 1);
     chain->seed = seed;
@@ -119,7 +119,7 @@ void fuzz_answer(struct fuzz *f, struct fuzz_lane *lane, uint16_t len, uint16_t 
     fuzz_give(lane, head, chain->len);
 }
 
-/* Fills slots that no chain uses, as far as it may write there. */
+/* Fills the slots that no chain uses, where it may write. */
 void fuzz_scribble(struct fuzz *f, struct fuzz_lane *lane, uint8_t byte)
 {
     if (!fuzz_runs(lane))
@@ -148,7 +148,7 @@ void fuzz_forward(struct fuzz *f, struct fuzz_lane *lane, unsigned chains)
     lane->engine_sleeps = false;
     fuzz_check_new_chains(f, lane);
     if (done <= 0)
-        fuzz_check_slots(lane); /* what could not be placed was taken back */
+        fuzz_check_slots(lane); /* what could not be placed has been taken back */
     if (!signal)
         return;
     FUZZ_MUST(done > 0);

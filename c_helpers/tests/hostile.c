@@ -337,7 +337,7 @@ static void entry_of_another_page(struct rig *rig)
 const struct hostile hostile_inputs[] = { RINGS(RING) MORE_RINGS(RING) TRAFFIC(PASS) MORE_TRAFFIC(PASS) };
 const unsigned hostile_count = sizeof hostile_inputs / sizeof hostile_inputs[0];
 
-/* A code that is missing in the first two lists above does not compile (-Wswitch). */
+/* A code that is missing from the first two lists above does not compile (-Wswitch). */
 #define CASE(name, ...) case SVQ_E_##name:
 __attribute__((unused)) static void all_codes_are_listed(enum svq_err code)
 {

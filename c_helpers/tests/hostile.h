@@ -6,12 +6,12 @@
 #include "rig.h"
 
 struct hostile {
-    int code; /* what it must be refused with */
+    int code; /* the code that must refuse it */
     const char *what;
     const struct rig_config *config;
-    void (*spoil)(struct svq_queue_config *config); /* a ring to be set up; else: */
+    void (*spoil)(struct svq_queue_config *config); /* for a ring to set up; or else: */
     void (*prepare)(struct rig *rig);               /* well-formed traffic before, or NULL */
-    void (*attack)(struct rig *rig);                /* what the forward or complete pass after it meets */
+    void (*attack)(struct rig *rig);                /* what the next forward or complete pass meets */
     int keeps_entries; /* the backend's access could not be ended, so entries of the window stay */
 };
 

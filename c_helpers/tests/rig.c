@@ -236,7 +236,7 @@ void rig_give(struct rig *rig, uint32_t id, uint32_t len)
     svq_release_u16(&q->shadow_used->idx, ++q->shadow_used_idx);
 }
 
-/* As many passes as move or map something: each has a budget. */
+/* Makes passes until one moves and maps nothing: each has a budget. */
 static int passes(struct rig *rig, int (*pass)(struct svq_device *dev, uint16_t index, unsigned chains))
 {
     struct svq_hv_counters before, after;

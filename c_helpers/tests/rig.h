@@ -15,12 +15,12 @@ enum {
     RIG_FRONTEND = 7,
     RIG_MEDIATOR = 0,
     RIG_BACKEND = 9,
-    RIG_RING_GFN = 16,     /* where the frontend's rings lie: desc, then avail, then used, each on pages of its own */
+    RIG_RING_GFN = 16,     /* the frontend's rings: desc, then avail, then used, each on pages of its own */
     RIG_TABLE_GFN = 64,    /* free pages for indirect tables */
     RIG_HEADER_GFN = 1024, /* free pages for small things */
     RIG_DATA_GFN = 2048,   /* free pages for data, up to ram_pages */
     RIG_WINDOW_FRAME = 32, /* where the window begins in the frontend's grant table */
-    RIG_MARK = 5,          /* of rig->dev */
+    RIG_MARK = 5,          /* the mark of rig->dev */
 };
 
 struct rig_config {
@@ -71,23 +71,23 @@ struct rig {
     struct svq_guest *guest;
     struct svq_device *dev;
     struct svq_worker *worker;
-    uint8_t *ram; /* the frontend's memory, as far as the hole if there is one */
+    uint8_t *ram; /* the frontend's memory, up to the hole if there is one */
     struct rig_queue q[64];
-    uint16_t driver_size; /* of queue 0's ring in the frontend: queue_size, until a test resets it to less */
-    int setup_rc;         /* what svq_queue_setup said for queue 0 */
+    uint16_t driver_size; /* of queue 0's ring in the frontend: queue_size, until a test resets it to a smaller one */
+    int setup_rc;         /* what svq_queue_setup returned for queue 0 */
 };
 
-/* Aborts with a message when the machine itself fails; a refused queue is left in rig->setup_rc. */
+/* Aborts with a message if the machine itself fails; a refused queue sets rig->setup_rc. */
 void rig_open(struct rig *rig, const struct rig_config *config);
 void rig_close(struct rig *rig);
-void rig_disconnect_backend(struct rig *rig); /* it unmaps the shadow rings, as a well-behaved one does */
-int rig_close_device(struct rig *rig);        /* that, and svq_device_close; its answer */
+void rig_disconnect_backend(struct rig *rig); /* the backend unmaps the shadow rings, as a well-behaved one does */
+int rig_close_device(struct rig *rig);        /* that, and svq_device_close; returns its result */
 /* Sets queue `index` of rig->dev up and maps its shadow ring as the backend; rig_open does it for all queues. */
 int rig_connect(struct rig *rig, uint16_t index);
-/* What rig_open uses for the guest, and for queue `index`; tests open and set up themselves what they spoil. */
+/* What rig_open uses for the guest, and for queue `index`; tests that spoil something set it up themselves. */
 struct svq_guest_config rig_guest_config(const struct rig *rig);
 struct svq_window_config rig_window(const struct rig *rig);
-/* Of a small device beside the rig's, with that mark, in the same window. */
+/* For a second, small device with that mark, in the same window. */
 struct svq_device_config rig_other_device(const struct rig *rig, uint8_t mark);
 struct svq_queue_config rig_queue_config(const struct rig *rig, uint16_t index);
 
@@ -96,7 +96,7 @@ void rig_desc(struct rig *rig, uint16_t i, uint64_t addr, uint32_t len, uint16_t
 void rig_offer(struct rig *rig, uint16_t head); /* one available entry, published at once */
 static inline uint64_t rig_gpa(uint64_t gfn) { return gfn << SVQ_PAGE_SHIFT; }
 
-/* The backend's side: takes the next head (-1: none), gives one back. */
+/* The backend's side: takes the next head (-1: none), returns one. */
 int rig_take(struct rig *rig);
 void rig_give(struct rig *rig, uint32_t id, uint32_t len);
 

@@ -54,7 +54,7 @@ struct svq_device *rig_add_device(struct rig *rig, struct svq_worker *worker, ui
 
 static uint16_t mask(const struct rig *rig) { return (uint16_t)(rig->config.queue_size - 1); }
 
-/* Sleeps until one of the ports or `stop_fd` (-1: none) has something. 0: nothing came. */
+/* Sleeps until one of the ports or `stop_fd` (-1: none) is ready. 0: nothing came. */
 static int sleep_on(struct svq_evtchn *ec, int stop_fd)
 {
     struct pollfd fds[2] = { { .fd = svq_evtchn_fd(ec), .events = POLLIN }, { .fd = stop_fd, .events = POLLIN } };
@@ -143,7 +143,7 @@ static unsigned answer_queue(struct backend *backend, uint16_t queue)
     return n;
 }
 
-/* Asks for a kick. True: something came in just then. */
+/* Asks for a kick. True: something arrived meanwhile. */
 static bool arm_queue(struct rig *rig, uint16_t queue)
 {
     struct rig_queue *q = &rig->q[queue];

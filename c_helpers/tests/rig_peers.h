@@ -14,11 +14,11 @@ struct svq_device *rig_add_device(struct rig *rig, struct svq_worker *worker, ui
 
 /* The driver's side, for the thread that owns rig->frontend_ec. */
 void driver_offer(struct rig *rig, uint16_t queue, uint16_t head); /* not kicked yet */
-void driver_kick(struct rig *rig, uint16_t queue, uint16_t old);   /* if wanted, for what came since `old` */
+void driver_kick(struct rig *rig, uint16_t queue, uint16_t old);   /* if wanted, for what was offered since `old` */
 int driver_reap(struct rig *rig, uint16_t queue);                  /* a head, or -1 */
-/* Sleeps until queue has a used entry. False: nothing came, a notification was lost. */
+/* Sleeps until the queue has a used entry. False: nothing came: a notification was lost. */
 bool driver_wait(struct rig *rig, uint16_t queue);
-/* A thousand notifications that mean nothing. */
+/* Sends a thousand notifications without work. */
 void driver_storm(struct rig *rig, uint16_t queue);
 
 /* The backend: a thread that returns every chain of queues 0 .. queues - 1, sleeping in between. */

@@ -19,7 +19,7 @@ struct rig_seg {
 void rig_chain(struct rig *rig, uint16_t head, const struct rig_seg *segs, unsigned count);
 /* The same in an indirect table at `table_gpa`, referred to by descriptor `head`. */
 void rig_indirect(struct rig *rig, uint16_t head, uint64_t table_gpa, const struct rig_seg *segs, unsigned count);
-/* One whole page, `n` pages after RIG_DATA_GFN, as a chain of its own. */
+/* One whole page, `n` pages after RIG_DATA_GFN, as a chain by itself. */
 void rig_page(struct rig *rig, uint16_t head, unsigned n, uint16_t flags);
 /* virtio-blk's usual chain: header (16 bytes), `pages` data pages, status (1 byte), from descriptor `head` on. */
 void rig_blk(struct rig *rig, uint16_t head, unsigned n, unsigned pages, uint16_t data_flags);
@@ -36,12 +36,12 @@ struct rig_shadow {
     struct vring_desc part[SVQ_PARTS_MAX];
 };
 
-/* The parts of the shadow chain `head`, its shadow indirect table resolved. False: it is not well-formed. */
+/* The parts of the shadow chain `head`, with its shadow indirect table resolved. False: it is not well-formed. */
 bool rig_shadow_chain(struct rig *rig, uint16_t head, struct rig_shadow *out);
 bool rig_queue_shadow_chain(struct rig *rig, const struct rig_queue *q, uint16_t head, struct rig_shadow *out);
 /* Does this address name a grant of the frontend's window (else: one of the mediator)? */
 bool rig_in_window(uint64_t addr);
-/* Copies between `bytes` and a shadow part, through grants. 0 or what svq_hv_map_grants said. */
+/* Copies between `bytes` and a shadow part, through grants. 0 or what svq_hv_map_grants returned. */
 int rig_part_read(struct rig *rig, const struct vring_desc *part, void *bytes);
 int rig_part_write(struct rig *rig, const struct vring_desc *part, const void *bytes);
 /* Maps the pages of a part; *va is its first byte. Unmap with rig_part_unmap. */
@@ -52,7 +52,7 @@ unsigned rig_scan_grants(struct rig *rig, int domid, uint32_t grefs, int writabl
                          void (*seen)(void *arg, uint32_t gref, const uint8_t *page), void *arg);
 
 /* --- the machine's side -------------------------------------------------------------------------------------- */
-/* The frontend's grant table from the window's first entry on, as the frontend itself could write it. */
+/* The frontend's grant table from the window's first entry on, where the frontend itself could write. */
 uint64_t *rig_window_entries(struct rig *rig);
 uint32_t rig_window_in_use(struct rig *rig); /* how many of them are not 0 */
 static inline uint32_t rig_window_first(void) { return RIG_WINDOW_FRAME * SVQ_GRANTS_PER_FRAME; }

@@ -83,10 +83,10 @@ static inline void fixture_stop(struct fixture *f)
     svq_hv_close(f->frontend);
     svq_hv_close(f->mediator);
     svq_sim_machine_stop(f->machine);
-    CHECK(rmdir(f->directory) == 0); /* the machine removed its sockets */
+    CHECK(rmdir(f->directory) == 0); /* the machine must have removed its sockets */
 }
 
-/* Grants frame `gfn` of the frontend by entry `index` of the window. Answers the gref. */
+/* Grants frame `gfn` of the frontend by entry `index` of the window. Returns the gref. */
 static inline uint32_t fixture_grant(struct fixture *f, uint32_t index, uint16_t to, uint32_t gfn, uint16_t flags)
 {
     svq_store_u64(&f->entries[index], svq_grant_entry(0, to, gfn));
@@ -99,7 +99,7 @@ static inline uint16_t fixture_flags(const struct fixture *f, uint32_t index)
     return (uint16_t)svq_acquire_u64(&f->entries[index]);
 }
 
-/* Waits for the machine to report a death; answers the domid, or -1 if none came in time. */
+/* Waits for the machine to report a death; returns the domid, or -1 if none came in time. */
 static inline int fixture_next_death(const struct fixture *f)
 {
     struct pollfd pfd = { .fd = svq_sim_event_fd(f->machine), .events = POLLIN };

@@ -21,7 +21,7 @@ struct svq_test {
 };
 
 static struct svq_test *svq_tests_first, **svq_tests_last = &svq_tests_first;
-static int svq_test_failures; /* of the running test; added to from any of its threads */
+static int svq_test_failures; /* of the running test; any of its threads may add to it */
 
 static inline void svq_test_register(struct svq_test *test)
 {
@@ -55,10 +55,10 @@ static inline int svq_test_check_equal(long long a, long long b, const char *tex
     return a == b;
 }
 
-/* Notes a failure and goes on. Answers whether it holds. */
+/* Records a failure and goes on. Returns whether the condition holds. */
 #define CHECK(condition) svq_test_check(!!(condition), #condition, __FILE__, __LINE__)
 #define CHECK_EQUAL(a, b) svq_test_check_equal((long long)(a), (long long)(b), #a " == " #b, __FILE__, __LINE__)
-/* For set-up: without it nothing that follows means anything. */
+/* For set-up: if this fails, nothing that follows means anything. */
 #define REQUIRE(condition)                                                                                             \
     do {                                                                                                               \
         if (!CHECK(condition))                                                                                         \

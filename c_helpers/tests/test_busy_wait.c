@@ -5,7 +5,7 @@
 
 enum { MAX_US = 80, MAX_NS = MAX_US * 1000 };
 
-TEST(grows, "Short sleeps make it longer, up to the most that was configured")
+TEST(grows, "Short sleeps lengthen the polling time, up to the configured maximum")
 {
     struct svq_busy_wait wait = { .ns = 0, .max_ns = MAX_NS };
     uint64_t before = 0;
@@ -17,7 +17,7 @@ TEST(grows, "Short sleeps make it longer, up to the most that was configured")
     CHECK_EQUAL(wait.ns, MAX_NS);
 }
 
-TEST(shrinks, "Long sleeps make it shorter, and soon there is none")
+TEST(shrinks, "Long sleeps shorten the polling time, and soon to nothing")
 {
     struct svq_busy_wait wait = svq_busy_wait_up_to(MAX_US);
     CHECK_EQUAL(wait.ns, MAX_NS);
@@ -28,7 +28,7 @@ TEST(shrinks, "Long sleeps make it shorter, and soon there is none")
     CHECK_EQUAL(wait.ns, 0);
 }
 
-TEST(none, "Without a most there is none, however short the sleep")
+TEST(none, "With a maximum of 0 nobody polls, however short the sleep")
 {
     struct svq_busy_wait wait = svq_busy_wait_up_to(0);
     svq_busy_wait_adapt(&wait, 0);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Every check, from both sides: with it, the hostile input breaks the device with exactly that code and nothing reaches
- * the other side; without it (SVQ_MUTATION, one check at a time), the outcome is another one, so the check is needed.
+ * the other side; without it (SVQ_MUTATION, one check at a time), the outcome differs, so the check is needed.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -22,10 +22,10 @@ struct outcome {
     char directory[64];
     int finished;
     int code;         /* latched by the device */
-    int answer;       /* of the call that met the hostile input first */
+    int answer;       /* returned by the first call that met the hostile input */
     uint64_t counted; /* faults with the expected code */
     uint64_t others;  /* faults with any other code */
-    int latched;      /* what comes after is refused as well */
+    int latched;      /* later calls are refused as well */
     int reached;      /* something reached the other side */
 };
 
@@ -71,7 +71,7 @@ static uint32_t published(const struct rig *rig)
     return (uint32_t)(rig->q[0].shadow_avail->idx << 16 | rig->q[0].used->idx);
 }
 
-/* A pass in each direction, as often as the budget of one chain needs to meet the input. */
+/* Passes in each direction, as many as it takes to meet the input with a budget of one chain. */
 static int run_passes(struct rig *rig)
 {
     int rc = 0;
@@ -110,7 +110,7 @@ static void child(const struct hostile *h, int omitted, struct outcome *out)
         run_traffic(h, &rig, out);
     out->finished = 1;
     if (!omitted && !h->spoil)
-        rig_close(&rig); /* with the sanitizers looking on */
+        rig_close(&rig); /* while the sanitizers watch */
 }
 
 static void remove_directory(const char *directory)
@@ -125,7 +125,7 @@ static void remove_directory(const char *directory)
         rmdir(directory);
 }
 
-/* Runs one input in a process of its own. Answers its wait status. */
+/* Runs one input in a process of its own. Returns its wait status. */
 static int run(const struct hostile *h, int omitted, struct outcome *out)
 {
     int status = 0;
@@ -158,7 +158,7 @@ static int refused_as_it_should(const struct hostile *h, int status, const struc
            out->others == 0 && out->latched && !out->reached;
 }
 
-TEST(every_code_has_a_scenario, "There is a hostile input for every code that a check can answer")
+TEST(every_code_has_a_scenario, "There is a hostile input for every code that a check can return")
 {
     for (int code = SVQ_ERR_BASE - 1; code > SVQ_E_LAST; code--) {
         int found = 0, known = strcmp(svq_err_name(code), "SVQ_E_UNKNOWN") != 0;
@@ -179,8 +179,8 @@ TEST(hostile_input_is_refused, "Each hostile input breaks its device with its co
         const struct hostile *h = &hostile_inputs[i];
         int status = run(h, 0, out);
         if (!CHECK(refused_as_it_should(h, status, out)))
-            printf("# %s (%s): status %d, code %d, answer %d, counted %d, others %d, latched %d, reached %d\n", h->what,
-                   svq_err_name(h->code), status, out->code, out->answer, (int)out->counted, (int)out->others,
+            printf("# %s (%s): status %d, code %d, returned %d, counted %d, others %d, latched %d, reached %d\n",
+                   h->what, svq_err_name(h->code), status, out->code, out->answer, (int)out->counted, (int)out->others,
                    out->latched, out->reached);
     }
     munmap(out, sizeof *out);

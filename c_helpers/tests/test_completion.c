@@ -25,7 +25,7 @@ static struct vring_desc page_of(const struct vring_desc *part, uint32_t n)
 
 static uint64_t entry_of(struct rig *rig, uint64_t gfn) { return svq_load_u64(&rig_window_entries(rig)[gfn]); }
 
-TEST(used_length, "Of the copied bytes exactly those below used.len come back, wherever it ends")
+TEST(used_length, "Exactly the copied bytes below used.len come back, wherever it ends")
 {
     static struct rig rig;
     struct rig_trip trip;
@@ -86,8 +86,7 @@ TEST(nothing_after_completion, "After the completion no page of the guest can be
     }
 }
 
-TEST(still_mapped,
-     "While the backend maps one page, nothing of the request is returned; its other pages end, that one does not")
+TEST(still_mapped, "While the backend maps one page, nothing of the request returns; the grants of all other pages end")
 {
     static struct rig rig;
     struct rig_shadow shadow;
@@ -111,13 +110,13 @@ TEST(still_mapped,
         CHECK(stats.held == 1 && stats.grants == 6 && stats.revokes == 5 && stats.completions == 0);
         CHECK_EQUAL(rig_complete(&rig), SVQ_E_GRANT_BUSY); /* latched */
         CHECK_EQUAL(rig_close_device(&rig), 1);
-        CHECK_EQUAL(rig_window_in_use(&rig), 1); /* held: never granted to another */
+        CHECK_EQUAL(rig_window_in_use(&rig), 1); /* held: never granted to anybody else */
         rig_part_unmap(&rig, &kept, va);
         rig_close(&rig);
     }
 }
 
-TEST(let_go_before_close, "What the backend has unmapped by the time the device is closed is not held")
+TEST(let_go_before_close, "A page that the backend has unmapped by the time the device closes is not held")
 {
     static struct rig rig;
     const struct rig_seg seg = { DATA(0), 4 * PAGE, SEG_READ };
@@ -137,7 +136,7 @@ TEST(let_go_before_close, "What the backend has unmapped by the time the device 
 }
 
 TEST(no_second_end,
-     "Closing a broken device ends no page that it had ended already: another device may have it granted now")
+     "Closing a broken device ends no grant a second time: another device may have granted that page since")
 {
     static struct rig rig;
     const struct rig_seg segs[] = { { DATA(0), PAGE, SEG_READ }, { DATA(8), PAGE, SEG_READ } };
@@ -172,7 +171,8 @@ TEST(no_second_end,
     rig_close(&rig);
 }
 
-TEST(good_ones_first, "Chains completed before a lie belong to the driver; the lie and what follows are not published")
+TEST(good_ones_first,
+     "Chains completed before a lie belong to the driver; the lie and what follows it are not published")
 {
     static struct rig rig;
     uint32_t len = 0;

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What one pass may do before others have their turn, whatever the frontend offers; and how often it tries in vain. */
+/*
+ * What one pass may do before others have their turn, whatever the frontend offers; and how often it may try in vain.
+ */
 #include "barrier.h"
 #include "engine.h"
 #include "rig_view.h"
 #include "svq_test.h"
 
 enum {
-    RAM = 65536, /* 256 MiB: memory enough that was never touched */
+    RAM = 65536, /* 256 MiB: enough memory that was never touched */
     CHAINS = 64,
     PAGE = SVQ_PAGE_SIZE,
     LARGEST = 252, /* pages of the largest chains here */
@@ -15,12 +17,12 @@ enum {
 };
 
 /*
- * Half of the largest chain is in budget, and one such chain beyond: what `make bench-fairness` found to be little
- * enough.
+ * The budget is half of the largest chain, and a pass may exceed it by one such chain: `make bench-fairness` found that
+ * small enough.
  */
 _Static_assert(SVQ_PASS_PAGES <= SVQ_PARTS_MAX / 2, "the larger the budget, the longer everybody else waits");
 
-/* --- a clock that stands still, or goes on by so much whenever it is read --------------------------------------- */
+/* --- a clock that stands still, or advances by a fixed step at each look --------------------------------------- */
 static int64_t clock_step_ns = -1; /* -1: the real one */
 static unsigned clock_reads;
 
@@ -39,13 +41,13 @@ int __wrap_clock_gettime(clockid_t id, struct timespec *t)
 }
 
 /*
- * Chain `n`, of `pages` pages that no other chain has, from `shift` bytes into the first on: readable, then writable.
+ * Chain `n`, of `pages` pages that no other chain has, starting `shift` bytes into the first: readable, then writable.
  */
 static void offer(struct rig *rig, uint16_t n, uint32_t pages, uint32_t shift)
 {
     struct rig_seg segs[SVQ_PARTS_MAX];
     uint64_t first = rig_gpa(RIG_DATA_GFN + n * (LARGEST + 4u));
-    unsigned count = shift ? pages / 2 : pages; /* shifted, a segment of a page touches two */
+    unsigned count = shift ? pages / 2 : pages; /* a shifted segment of a page touches two pages */
     for (unsigned i = 0; i < count; i++)
         segs[i] = (struct rig_seg){ first + i * (shift ? 2u : 1u) * PAGE + shift, PAGE,
                                     i < count / 2 ? SEG_READ : SEG_WRITE };
@@ -66,7 +68,7 @@ static void give_all(struct rig *rig)
         rig_give(rig, (uint32_t)head, 1);
 }
 
-/* Of a ring full of chains that touch `pages` pages each: what one pass takes, in either direction. */
+/* What one pass takes, in either direction, from a ring full of chains that touch `pages` pages each. */
 static void one_pass(int placement, uint32_t pages, uint32_t shift)
 {
     static struct rig rig;
@@ -96,7 +98,7 @@ TEST(pages_of_a_pass, "A pass ends with the chain that reaches the budget of pag
     clock_step_ns = -1;
 }
 
-/* How many chains of `pages` pages one pass takes while each look at the clock finds it `step_ns` further. */
+/* How many chains of `pages` pages one pass takes while each look at the clock finds it `step_ns` later. */
 static int passed(struct rig *rig, uint32_t pages, int64_t step_ns)
 {
     for (uint16_t n = 0; n < CHAINS; n++)
@@ -119,14 +121,15 @@ TEST(time_of_a_pass, "A pass also ends when its time is over, and reads the cloc
     open_warm(&rig, &(struct rig_config){ .ram_pages = RAM });
     CHECK_EQUAL(passed(&rig, 4, 0), SVQ_PASS_PAGES / 4);
     CHECK_EQUAL(clock_reads, SVQ_PASS_PAGES / SVQ_LOOK_PAGES);
-    CHECK_EQUAL(passed(&rig, 4, SVQ_PASS_NS), 2 * SVQ_LOOK_PAGES / 4); /* begun at the first look, over at the second */
+    CHECK_EQUAL(passed(&rig, 4, SVQ_PASS_NS),
+                2 * SVQ_LOOK_PAGES / 4); /* starts at the first look, over at the second */
     CHECK_EQUAL(passed(&rig, 4, SVQ_PASS_NS / 2), 3 * SVQ_LOOK_PAGES / 4);
     rig_close(&rig);
 }
 
 static uint64_t foreign_maps(const struct rig *rig) { return rig_counters(rig->mediator).foreign_maps; }
 
-TEST(memory_of_a_pass, "Of a chain all over memory that was never touched, a pass maps next to nothing and then waits")
+TEST(memory_of_a_pass, "For a chain all over untouched memory, a pass maps next to nothing and then waits")
 {
     static struct rig rig;
     struct rig_seg segs[CHUNKS];
@@ -140,20 +143,20 @@ TEST(memory_of_a_pass, "Of a chain all over memory that was never touched, a pas
         uint64_t before = foreign_maps(&rig);
         n = svq_queue_forward(rig.dev, 0, CHAINS);
         CHECK(n >= 0 && foreign_maps(&rig) - before <= MAPS_MAX);
-        CHECK(n > 0 || foreign_maps(&rig) > before); /* it gets on */
+        CHECK(n > 0 || foreign_maps(&rig) > before); /* it makes progress */
     }
     CHECK(passes >= CHUNKS / MAPS_MAX);
     CHECK_EQUAL(rig_take(&rig), 0);
     rig_close(&rig);
 }
 
-TEST(cost_of_a_pass, "What a pass costs its guest counts mappings, and chains that could not be had")
+TEST(cost_of_a_pass, "The cost of a pass includes mappings, and chains that could not be placed")
 {
     static struct rig rig;
     rig_open(&rig, &(struct rig_config){ .ram_pages = RAM, .placement = SVQ_PLACE_COPY, .bounce_pages = 2 * LARGEST });
     struct svq_queue *q = &rig.dev->queues[0];
     offer(&rig, 0, LARGEST, 0);
-    CHECK_EQUAL(svq_queue_forward(rig.dev, 0, 1), 0); /* the chunk of its table, and that of its data */
+    CHECK_EQUAL(svq_queue_forward(rig.dev, 0, 1), 0); /* maps the chunk of its table, and that of its data */
     CHECK_EQUAL(q->cost, LARGEST + 2 * SVQ_MAP_PAGES);
     offer(&rig, 1, LARGEST, 0);
     offer(&rig, 2, LARGEST, 0);
@@ -167,8 +170,8 @@ TEST(cost_of_a_pass, "What a pass costs its guest counts mappings, and chains th
 }
 
 /*
- * A chain that lacks what `chains` others hold, which come back one by one: how often it was tried to place it before
- * it went, and how many had come back by then.
+ * For a chain that lacks what `chains` others hold, which come back one by one: how often the engine tried to place it
+ * before it went, and how many had come back by then.
  */
 static unsigned tries_until_it_goes(struct rig *rig, uint16_t chains, unsigned *came_back)
 {
@@ -192,7 +195,7 @@ static unsigned tries_until_it_goes(struct rig *rig, uint16_t chains, unsigned *
 TEST(parked_for_slots, "A parked chain is not placed again until the slots that it lacks are free, and then once more")
 {
     static struct rig rig;
-    /* 32 slots in each direction; 32 chains have one each; the last needs 20, and finds the first of them missing */
+    /* 32 slots in each direction; 32 chains have one each; the last one needs 20, and finds none */
     rig_open(&rig, &(struct rig_config){ .ram_pages = RAM, .placement = SVQ_PLACE_COPY, .bounce_pages = 64 });
     for (uint16_t n = 0; n < 32; n++) {
         rig_page(&rig, n, n, SEG_READ);
@@ -203,12 +206,12 @@ TEST(parked_for_slots, "A parked chain is not placed again until the slots that 
     rig_offer(&rig, 40);
     unsigned came_back;
     CHECK_EQUAL(tries_until_it_goes(&rig, 32, &came_back), 3);
-    CHECK(came_back >= 20); /* at the third try it cannot lack anything any more */
+    CHECK(came_back >= 20); /* by the third try it can no longer lack anything */
     CHECK_EQUAL(rig_fault(&rig), 0);
     rig_close(&rig);
 }
 
-TEST(parked_for_a_block, "Nor until a block for its parts is free")
+TEST(parked_for_a_block, "A parked chain is not placed again until a block for its parts is free")
 {
     static struct rig rig;
     rig_open(&rig, &(struct rig_config){ .ram_pages = RAM, .large_chains = 2 });

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What a device may see of the guest's memory before it has written it, memory that changes, and a window that is not
- * ours alone.
+ * What a device may see of the guest's memory before it has written there; memory that changes; and a window that we do
+ * not have to ourselves.
  */
 #include <errno.h>
 #include <string.h>
@@ -40,7 +40,7 @@ int __wrap_svq_hv_map_foreign(struct svq_hv *hv, uint16_t domid, const uint64_t 
 TEST(
     cleared,
     "A page that the backend may write is cleared before it is granted, whole or in part, in any placement and window; "
-    "what it may only read is not; without `clear` old bytes are seen")
+    "a page that it may only read is not; without `clear` it sees old bytes")
 {
     static struct rig rig;
     struct rig_shadow shadow;
@@ -75,7 +75,7 @@ TEST(
 }
 
 TEST(clears_only_what_is_free,
-     "A page in flight to another disk is not cleared by a request that cannot have it: it is copied")
+     "A request that cannot get a page, in flight to another disk, does not clear it: it copies")
 {
     static struct rig rig;
     const struct rig_seg out = { DATA(0), PAGE, SEG_READ }, in = { DATA(0), PAGE, SEG_WRITE };
@@ -94,7 +94,7 @@ TEST(clears_only_what_is_free,
 }
 
 TEST(in_place,
-     "A page that one chain has both read and written is read as the driver left it, though what is written is cleared")
+     "If one chain reads and writes the same page, the backend reads it as the driver left it, though `clear` is set")
 {
     static struct rig rig;
     struct rig_shadow shadow;
@@ -161,8 +161,7 @@ static void count_secrets(void *found, uint32_t gref, const uint8_t *page)
     *(unsigned *)found += memmem(page, PAGE, secret, strlen(secret)) != NULL;
 }
 
-TEST(half_copied,
-     "A piece that lies half on a frame which is out: nothing of its other half stays where the backend sees it")
+TEST(half_copied, "A piece half on a frame that is out: nothing of its other half stays where the backend sees it")
 {
     static struct rig rig;
     const struct rig_seg seg = { DATA(256) - 1000, 2000, SEG_READ };
@@ -180,7 +179,7 @@ TEST(half_copied,
     rig_close(&rig);
 }
 
-TEST(transient, "A chunk or a frame that could not be mapped once is tried again by the next request, not remembered")
+TEST(transient, "The next request tries again to map a chunk or a frame that once could not be mapped")
 {
     static struct rig rig;
     struct rig_trip trip;
@@ -208,7 +207,7 @@ TEST(transient, "A chunk or a frame that could not be mapped once is tried again
 }
 
 TEST(guests_own_grants,
-     "The guest's own entries in an unreserved window survive; from its first one just below, nothing is granted")
+     "The guest's own entries in an unreserved window survive; from its first entry just below, nothing is granted")
 {
     static struct rig rig;
     rig_open(&rig, &(struct rig_config){ .ram_pages = RAM, .dynamic_window = 1, .guarded_window = 1 });
@@ -226,7 +225,7 @@ TEST(guests_own_grants,
     REQUIRE(svq_hv_map_grant_table(rig.frontend, RIG_FRONTEND, RIG_WINDOW_FRAME - 1, 1, &va, &token) == 0 ||
             svq_hv_map_grant_table(rig.mediator, RIG_FRONTEND, RIG_WINDOW_FRAME - 1, 1, &va, &token) == 0);
     svq_store_u64(va, own);
-    for (unsigned i = 0; i < 16; i++) /* it is looked at now and then */
+    for (unsigned i = 0; i < 16; i++) /* the engine looks at the guard only now and then */
         CHECK(rig_trip(&rig, 0, &seg, 1, 4 * PAGE, &trip));
     CHECK_EQUAL(svq_device_window_lost(rig.dev), 1);
     CHECK(rig_trip(&rig, 0, &seg, 1, 4 * PAGE, &trip));
@@ -265,7 +264,7 @@ TEST(
         if (mapped)
             rig_part_unmap(&rig, &page, va);
         CHECK_EQUAL(svq_device_stop(rig.dev), guarded);
-        svq_store_u64(entry, 0); /* no proof */
+        svq_store_u64(entry, 0); /* proves nothing */
         CHECK_EQUAL(svq_device_stop(rig.dev), guarded);
         CHECK_EQUAL(svq_queue_held(rig.dev, 0, bits, sizeof bits), 32);
         CHECK_EQUAL(bits[0], guarded ? 4 : 0);
@@ -294,7 +293,7 @@ TEST(no_window, "Without any window everything is copied")
 
 /* A mirror: MD RAID1 writes the same pages to two disks. */
 TEST(same_pages_on_two_disks,
-     "The largest chain that the limits allow goes through on the second disk while the first has its pages")
+     "The largest chain that the limits allow goes through on the second disk while the first disk has its pages")
 {
     static struct rig rig;
     unsigned n = 0;
@@ -309,7 +308,7 @@ TEST(same_pages_on_two_disks,
     REQUIRE(svq_device_start(mirror) == 0);
     struct rig_seg segs[86];
     segs[n++] = (struct rig_seg){ rig_gpa(RIG_HEADER_GFN), 16, SEG_READ };
-    for (unsigned k = 0; k < 50; k++) /* 16 KiB each, and each touches five pages: legs.py, chain_limits */
+    for (unsigned k = 0; k < 50; k++) /* 16 KiB each, touching five pages each: legs.py, chain_limits */
         segs[n++] = (struct rig_seg){ DATA(5 * k) + 512, 4 * PAGE, SEG_READ };
     segs[n++] = (struct rig_seg){ rig_gpa(RIG_HEADER_GFN) + 64, 1, SEG_WRITE };
     rig_chain(&rig, 0, segs, n);
@@ -329,7 +328,7 @@ TEST(same_pages_on_two_disks,
     rig_close(&rig);
 }
 
-TEST(beyond_the_limits, "A chain that touches more pages than could be copied is refused before any of them is touched")
+TEST(beyond_the_limits, "A chain that touches more pages than could be copied is refused before it touches any of them")
 {
     static struct rig rig;
     const struct rig_seg seg = { DATA(0), 257 * PAGE, SEG_READ };

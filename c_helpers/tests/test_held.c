@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What a backend keeps mapped: every page by itself, until it lets go; and what a mediator leaves that died. */
+/* What a backend keeps mapped: each page by itself, until it lets go; and what a dead mediator leaves behind. */
 #include <errno.h>
 
 #include "barrier.h"
@@ -25,7 +25,7 @@ static void forward(struct rig *rig, uint16_t head, const struct rig_seg *segs, 
     CHECK(rig_shadow_chain(rig, head, shadow));
 }
 
-/* A device of its own for each pattern: its rings begin anew. */
+/* Each pattern gets a new device, whose rings start again. */
 static void renew_device(struct rig *rig)
 {
     struct svq_device_config config = rig_other_device(rig, RIG_MARK);
@@ -47,7 +47,7 @@ static unsigned entries_granted(struct rig *rig, const uint64_t *entries)
 }
 
 TEST(every_page_by_itself,
-     "Whichever pages of a run the backend keeps, those and no others are held: not one stays granted; let go, all end")
+     "Whichever pages of a run the backend keeps, exactly those are held and none stays granted; let go, all end")
 {
     static struct rig rig;
     struct rig_shadow shadow;
@@ -90,7 +90,7 @@ TEST(every_page_by_itself,
 }
 
 TEST(no_more_than_it_has,
-     "A backend that reads a held page cannot come to write it; what it has let go of it gets no more")
+     "A backend that reads a held page cannot gain the right to write it; once it lets go, it cannot map it again")
 {
     static struct rig rig;
     const struct rig_seg seg = { DATA(0), 2 * PAGE, SEG_WRITE };
@@ -111,7 +111,7 @@ TEST(no_more_than_it_has,
 }
 
 TEST(others_end,
-     "One request with a held page stays in flight, by its bit alone; all others have ended, in every queue")
+     "A request with a held page stays in flight, and only its bit is set; all others have ended, in every queue")
 {
     static struct rig rig;
     uint8_t *va, bits[32], expected[32] = { 0 };
@@ -129,7 +129,7 @@ TEST(others_end,
     CHECK(svq_queue_held(rig.dev, 0, bits, sizeof bits) == 32 && memcmp(bits, expected, 32) == 0);
     CHECK_EQUAL(svq_queue_held(rig.dev, 0, bits, 31), -EINVAL);
     CHECK_EQUAL(svq_queue_held(rig.dev, 1, bits, 32), -EINVAL);
-    /* The rings are the driver's again: nothing is written there. */
+    /* The rings are the driver's again: nobody may write there. */
     memset(rig.q[0].used, 0x5a, PAGE);
     svq_hv_unmap_grants(rig.backend, va, 1);
     CHECK_EQUAL(rig_close_device(&rig), 0);
@@ -139,7 +139,7 @@ TEST(others_end,
 }
 
 TEST(mediator_died,
-     "What a mediator granted that died is swept by mark: at once, or when its grantee has let go. Entries without the "
+     "What a dead mediator granted is swept by mark: at once, or when its grantee has let go. Entries without the "
      "mark, another device's and the guest's own, stay as they are, mapped or not")
 {
     static struct rig rig;
@@ -183,7 +183,8 @@ TEST(mediator_died,
     }
 }
 
-TEST(hostile_neighbour, "A disk whose backend keeps everything costs the guest's other disk not one request: it copies")
+TEST(hostile_neighbour,
+     "A disk whose backend keeps everything costs the guest's other disk no request: that one copies")
 {
     static struct rig rig;
     struct rig_shadow shadow;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Deaths in the embedded machine: domains that are processes of their own, killed. The program starts itself as
- * the child: `--child ROLE SOCKET`, which does its part, writes one byte to its standard output, and waits to be
+ * Deaths in the embedded machine: domains that are processes of their own and are killed. The program starts itself as
+ * the child, `--child ROLE SOCKET`, which does its part, writes one byte to its standard output, and waits to be
  * killed.
  */
 #include <signal.h>
@@ -26,7 +26,7 @@ static void child_shares(struct svq_hv *hv)
     REQUIRE(grefs[0] == 8);
 }
 
-/* Maps and unmaps without end: it is killed at an arbitrary point of that. */
+/* Maps and unmaps forever: it is killed at an arbitrary point. */
 static void child_hammers(struct svq_hv *hv)
 {
     uint32_t gref = WINDOW_GREF;
@@ -69,7 +69,7 @@ static pid_t start_child(const struct fixture *f, const char *role, uint16_t dom
         _exit(127);
     }
     close(pipes[1]);
-    REQUIRE(read(pipes[0], &byte, 1) == 1 && byte == '!'); /* or it ended, and the pipe with it */
+    REQUIRE(read(pipes[0], &byte, 1) == 1 && byte == '!'); /* otherwise it ended, and closed the pipe */
     close(pipes[0]);
     return pid;
 }
@@ -137,7 +137,7 @@ TEST(one_of_two, "A domain of two processes outlives one of them, and the other'
 }
 
 TEST(killed_anywhere,
-     "Wherever in mapping and unmapping a grantee is killed, the entry is free afterwards and can be mapped")
+     "Wherever between map and unmap a grantee is killed, the entry is free afterwards and can be mapped")
 {
     struct fixture f;
     fixture_start(&f);
@@ -179,16 +179,16 @@ TEST(zombie_by_foreign_map,
     CHECK_EQUAL(svq_sim_zombies(f.machine, &domid, 1), 1);
     CHECK_EQUAL(domid, FRONTEND);
     CHECK_EQUAL(svq_sim_domain_state(f.machine, FRONTEND), SVQ_SIM_ZOMBIE);
-    CHECK_EQUAL(*(uint8_t *)va, 0x33); /* what is mapped stays, as on Xen */
+    CHECK_EQUAL(*(uint8_t *)va, 0x33); /* mappings stay, as on Xen */
     CHECK_EQUAL(svq_hv_map_foreign(f.mediator, FRONTEND, &gfn, 1, 1, &err, &again), -ESRCH);
     CHECK_EQUAL(svq_sim_domain_create(f.machine, FRONTEND, 8, 1, SVQ_SIM_PRIVILEGE_NONE), -EEXIST);
     CHECK_EQUAL(svq_hv_unmap_foreign(f.mediator, va, 1), 0);
-    CHECK_EQUAL(zombies(&f), 1); /* by its table */
+    CHECK_EQUAL(zombies(&f), 1); /* its table is still mapped */
     CHECK_EQUAL(svq_hv_unmap_grant_table(f.mediator, f.entries_token), 0);
     CHECK_EQUAL(zombies(&f), 0);
     CHECK_EQUAL(svq_sim_domain_state(f.machine, FRONTEND), SVQ_SIM_DEAD);
 
-    /* A namesake with other memory: the mediator's view of the dead one is not mistaken for it. */
+    /* A new domain with the same number and other memory: the handle must not confuse it with the dead one. */
     REQUIRE(svq_sim_domain_create(f.machine, FRONTEND, 8, 1, SVQ_SIM_PRIVILEGE_NONE) == 0);
     f.frontend = fixture_open(&f, FRONTEND);
     REQUIRE(svq_hv_map_foreign(f.mediator, FRONTEND, &gfn, 1, 1, &err, &va) == 0);
@@ -197,7 +197,7 @@ TEST(zombie_by_foreign_map,
     fixture_stop(&f);
 }
 
-TEST(zombie_by_grant, "A dead granter is a zombie while a grantee maps a page of it, also a grantee that is killed")
+TEST(zombie_by_grant, "A dead granter is a zombie while a grantee maps one of its pages, even a grantee that is killed")
 {
     struct fixture f;
     fixture_start(&f);
@@ -239,7 +239,7 @@ TEST(killed_sharer, "What a killed process shared is taken back, except pages th
     fixture_stop(&f);
 }
 
-TEST(destroyed_while_running, "The handles of a destroyed domain fail instead of hanging, and no event tells of it")
+TEST(destroyed_while_running, "The handles of a destroyed domain fail instead of hanging, and no event reports it")
 {
     struct fixture f;
     void *mapped, *va;
@@ -284,8 +284,7 @@ TEST(killed_machine, "A new machine takes over the sockets that a killed one lef
     fixture_stop(&f);
 }
 
-TEST(many_lives,
-     "Slots of the dead are used again: more domains than a machine holds at once may live after one another")
+TEST(many_lives, "Slots of dead domains are reused: over time, more domains may live than a machine holds at once")
 {
     struct fixture f;
     fixture_start(&f);

@@ -40,7 +40,7 @@ TEST(fresh_binding, "A port starts pending at the side that bound it, as on Xen,
     fixture_stop(&f);
 }
 
-TEST(masking, "A pending port is masked until it is unmasked, and what came meanwhile is one event then")
+TEST(masking, "A pending port is masked until it is unmasked, and then all that came meanwhile is one event")
 {
     struct fixture f;
     fixture_start(&f);
@@ -87,7 +87,7 @@ TEST(refused_bindings, "A port is bound only by the domain it was offered to, on
     fixture_stop(&f);
 }
 
-TEST(peer_gone, "Notifying a port without a peer says so and harms nothing, and the peer may bind again")
+TEST(peer_gone, "Notifying a port without a peer returns an error and harms nothing, and the peer may bind again")
 {
     struct fixture f;
     fixture_start(&f);
@@ -116,7 +116,7 @@ TEST(peer_gone, "Notifying a port without a peer says so and harms nothing, and 
     fixture_stop(&f);
 }
 
-TEST(ports_are_reused, "The number of a closed port is given out again")
+TEST(ports_are_reused, "The number of a closed port is used again")
 {
     struct fixture f;
     fixture_start(&f);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Watching a guest's frames, in the embedded machine: who may, who waits for whom, and what a process that is killed
- * leaves. tests/xen/seam_frames.c does it on Xen. The program starts itself as the process that is killed.
+ * Watching a guest's frames, in the embedded machine: who may watch, who waits for whom, and what a killed process
+ * leaves. tests/xen/seam_frames.c does this on Xen. The program starts itself as the process that is killed.
  */
 #include <pthread.h>
 #include <signal.h>
@@ -53,7 +53,7 @@ static void check_goes_on(const struct processor *processor)
     CHECK_EQUAL(processor->answer, 0);
 }
 
-TEST(acknowledged, "A change is told, and the guest's processor waits until it is acknowledged")
+TEST(acknowledged, "The watch reports a change, and the guest's processor waits until it is acknowledged")
 {
     struct fixture f;
     start_in_dom0(&f);
@@ -75,7 +75,7 @@ TEST(acknowledged, "A change is told, and the guest's processor waits until it i
     fixture_stop(&f);
 }
 
-TEST(only_what_was_told, "A change that comes after the look is not acknowledged with those before it")
+TEST(only_what_was_told, "A change after the last look is not acknowledged together with those before it")
 {
     struct fixture f;
     struct processor first, second;
@@ -98,7 +98,7 @@ TEST(only_what_was_told, "A change that comes after the look is not acknowledged
 }
 
 TEST(nobody_waits_for_a_watch_that_is_closed,
-     "Closing a watch, or the handle, lets the guest go on; then it never waits")
+     "Closing a watch, or the handle, lets the guest go on; after that it never waits")
 {
     struct fixture f;
     start_in_dom0(&f);
@@ -122,7 +122,7 @@ TEST(nobody_waits_for_a_watch_that_is_closed,
     fixture_stop(&f);
 }
 
-TEST(who_may_watch, "Only dom0 watches, one process of it at a time, and only who lives")
+TEST(who_may_watch, "Only dom0 may watch, one process of it at a time, and only a living domain")
 {
     struct fixture f;
     struct svq_frames *frames, *other;
@@ -174,8 +174,7 @@ static pid_t start_watcher(const struct fixture *f)
     return pid;
 }
 
-TEST(killed,
-     "The guest of a watcher that was killed waits, until the next process of that domain takes over and answers")
+TEST(killed, "If a watcher is killed, its guest waits until another process of that domain takes over and answers")
 {
     struct fixture f;
     int status, rc;
@@ -187,7 +186,7 @@ TEST(killed,
     CHECK_EQUAL(svq_sim_frames_changed(f.machine, FRONTEND, SHORT_MS), -ETIMEDOUT);
     struct processor processor;
     start_balloon(&f, &processor);
-    do /* the machine may not have noticed yet that it is dead */
+    do /* the machine may not have noticed yet that the watcher is dead */
         rc = svq_frames_watch(f.mediator, FRONTEND, &frames);
     while (rc == -EBUSY && usleep(1000) == 0);
     REQUIRE(rc == 0);

@@ -54,7 +54,7 @@ TEST(grants_nest, "Several maps of one grant nest: reading and writing end with 
     CHECK_EQUAL(fixture_flags(&f, 0), GTF_PERMIT_ACCESS | GTF_READING);
     CHECK_EQUAL(svq_hv_unmap_grants(f.backend, ro, 1), 0);
     CHECK_EQUAL(fixture_flags(&f, 0), GTF_PERMIT_ACCESS | GTF_READING);
-    svq_hv_close(second); /* it forgot to unmap */
+    svq_hv_close(second); /* which did not unmap */
     CHECK_EQUAL(fixture_flags(&f, 0), GTF_PERMIT_ACCESS);
     fixture_stop(&f);
 }
@@ -104,7 +104,7 @@ TEST(without_its_type,
     fixture_stop(&f);
 }
 
-TEST(raised, "A reader becomes a writer unless GTF_readonly stands there by then; a writer is not stopped by it")
+TEST(raised, "A reader becomes a writer unless GTF_readonly is set by then, which does not stop a writer")
 {
     struct fixture f;
     struct grantee backend = { 0 };
@@ -123,7 +123,7 @@ TEST(raised, "A reader becomes a writer unless GTF_readonly stands there by then
     __atomic_fetch_or(&f.entries[0], GTF_READONLY, __ATOMIC_SEQ_CST);
     CHECK_EQUAL(map_it(&backend, gref, 1), 0);
     unmap_newest(&backend);
-    unmap_newest(&backend); /* the last writer: from here on it is a raise again */
+    unmap_newest(&backend); /* the last writer: from here on, mapping for writing is a raise again */
     CHECK_EQUAL(fixture_flags(&f, 0), GTF_PERMIT_ACCESS | GTF_READONLY | GTF_READING);
     CHECK_EQUAL(map_it(&backend, gref, 1), -EACCES);
     unmap_all(&backend);
@@ -131,7 +131,8 @@ TEST(raised, "A reader becomes a writer unless GTF_readonly stands there by then
     fixture_stop(&f);
 }
 
-TEST(other_grantee, "While one domain has an entry mapped no other maps it, also when the entry names that one by now")
+TEST(other_grantee,
+     "While one domain has an entry mapped, no other can map it, even if the entry names the other one by now")
 {
     struct fixture f;
     struct grantee backend = { 0 }, stranger = { 0 };
@@ -152,7 +153,7 @@ TEST(other_grantee, "While one domain has an entry mapped no other maps it, also
     fixture_stop(&f);
 }
 
-TEST(other_frame, "Another frame written into a mapped entry is not what its grantee maps, until the last unmap")
+TEST(other_frame, "If another frame is written into a mapped entry, its grantee maps the old one until the last unmap")
 {
     struct fixture f;
     struct grantee backend = { 0 };
@@ -174,7 +175,7 @@ TEST(other_frame, "Another frame written into a mapped entry is not what its gra
     fixture_stop(&f);
 }
 
-TEST(untouched, "Mapping again what is mapped does not look at the entry, and writes nothing into it")
+TEST(untouched, "Mapping again what is mapped neither reads nor writes the entry")
 {
     struct fixture f;
     struct grantee backend = { 0 };
@@ -182,7 +183,7 @@ TEST(untouched, "Mapping again what is mapped does not look at the entry, and wr
     backend.hv = f.backend;
     uint32_t gref = fixture_grant(&f, 0, BACKEND, FRAME, 0);
     REQUIRE(map_it(&backend, gref, 1) == 0);
-    svq_store_u64(&f.entries[0], 0); /* what a granter must not do */
+    svq_store_u64(&f.entries[0], 0); /* a granter must not do this */
     CHECK_EQUAL(map_it(&backend, gref, 1), 0);
     CHECK_EQUAL(map_it(&backend, gref, 0), 0);
     CHECK_EQUAL(entry_of(&f), 0);
@@ -191,7 +192,7 @@ TEST(untouched, "Mapping again what is mapped does not look at the entry, and wr
     fixture_stop(&f);
 }
 
-TEST(marks, "Flag bits 9 to 15 are neither looked at nor changed by a map, an unmap, a refusal or a grantee's end")
+TEST(marks, "No map, unmap, refusal or death of a grantee reads or changes flag bits 9 to 15")
 {
     struct fixture f;
     struct grantee backend = { 0 }, second = { 0 };
@@ -217,7 +218,7 @@ TEST(marks, "Flag bits 9 to 15 are neither looked at nor changed by a map, an un
     second.hv = fixture_open(&f, BACKEND);
     svq_store_u64(&f.entries[0], svq_entry_granted(BACKEND, FRAME, true, MARK));
     REQUIRE(map_it(&second, WINDOW_GREF, 1) == 0);
-    svq_hv_close(second.hv); /* it did not unmap */
+    svq_hv_close(second.hv); /* which did not unmap */
     CHECK_EQUAL(entry_of(&f), svq_entry_granted(BACKEND, FRAME, true, MARK));
     fixture_stop(&f);
 }
@@ -239,11 +240,10 @@ TEST(kinds_of_entry, "Only an entry that permits access to a whole page is mappe
     fixture_stop(&f);
 }
 
-/* Ends the entry as the engine does, and answers how that went. */
+/* Ends the entry as the engine does, and returns the outcome. */
 static enum svq_end end_it(struct fixture *f, uint64_t granted) { return svq_entry_end(&f->entries[0], granted); }
 
-TEST(held,
-     "A held entry stays its grantee's to read, by all of its handles; it is not raised, and free after the last unmap")
+TEST(held, "All handles of its grantee can still read a held entry, but not raise it; it is free after the last unmap")
 {
     struct fixture f;
     struct grantee first = { 0 }, second = { 0 }, stranger = { 0 };
@@ -261,7 +261,7 @@ TEST(held,
     CHECK_EQUAL(map_it(&second, WINDOW_GREF, 1), -EACCES);
     CHECK_EQUAL(map_it(&stranger, WINDOW_GREF, 0), -EACCES);
     unmap_all(&first);
-    CHECK_EQUAL(end_it(&f, granted), SVQ_HELD); /* by the other handle */
+    CHECK_EQUAL(end_it(&f, granted), SVQ_HELD); /* the other handle still has it */
     CHECK_EQUAL(map_it(&first, WINDOW_GREF, 0), 0);
     svq_hv_close(second.hv);
     CHECK_EQUAL(end_it(&f, granted), SVQ_HELD);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The embedded machine behind the hypervisor seam: memory and grants, within one process. More of grants:
+ * The embedded machine behind the hypervisor seam: memory and grants, within one process. More about grants:
  * test_hv_grants.c.
  */
 #include <pthread.h>
@@ -42,7 +42,7 @@ static int faults(volatile uint8_t *address, int by_writing)
     return faulted;
 }
 
-TEST(identity, "A handle is the domain to whose socket it was opened, and a path without a machine says so")
+TEST(identity, "A handle is the domain to whose socket it was opened, and a path without a machine is reported as such")
 {
     struct fixture f;
     fixture_start(&f);
@@ -78,7 +78,8 @@ TEST(long_directories, "A machine's directory may have a name longer than a sock
     fixture_stop(&f);
 }
 
-TEST(foreign_memory, "The mediator sees its target's memory in the order it asked for, and frames that are not RAM err")
+TEST(foreign_memory,
+     "The mediator sees its target's memory in the order that it asked for; frames that are not RAM fail")
 {
     const uint64_t gfns[] = { 10, 11, HOLE_GFN, 3, RAM_PAGES, UINT64_MAX, 12 };
     struct fixture f;
@@ -110,7 +111,8 @@ TEST(foreign_memory, "The mediator sees its target's memory in the order it aske
     fixture_stop(&f);
 }
 
-TEST(privilege, "Nobody without privilege over a domain maps its memory, its grant table, or learns the table's size")
+TEST(privilege,
+     "Without privilege over a domain, nobody maps its memory or its grant table, or learns the table's size")
 {
     struct fixture f;
     const uint64_t gfn = 1;
@@ -193,7 +195,8 @@ TEST(grant_rules, "A grant opens one page to one domain, with the access that it
     fixture_stop(&f);
 }
 
-TEST(batches, "Pages of one call lie one after another, scattered frames too, and a bad one leaves nothing mapped")
+TEST(batches,
+     "Pages of one call are contiguous, even if their frames are scattered, and a bad one leaves nothing mapped")
 {
     enum { PAGES = 300 };
     struct fixture f;
@@ -210,7 +213,7 @@ TEST(batches, "Pages of one call lie one after another, scattered frames too, an
         for (uint32_t i = 0; i < PAGES; i++)
             CHECK_EQUAL(((uint8_t *)va)[(size_t)i << SVQ_PAGE_SHIFT], (uint8_t)(grefs[i] - WINDOW_GREF));
         CHECK_EQUAL(svq_hv_unmap_grants(f.backend, va, PAGES), 0);
-        for (uint32_t i = 0; i < PAGES / 2; i++) { /* now backwards */
+        for (uint32_t i = 0; i < PAGES / 2; i++) { /* now in reverse order */
             uint32_t swapped = grefs[i];
 
             grefs[i] = grefs[PAGES - 1 - i];
@@ -226,7 +229,7 @@ TEST(batches, "Pages of one call lie one after another, scattered frames too, an
     fixture_stop(&f);
 }
 
-TEST(shared_pages, "Shared pages are zeroed, the peer's for as long as shared, and a page still mapped is never reused")
+TEST(shared_pages, "Shared pages are zeroed, and the peer's until unshared; a page still mapped is never reused")
 {
     struct fixture f;
     uint32_t grefs[4], again[4];
@@ -260,7 +263,7 @@ TEST(shared_pages, "Shared pages are zeroed, the peer's for as long as shared, a
     fixture_stop(&f);
 }
 
-TEST(table_full, "Sharing ends with ENOSPC when the own grant table is full, and never takes an entry that is not zero")
+TEST(table_full, "Sharing fails with ENOSPC when our grant table is full, and never takes an entry that is not zero")
 {
     struct fixture f;
     struct svq_hv *stranger;
@@ -274,10 +277,10 @@ TEST(table_full, "Sharing ends with ENOSPC when the own grant table is full, and
     REQUIRE(svq_hv_share_pages(stranger, BACKEND, 2, 1, grefs, &va) == 0);
     CHECK_EQUAL(grefs[0], 10);
     fixture_stop(&f);
-    svq_hv_close(stranger); /* after its machine: all calls fail, none hangs */
+    svq_hv_close(stranger); /* after its machine has stopped: all calls fail, none hangs */
 }
 
-TEST(own_pages, "A domain's own pages are its RAM, at the frame numbers it says, without holes")
+TEST(own_pages, "A domain's own pages are its RAM, at the frame numbers reported, without holes")
 {
     struct fixture f;
     fixture_start(&f);
@@ -293,7 +296,8 @@ TEST(own_pages, "A domain's own pages are its RAM, at the frame numbers it says,
     fixture_stop(&f);
 }
 
-TEST(readonly_frames, "Read-only frames are not claimed unless told to pretend; then they cannot be granted writable")
+TEST(readonly_frames,
+     "The machine does not claim to make frames read-only unless told to pretend; then it refuses writable grants")
 {
     struct fixture f;
     fixture_start(&f);
@@ -354,7 +358,8 @@ static void *map_and_unmap(void *argument)
     return NULL;
 }
 
-TEST(threads, "Threads that map and unmap one page, by one handle and by two, always find it marked while they hold it")
+TEST(threads,
+     "Threads that map and unmap one page, through one handle or two, always find it marked while they hold it")
 {
     struct fixture f;
     fixture_start(&f);
@@ -375,7 +380,7 @@ TEST(threads, "Threads that map and unmap one page, by one handle and by two, al
     fixture_stop(&f);
 }
 
-TEST(speed, "Mapping and unmapping one page makes no system call: it is timed, and only reported")
+TEST(speed, "Mapping and unmapping one page makes no system call: the time is only reported")
 {
     struct fixture f;
     struct timespec start, end;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The Xen side of the hypervisor seam, on stand-ins for Xen's libraries: what we pass them, and what becomes of
- * their errors. And opening the real ones, which fails with a clear reason wherever Xen is not.
+ * The Xen side of the hypervisor seam, on stand-ins for Xen's libraries: what we pass to them, and how we handle their
+ * errors. And opening the real ones, which fails with a clear reason on a machine without Xen.
  */
 #include <errno.h>
 #include <sys/mman.h>
@@ -10,21 +10,21 @@
 #include "svq_test.h"
 #include "xen_hv.h"
 
-/* --- the stand-ins: each notes its call, and answers what the test wants ------------------------------ */
+/* --- the stand-ins: each records its call, and returns what the test wants ------------------------------ */
 enum { MEMORIES = 3 };
 
 /* A handle of libxenforeignmemory. */
 struct fake_memory {
     int open;
-    int domid; /* to which it is restricted, or -1 */
+    int domid; /* the domain to which it is restricted, or -1 */
 };
 
 static struct {
     int gnttab_opened, gntshr_opened, evtchn_opened; /* and not closed: 0 at the end of each test */
     struct fake_memory memories[MEMORIES];
     int restrict_errno;
-    int live;        /* mappings not undone */
-    int fail_errno;  /* the next call fails with it */
+    int live;        /* mappings not undone yet */
+    int fail_errno;  /* the next call fails with this */
     int frame_error; /* what foreignmemory_map reports for odd frames */
     int all_frames_fail;
     int prot, writable, unmasked_port, pending_calls;
@@ -113,7 +113,7 @@ static int memories_open(void)
     return open;
 }
 
-/* Every use of a handle is for the domain to which it was restricted before. */
+/* Each handle is used only for the domain to which it was restricted. */
 static void check_reach(const void *handle, uint32_t domid)
 {
     const struct fake_memory *memory = handle;
@@ -262,7 +262,7 @@ static int fake_pending(void *handle)
     CHECK(handle == &fake.evtchn_opened);
     fake.pending_calls++;
     char byte;
-    CHECK(read(fake.event_pipe[0], &byte, 1) == 1); /* would block for ever if it was not asked first */
+    CHECK(read(fake.event_pipe[0], &byte, 1) == 1); /* would block forever without a poll first */
     return 21;
 }
 
@@ -310,7 +310,7 @@ static void stop(struct svq_hv *hv)
 }
 
 /* --- tests -------------------------------------------------------------------------------------------- */
-TEST(no_xen, "Where Xen is not, opening names the library or the device node that is missing")
+TEST(no_xen, "Without Xen, opening names the library or the device node that is missing")
 {
     struct svq_hv *hv;
     int rc = svq_hv_open_xen(&hv);
@@ -323,7 +323,7 @@ TEST(no_xen, "Where Xen is not, opening names the library or the device node tha
     printf("# %s\n", svq_hv_why());
 }
 
-TEST(missing_nodes, "A device node is opened when first needed; if it is not there, the reason names the kernel module")
+TEST(missing_nodes, "A device node is opened when first needed; if it is missing, the reason names the kernel module")
 {
     struct svq_hv *hv = start();
     uint64_t gfn = 0;
@@ -342,7 +342,7 @@ TEST(missing_nodes, "A device node is opened when first needed; if it is not the
     fake.fail_errno = EACCES;
     CHECK_EQUAL(svq_hv_share_pages(hv, 9, 1, 1, &gref, &va), -EACCES);
     CHECK(strstr(svq_hv_why(), "/dev/xen/gntalloc") != NULL);
-    CHECK_EQUAL(svq_hv_map_grant_table(hv, 7, 0, 1, &va, &token), 0); /* the node is there by now */
+    CHECK_EQUAL(svq_hv_map_grant_table(hv, 7, 0, 1, &va, &token), 0); /* the node exists by now */
     CHECK_EQUAL(svq_hv_unmap_grant_table(hv, token), 0);
     stop(hv);
 }
@@ -362,7 +362,7 @@ TEST(foreign_errors, "Errors of single frames stay with their frames, those of t
         CHECK_EQUAL(errs[3], -EINVAL);
         CHECK_EQUAL(svq_hv_unmap_foreign(hv, va, 4), 0);
         fake.all_frames_fail = 1;
-        CHECK_EQUAL(svq_hv_map_foreign(hv, 7, gfns, 4, 0, errs, &va), 0); /* holes only: that is no refusal */
+        CHECK_EQUAL(svq_hv_map_foreign(hv, 7, gfns, 4, 0, errs, &va), 0); /* only holes: that is not a refusal */
         CHECK_EQUAL(svq_hv_unmap_foreign(hv, va, 4), 0);
         fake.frame_error = sign * ESRCH;
         CHECK_EQUAL(svq_hv_map_foreign(hv, 7, gfns, 4, 1, errs, &va), -ESRCH);
@@ -404,7 +404,7 @@ TEST(grant_table_version_2, "A grant table of version 2, whose entries are longe
 }
 
 TEST(one_handle_a_domain,
-     "Each domain's memory is reached by a handle of its own, restricted to it first; unused ones do not pile up")
+     "Each domain's memory has a handle of its own, restricted to it before use; unused handles do not pile up")
 {
     struct svq_hv *hv = start();
     const uint64_t gfn = 2;
@@ -416,7 +416,7 @@ TEST(one_handle_a_domain,
     CHECK_EQUAL(svq_hv_map_foreign(hv, 8, &gfn, 1, 1, &err, &eight), 0);
     CHECK_EQUAL(memories_open(), 2);
     CHECK_EQUAL(svq_hv_unmap_foreign(hv, eight, 1), 0);
-    CHECK_EQUAL(svq_hv_map_foreign(hv, 8, &gfn, 1, 1, &err, &eight), 0); /* as a guest that balloons does */
+    CHECK_EQUAL(svq_hv_map_foreign(hv, 8, &gfn, 1, 1, &err, &eight), 0); /* as for a guest that balloons */
     CHECK_EQUAL(svq_hv_unmap_foreign(hv, eight, 1), 0);
     CHECK_EQUAL(memories_open(), 2);
     CHECK_EQUAL(svq_hv_map_foreign(hv, 9, &gfn, 1, 1, &err, &nine), 0); /* 7 is in use, 8 is not */
@@ -425,7 +425,7 @@ TEST(one_handle_a_domain,
     stop(hv);
 }
 
-TEST(not_restricted, "A handle that the kernel does not restrict is not used; domain numbers that are none neither")
+TEST(not_restricted, "We use no handle that the kernel does not restrict, and no number that is not a domain's")
 {
     struct svq_hv *hv = start();
     const uint64_t gfn = 2;
@@ -446,19 +446,19 @@ TEST(not_restricted, "A handle that the kernel does not restrict is not used; do
     stop(hv);
 }
 
-TEST(frames_only_in_dom0, "Frames are watched from dom0 alone: a guest waits for ever for a domain that was destroyed")
+TEST(frames_only_in_dom0, "Only dom0 can watch frames: a guest waits forever for a domain that was destroyed")
 {
     struct svq_hv *hv = start();
     struct svq_frames *frames;
-    CHECK_EQUAL(svq_frames_watch(hv, 7, &frames), -ENOSYS); /* who knows where we are */
+    CHECK_EQUAL(svq_frames_watch(hv, 7, &frames), -ENOSYS); /* we may be in any domain */
     CHECK_EQUAL(svq_hv_set_domid(hv, 4), 0);
     CHECK_EQUAL(svq_frames_watch(hv, 7, &frames), -ENOSYS);
     CHECK_EQUAL(svq_hv_set_domid(hv, 0), 0);
-    CHECK(svq_frames_watch(hv, 7, &frames) != -ENOSYS); /* no privcmd here to go on with */
+    CHECK(svq_frames_watch(hv, 7, &frames) != -ENOSYS); /* there is no privcmd here, so it fails later */
     stop(hv);
 }
 
-TEST(grants, "Refused grants read as in the embedded machine, and a failed unmap leaves the mapping known")
+TEST(grants, "Refused grants read as in the embedded machine, and after a failed unmap the mapping is still recorded")
 {
     const uint32_t grefs[] = { 100, 101, 102 };
     struct svq_hv *hv = start();
@@ -466,7 +466,7 @@ TEST(grants, "Refused grants read as in the embedded machine, and a failed unmap
     CHECK_EQUAL(svq_hv_map_grants(hv, 7, grefs, 3, 1, &va), 0);
     CHECK_EQUAL(fake.prot, PROT_READ | PROT_WRITE);
     CHECK_EQUAL(svq_hv_unmap_grants(hv, va, 3), 0);
-    fake.fail_errno = EINVAL; /* gntdev's word for everything */
+    fake.fail_errno = EINVAL; /* gntdev's error for everything */
     CHECK_EQUAL(svq_hv_map_grants(hv, 7, grefs, 3, 1, &va), -EACCES);
     fake.fail_errno = ENOMEM;
     CHECK_EQUAL(svq_hv_map_grants(hv, 7, grefs, 3, 1, &va), -ENOMEM);
@@ -482,7 +482,8 @@ TEST(grants, "Refused grants read as in the embedded machine, and a failed unmap
     stop(hv);
 }
 
-TEST(close_undoes, "Closing undoes every mapping by the library that made it, before it closes that library's handle")
+TEST(close_undoes,
+     "Closing undoes every mapping through the library that made it, before it closes that library's handle")
 {
     struct svq_hv *hv = start();
     const uint64_t gfn = 2;
@@ -501,7 +502,7 @@ TEST(close_undoes, "Closing undoes every mapping by the library that made it, be
     stop(hv);
 }
 
-TEST(own_pages, "Own pages come zeroed with their frame numbers, or the call says that we may not know these")
+TEST(own_pages, "Our own pages come zeroed, with their frame numbers, or the call says that we may not know these")
 {
     struct svq_hv *hv = start();
     uint64_t gfns[4] = { 0 };

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Queues and devices from set-up to close: nothing is kept, nothing is lost on the way. */
+/* Queues and devices from set-up to close: nothing stays behind, nothing is lost on the way. */
 #include <errno.h>
 
 #include "barrier.h"
@@ -42,7 +42,7 @@ TEST(close_in_flight, "Closing a device with requests in flight ends every grant
     }
 }
 
-TEST(indices_wrap, "70,000 chains through one queue: the 16-bit indices of all four rings go round")
+TEST(indices_wrap, "70,000 chains through one queue: the 16-bit indices of all four rings wrap")
 {
     static struct rig rig;
     rig_open(&rig, &(struct rig_config){ .ram_pages = RAM, .queue_size = 64 });
@@ -89,7 +89,7 @@ TEST(ring_reset, "A queue drains, lets go of its ring, and goes on with a ring e
     CHECK_EQUAL(rig_forward(&rig), 1);
     CHECK_EQUAL(svq_queue_drain(rig.dev, 0), 1);
     rig_offer(&rig, 1);
-    CHECK_EQUAL(rig_forward(&rig), 0); /* no chain is taken any more */
+    CHECK_EQUAL(rig_forward(&rig), 0); /* it takes no more chains */
     CHECK_EQUAL(svq_queue_reset(rig.dev, 0), -EBUSY);
     CHECK_EQUAL(rig_take(&rig), 0);
     rig_give(&rig, 0, 5);
@@ -100,7 +100,7 @@ TEST(ring_reset, "A queue drains, lets go of its ring, and goes on with a ring e
     CHECK_EQUAL(rig_forward(&rig), 0);
     CHECK_EQUAL(rig_complete(&rig), 0);
 
-    struct svq_queue_config moved = rig_queue_config(&rig, 1); /* another place */
+    struct svq_queue_config moved = rig_queue_config(&rig, 1); /* a different place */
     moved.index = 0;
     struct svq_queue_config wrong = moved;
     wrong.size = 512;
@@ -112,7 +112,7 @@ TEST(ring_reset, "A queue drains, lets go of its ring, and goes on with a ring e
     q->avail = (void *)(rig.ram + moved.avail_gpa);
     q->used = (void *)(rig.ram + moved.used_gpa);
     q->avail_idx = q->used_seen = 0;
-    round_trips(&rig, 300); /* the shadow ring went on where it was */
+    round_trips(&rig, 300); /* the shadow ring goes on where it was */
 
     for (moved.size = 4; moved.size <= 256; moved.size *= 8) { /* smaller, and as large as before */
         CHECK_EQUAL(svq_queue_reset(rig.dev, 0), 0);
@@ -129,13 +129,13 @@ TEST(ring_reset, "A queue drains, lets go of its ring, and goes on with a ring e
     CHECK_EQUAL(svq_queue_restart(rig.dev, &moved), 0);
     q->avail_idx = q->used_seen = 0;
     memset(q->avail, 0, vring_avail_bytes(256));
-    rig_offer(&rig, 4); /* a head of the ring as it was */
+    rig_offer(&rig, 4); /* a head that is valid only in the ring as it was */
     rig_forward(&rig);
     CHECK_EQUAL(rig_fault(&rig), SVQ_E_HEAD_RANGE);
     rig_close(&rig);
 }
 
-TEST(old_ring_is_data_again, "After a reset the pages of the old ring may be granted as any others")
+TEST(old_ring_is_data_again, "After a reset the pages of the old ring may be granted like any others")
 {
     static struct rig rig;
     rig_open(&rig, &(struct rig_config){ .ram_pages = RAM, .queues = 2 });
@@ -149,7 +149,7 @@ TEST(old_ring_is_data_again, "After a reset the pages of the old ring may be gra
     rig_close(&rig);
 }
 
-TEST(refused_setup, "A refused set-up takes back all it made, and the ring pages of other queues stay protected")
+TEST(refused_setup, "A refused set-up undoes all that it made, and the ring pages of other queues stay protected")
 {
     static struct rig rig;
     rig_open(&rig, &(struct rig_config){ .ram_pages = RAM });
@@ -157,8 +157,8 @@ TEST(refused_setup, "A refused set-up takes back all it made, and the ring pages
     const struct rig_seg beside = { rig_gpa(RIG_RING_GFN - 1), PAGE, SEG_READ };
     rig_chain(&rig, 0, &beside, 1);
     rig_offer(&rig, 0);
-    CHECK_EQUAL(rig_forward(&rig), 1);                         /* the chunk is known now */
-    struct svq_queue_config queue = rig_queue_config(&rig, 0); /* the very pages of the first device's ring */
+    CHECK_EQUAL(rig_forward(&rig), 1);                         /* this maps the chunk */
+    struct svq_queue_config queue = rig_queue_config(&rig, 0); /* the same pages as the first device's ring */
     CHECK_EQUAL(svq_sim_domain_hole(rig.machine, RIG_FRONTEND, queue.used_gpa >> SVQ_PAGE_SHIFT, 1), 0);
     struct svq_hv_counters before = rig_counters(rig.mediator);
     struct svq_device *dev;
@@ -208,7 +208,7 @@ TEST(out_of_grants, "When the mediator's own grant table is full, set-up says so
     rig_close(&rig);
 }
 
-TEST(own_mistakes, "What the control plane must not ask is answered with EINVAL")
+TEST(own_mistakes, "Requests that the control plane must not make fail with EINVAL")
 {
     static struct rig rig;
     rig_open(&rig, &(struct rig_config){ .ram_pages = RAM });
@@ -236,7 +236,7 @@ TEST(own_mistakes, "What the control plane must not ask is answered with EINVAL"
     CHECK_EQUAL(svq_sweep(rig.mediator, RIG_FRONTEND, &no_mark, 1, &swept), -EINVAL);
     struct svq_queue_config queue = rig_queue_config(&rig, 0);
     struct svq_queue_refs refs;
-    CHECK_EQUAL(svq_queue_setup(rig.dev, NULL, &queue, &refs), -EINVAL); /* set up already */
+    CHECK_EQUAL(svq_queue_setup(rig.dev, NULL, &queue, &refs), -EINVAL); /* already set up */
     CHECK_EQUAL(svq_queue_restart(rig.dev, &queue), -EINVAL);
     queue.index = 1;
     CHECK_EQUAL(svq_queue_setup(rig.dev, NULL, &queue, &refs), -EINVAL); /* no such queue */

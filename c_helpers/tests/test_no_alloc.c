@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* After set-up a request allocates and maps nothing: counted at the C library's door. Built without sanitizers. */
+/*
+ * After set-up a request allocates and maps nothing: counted at the entry to the C library. Built without sanitizers.
+ */
 #include <stddef.h>
 #include <sys/mman.h>
 
@@ -94,7 +96,7 @@ TEST(by_hand_passes,
                  &(struct rig_config){ .ram_pages = RAM, .placement = variant % 3, .dynamic_window = variant / 3 });
         by_hand(&rig, WARM_UP);
         uint64_t before = counted(), hypercalls = rig_counters(rig.mediator).hypercalls;
-        CHECK(before > 0); /* so set-up was counted */
+        CHECK(before > 0); /* so we counted the set-up */
         by_hand(&rig, CHAINS);
         CHECK_EQUAL(counted() - before, 0);
         CHECK_EQUAL(rig_counters(rig.mediator).hypercalls - hypercalls, 0);
@@ -120,7 +122,7 @@ static void by_worker(struct rig *rig, unsigned chains)
     }
 }
 
-TEST(by_worker_thread, "Nor does a worker thread, events included")
+TEST(by_worker_thread, "A worker thread allocates and maps nothing either, even for events")
 {
     static struct rig rig;
     rig_open(&rig, &(struct rig_config){

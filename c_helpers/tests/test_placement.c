@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Which way each byte of a well-formed chain reaches the backend, and what else of the guest does (nothing). */
+/* How each byte of a well-formed chain reaches the backend, and that nothing else of the guest does. */
 #include "barrier.h"
 #include "rig_trip.h"
 #include "svq_test.h"
@@ -33,7 +33,7 @@ TEST(whole_page, "One whole page is one direct shadow descriptor that grants tha
     rig_close(&rig);
 }
 
-TEST(blk_chain, "Of header, data and status, the data is granted, the rest is copied; the status comes back")
+TEST(blk_chain, "The data of a request is granted, its header and status are copied; the status comes back")
 {
     static struct rig rig;
     const struct rig_seg segs[] = { { SMALL(192), 16, SEG_READ },
@@ -78,7 +78,7 @@ static void neighbours(int placement, unsigned *canaries, unsigned *pages)
         memcpy(rig.ram + SMALL(at), canary, 8);
     for (uint64_t at = 0; at < 4 * PAGE; at += 8)
         memcpy(rig.ram + DATA(0) + at, canary, 8);
-    const struct rig_seg segs[] = { { SMALL(PAGE - 8), 16, SEG_READ }, /* over a page border */
+    const struct rig_seg segs[] = { { SMALL(PAGE - 8), 16, SEG_READ }, /* across a page border */
                                     { DATA(1) - 100, PAGE + 200, SEG_WRITE },
                                     { SMALL(3 * PAGE), 1, SEG_WRITE } };
     memset(rig.ram + segs[0].gpa, 1, segs[0].len);
@@ -91,7 +91,7 @@ static void neighbours(int placement, unsigned *canaries, unsigned *pages)
 }
 
 TEST(neighbours_stay_hidden,
-     "No page that the backend can map shows a byte beside the described buffers; page placement does")
+     "No page that the backend can map shows a byte outside the described buffers, except with page placement")
 {
     unsigned canaries, pages;
     neighbours(SVQ_PLACE_EXACT, &canaries, &pages);
@@ -100,7 +100,7 @@ TEST(neighbours_stay_hidden,
     neighbours(SVQ_PLACE_COPY, &canaries, &pages);
     CHECK_EQUAL(canaries, 0);
     CHECK_EQUAL(pages, 0);
-    neighbours(SVQ_PLACE_PAGE, &canaries, &pages); /* so the look would have found them */
+    neighbours(SVQ_PLACE_PAGE, &canaries, &pages); /* so the search would have found them */
     CHECK(canaries > 0);
     CHECK_EQUAL(pages, 2 + 3 + 1);
 }
@@ -145,7 +145,7 @@ TEST(policies, "Copy grants nothing, page grants every touched page, a copy thre
 }
 
 TEST(page_shared_both_ways,
-     "A page that one chain reads and writes is never granted by page placement: it would be writable")
+     "A page that one chain reads and writes is never granted by page placement: the backend could write it")
 {
     static struct rig rig;
     const struct rig_seg segs[] = { { SMALL(0), 16, SEG_READ },
@@ -164,13 +164,13 @@ TEST(dynamic_window, "In a dynamic window a run of pages gets a run of grefs, th
     const struct rig_seg segs[] = { { DATA(0), 7 * PAGE, SEG_READ }, { DATA(3), PAGE, SEG_READ } };
     rig_open(&rig, &(struct rig_config){ .ram_pages = RAM, .dynamic_window = 1, .window_grefs = 64 });
     struct rig_trip t;
-    for (int i = 0; i < 40; i++) /* round and round the range */
+    for (int i = 0; i < 40; i++) /* again and again around the range */
         trip_ok(&rig, segs, 2, 0, &t);
     CHECK(t.granted_parts >= 2 && t.granted_pages == 8 && t.bounced_bytes == 0);
     rig_close(&rig);
 }
 
-TEST(indirect_tables, "Indirect tables are read wherever they lie: unaligned, over page and over chunk borders")
+TEST(indirect_tables, "Indirect tables are read wherever they lie: unaligned, across page and chunk borders")
 {
     static struct rig rig;
     rig_open(&rig, &(struct rig_config){ .ram_pages = RAM });
@@ -208,7 +208,7 @@ TEST(table_behind_descriptors, "Descriptors of the ring followed by an indirect 
     rig_close(&rig);
 }
 
-TEST(ring_pages, "A page that holds a ring is copied, never granted, by any placement, alone or amid others")
+TEST(ring_pages, "A page that holds a ring is copied, never granted, in any placement, alone or among others")
 {
     static struct rig rig;
     struct rig_trip t;
@@ -249,7 +249,7 @@ TEST(foreign_entry, "A window entry that is not free is left as it is, and its p
     rig_close(&rig);
 }
 
-TEST(same_page_twice, "A page that is in flight already is copied for the second chain, in a direct window")
+TEST(same_page_twice, "In a direct window, a page that is already in flight is copied for the second chain")
 {
     static struct rig rig;
     const struct rig_seg seg = { DATA(0), PAGE, SEG_READ };

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Back-pressure: what cannot be had now is waited for; nothing is lost, nothing overtakes, nothing leaks. */
+/* Back-pressure: a queue waits for what it lacks; nothing is lost, nothing overtakes, nothing leaks. */
 #include "barrier.h"
 #include "rig_trip.h"
 #include "svq_test.h"
@@ -51,7 +51,7 @@ static void take(struct rig *rig, uint16_t n)
     }
 }
 
-/* 12 chains, of which `at_once` fit; each completion lets the next one through. Three times over. */
+/* 12 chains, of which `at_once` fit; each completion lets the next one through. Three times. */
 static void press(const struct rig_config *config, unsigned pages, unsigned per_segment, uint32_t shift, int at_once)
 {
     static struct rig rig;
@@ -62,7 +62,7 @@ static void press(const struct rig_config *config, unsigned pages, unsigned per_
             offer(&rig, n, pages, per_segment, shift);
         CHECK_EQUAL(rig_forward(&rig), at_once);
         CHECK_EQUAL(rig_stats(&rig, 0).parked, parked + 1);
-        CHECK_EQUAL(rig_forward(&rig), 0); /* it does not even try before something came back */
+        CHECK_EQUAL(rig_forward(&rig), 0); /* it does not even try before something has come back */
         CHECK_EQUAL(rig_stats(&rig, 0).parked, parked + 1);
         for (uint16_t n = 0; n < 12; n++) {
             take(&rig, n);
@@ -83,13 +83,13 @@ static void press(const struct rig_config *config, unsigned pages, unsigned per_
     rig_close(&rig);
 }
 
-TEST(bounce_pool, "Without a free bounce slot the queue waits for completions and then goes on where it stopped")
+TEST(bounce_pool, "Without a free bounce slot the queue waits for completions, and then goes on where it stopped")
 {
     press(&(struct rig_config){ .ram_pages = RAM, .placement = SVQ_PLACE_COPY, .bounce_pages = 8 }, 1, 1, 0, 4);
     press(&(struct rig_config){ .ram_pages = RAM, .placement = SVQ_PLACE_COPY, .bounce_pages = 10 }, 3, 3, 0, 1);
 }
 
-TEST(halfway, "A chain that found room for its granted pages only gives them back until it can go as a whole")
+TEST(halfway, "A chain with room only for its granted pages gives them back until all of it can go")
 {
     /* shifted by half a page: head and tail need a slot each */
     press(&(struct rig_config){ .ram_pages = RAM, .bounce_pages = 10 }, 3, 3, PAGE / 2, 2);
@@ -101,7 +101,7 @@ TEST(block_pool, "Without a free block for its parts a long chain waits, as it d
 }
 
 TEST(window_range,
-     "What finds no free entry in a dynamic window is copied; it waits for slots alone, and nothing breaks")
+     "A page without a free entry in a dynamic window is copied; it waits only for slots, and nothing breaks")
 {
     static struct rig rig;
     const struct rig_config few = { .ram_pages = RAM, .dynamic_window = 1, .window_grefs = 64, .bounce_pages = 80 };
@@ -142,7 +142,7 @@ TEST(full_ring,
     rig_close(&rig);
 }
 
-/* --- a backend that maps a page by guessing its gref, while the chain is being placed ---------------------------- */
+/* --- a backend that guesses a gref and maps its page while the chain is being placed ---------------------------- */
 static struct rig *victim;
 static uint8_t *held;
 static const struct vring_desc guessed = { .len = PAGE };
@@ -184,7 +184,7 @@ TEST(guessed_gref,
     CHECK_EQUAL(svq_load_u16(&rig.q[0].shadow_avail->idx), 2);
     part.addr = svq_window_addr(rig_window_first() + RIG_DATA_GFN + 1, 0);
     rig_part_unmap(&rig, &part, held);
-    CHECK_EQUAL(rig_close_device(&rig), 0); /* it lets go of it now */
+    CHECK_EQUAL(rig_close_device(&rig), 0); /* the backend lets go of it now */
     CHECK_EQUAL(rig_window_in_use(&rig), 0);
     rig_close(&rig);
 }

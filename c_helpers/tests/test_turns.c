@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * How a worker shares its rounds out: worker.c itself, on queues that are made up. What a pass costs and moves is what
- * the test says, so which queue is served when is exact.
+ * How a worker shares out its rounds: worker.c itself, on made-up queues. The test says what a pass costs and moves, so
+ * it knows exactly which queue is served when.
  */
 #include "../src/engine/worker.c"
 
@@ -96,7 +96,7 @@ static void start(void)
     memset(queue, 0, sizeof queue);
     memset(&worker, 0, sizeof worker);
     served = 0;
-    worker.busy_wait.ns = UINT64_MAX; /* nobody leaves for being quiet */
+    worker.busy_wait.ns = UINT64_MAX; /* no queue leaves for being quiet */
     worker.alert_fd = -1;
     for (int g = 0; g < GUESTS; g++) {
         guest[g].mem.domid = (uint16_t)(g + 1);
@@ -104,7 +104,7 @@ static void start(void)
     }
 }
 
-/* Queue `i` is of guest `g`, and each of its passes moves a chain at that cost. */
+/* Queue `i` belongs to guest `g`, and each of its passes moves a chain at that cost. */
 static void add(int i, int g, uint32_t complete_cost, uint32_t forward_cost)
 {
     struct fake *f = &queue[i];
@@ -118,7 +118,7 @@ static void add(int i, int g, uint32_t complete_cost, uint32_t forward_cost)
     svq_worker_activate(&worker, &f->q);
 }
 
-/* Each queue's passes of one round, in served_in[round]. */
+/* Records each queue's passes in one round in served_in[round]. */
 static void play(int rounds)
 {
     for (int r = 0; r < rounds; r++) {
@@ -140,7 +140,7 @@ static uint32_t passes_of(int first, int count)
 }
 
 /* --- turns -------------------------------------------------------------------------------------------------------- */
-TEST(many_queues, "A guest with 16 queues full of the dearest chains has as many turns as one with a single queue")
+TEST(many_queues, "A guest with 16 queues full of the costliest chains has as many turns as one with a single queue")
 {
     start();
     for (int i = 0; i < 16; i++)
@@ -149,7 +149,7 @@ TEST(many_queues, "A guest with 16 queues full of the dearest chains has as many
     play(ROUNDS_MAX);
     CHECK_EQUAL(passes_of(0, 16), ROUNDS_MAX);
     CHECK_EQUAL(passes_of(16, 1), ROUNDS_MAX);
-    for (int i = 0; i < 16; i++) /* and they take turns among themselves */
+    for (int i = 0; i < 16; i++) /* and its queues take turns among themselves */
         CHECK_EQUAL(queue[i].complete_passes, ROUNDS_MAX / 16);
 }
 
@@ -179,7 +179,7 @@ TEST(cheap_queues, "Queues that cost little are all served in one round, however
 
 TEST(overdraft, "What a chain costs beyond its guest's turn is taken from the turns after it: equal shares in the end")
 {
-    const unsigned cost = 2 * TURN_PAGES - 2; /* as the largest chains: nearly two turns */
+    const unsigned cost = 2 * TURN_PAGES - 2; /* like the largest chains: nearly two turns */
     start();
     add(0, 0, 0, cost);
     add(1, 1, 0, TURN_PAGES);
@@ -190,7 +190,7 @@ TEST(overdraft, "What a chain costs beyond its guest's turn is taken from the tu
     CHECK_EQUAL(queue[0].served_in[1] + queue[0].served_in[2], 1);
 }
 
-TEST(debts_end, "A guest that was away owes nothing, and saves nothing up")
+TEST(debts_end, "A guest that was away owes nothing, and has saved up nothing")
 {
     start();
     add(0, 0, 0, 40 * TURN_PAGES);
@@ -209,7 +209,7 @@ TEST(left_over, "Queues that were left over come first in the next round, in the
 {
     start();
     for (int i = 2; i >= 0; i--)
-        add(i, 0, 0, TURN_PAGES); /* each is put at the head of the list */
+        add(i, 0, 0, TURN_PAGES); /* each goes to the head of the list */
     play(3);
     CHECK(worker.waiting);
     for (int i = 0; i < 3; i++)

@@ -22,7 +22,7 @@ static bool in_time(struct timespec *since)
     return (now.tv_sec - since->tv_sec) * 1000 < PEER_PATIENCE_MS;
 }
 
-/* Until `condition` holds; each wait is for another thread of this program to come round. */
+/* Waits until `condition` holds, each time for another thread of this program. */
 #define AWAIT(condition)                                                                                               \
     do {                                                                                                               \
         struct timespec since_ = { 0, 0 };                                                                             \
@@ -31,7 +31,7 @@ static bool in_time(struct timespec *since)
         REQUIRE(condition);                                                                                            \
     } while (0)
 
-/* A page per head; heads of all queues name the same pages, so that two workers want the same window entries. */
+/* One page per head; all queues' heads name the same pages, so that two workers want the same window entries. */
 static void fill_ring(struct rig *rig, uint16_t queue)
 {
     for (uint16_t i = 0; i < DEPTH; i++)
@@ -63,8 +63,7 @@ static void bursts(struct rig *rig, uint16_t queue, unsigned rounds)
     }
 }
 
-TEST(nobody_oversleeps,
-     "With all three asleep between requests none is lost, by EVENT_IDX and by flags, polling or not")
+TEST(nobody_oversleeps, "With all three asleep between requests none is lost, with EVENT_IDX or flags, polling or not")
 {
     static struct rig rig;
     struct backend backend;
@@ -174,7 +173,7 @@ TEST(two_workers,
     rig_close(&rig);
 }
 
-TEST(worker_of_before, "A worker may be stopped once its devices are closed, and the guest go on with another one")
+TEST(worker_of_before, "Once its devices are closed, a worker may stop, and the guest can go on with another one")
 {
     static struct rig rig;
     const struct svq_worker_config config = { .poll_us_max = 0, .cpu = -1 };
@@ -208,7 +207,7 @@ static void offer_all(struct rig *rig, uint16_t queue)
     driver_kick(rig, queue, old);
 }
 
-TEST(resets_under_traffic, "A queue is drained, reset and started again and again while its neighbour carries traffic")
+TEST(resets_under_traffic, "A queue is repeatedly drained, reset and started while its neighbour carries traffic")
 {
     static struct rig rig;
     rig_open(&rig, &(struct rig_config){ .ram_pages = RAM,
@@ -245,7 +244,7 @@ TEST(resets_under_traffic, "A queue is drained, reset and started again and agai
 }
 
 TEST(close_under_traffic,
-     "A device is closed in the middle of its traffic: no grant of it is left, its neighbour goes on")
+     "A device is closed in the middle of its traffic: none of its grants is left, its neighbour goes on")
 {
     static struct rig rig;
     rig_open(&rig, &(struct rig_config){
@@ -274,7 +273,7 @@ TEST(close_under_traffic,
 /* --- peers that misbehave ----------------------------------------------------------------------------------------- */
 static uint64_t throttled(struct rig *rig, uint16_t queue) { return rig_stats(rig, queue).throttled; }
 
-/* Offers again what came back. */
+/* Offers returned chains again. */
 static unsigned keep_busy(struct rig *rig, uint16_t queue)
 {
     unsigned moved = 0;
@@ -286,8 +285,7 @@ static unsigned keep_busy(struct rig *rig, uint16_t queue)
     return moved;
 }
 
-TEST(event_storm,
-     "A storm of events is held back (XSA-391), others are served meanwhile, and its own requests after it")
+TEST(event_storm, "A storm of events is held back (XSA-391); others are served meanwhile, its own requests afterwards")
 {
     static struct rig rig;
     struct timespec since = { 0, 0 };
@@ -304,7 +302,7 @@ TEST(event_storm,
     REQUIRE(throttled(&rig, 0) >= 3);
     bursts(&rig, 1, 50);
     CHECK_EQUAL(rig_stats(&rig, 1).throttled, 0);
-    /* now with a worker that never comes to sleep, for the neighbour is busy all the time */
+    /* now with a worker that never sleeps, since the neighbour is always busy */
     offer_all(&rig, 1);
     uint64_t before = throttled(&rig, 0);
     while (throttled(&rig, 0) == before && in_time(&since))
@@ -344,7 +342,7 @@ TEST(broken_device, "A device that breaks makes the alert readable and is silent
     uint64_t posts;
     CHECK_EQUAL(read(alert.fd, &posts, sizeof posts), sizeof posts);
     CHECK_EQUAL(rig_fault(&rig), SVQ_E_HEAD_RANGE);
-    driver_storm(&rig, 0); /* its port stays masked: nobody is woken by it */
+    driver_storm(&rig, 0); /* its port stays masked, so this wakes nobody */
     bursts(&rig, 1, 50);
     struct svq_fault fault;
     svq_device_fault(other, &fault);
@@ -357,8 +355,8 @@ TEST(broken_device, "A device that breaks makes the alert readable and is silent
     rig_close(&rig);
 }
 
-TEST(overlapping_windows,
-     "Two devices whose windows have entries in common, one direct and one dynamic, never take an entry as if alone")
+TEST(overlapping_windows, "Two devices whose windows have entries in common, one direct and one dynamic, never take an "
+                          "entry as if they were alone")
 {
     static struct rig rig;
     rig_open(&rig, &(struct rig_config){ .ram_pages = RAM });
@@ -376,13 +374,13 @@ TEST(overlapping_windows,
     rig_close(&rig);
 }
 
-/* --- what the control thread has done ---------------------------------------------------------------------------- */
+/* --- what the control thread has the worker do ---------------------------------------------------------------- */
 enum { CALLERS = 4, CALLS = 500 };
 
 struct errand {
     struct rig *rig;
-    pthread_t done_by; /* of the last one */
-    unsigned count;    /* no lock, no atomic: one thread alone does errands */
+    pthread_t done_by; /* the thread that ran the last one */
+    unsigned count;    /* no lock, no atomic: only one thread runs these calls */
 };
 
 static int run_errand(void *arg)
@@ -401,8 +399,7 @@ static void *send_errands(void *arg)
     return errand;
 }
 
-TEST(errands,
-     "What the control threads want is done by the worker's thread, one after another, in its traffic and in its sleep")
+TEST(errands, "The worker's thread runs what control threads want, one after another, whether it has traffic or sleeps")
 {
     static struct rig rig;
     rig_open(&rig, &(struct rig_config){

@@ -32,7 +32,7 @@ static bool answer(struct svq_be_req *req, uint8_t status)
     return false;
 }
 
-/* Do these bytes lie in the image? Sectors are the driver's, up to 2^64 - 1: no product may wrap. */
+/* Do these bytes lie in the image? The driver chooses the sector, up to 2^64 - 1: no product may wrap. */
 static bool in_image(const struct svq_be_blk *blk, uint64_t untrusted_sector, uint64_t length)
 {
     return untrusted_sector <= blk->capacity / SVQ_BE_SECTOR &&
@@ -45,7 +45,7 @@ static bool begin_transfer(const struct svq_be_blk *blk, struct svq_be_req *req,
     struct svq_be_span *span = write ? &req->out : &req->in;
     uint64_t length = span->left;
 
-    /* 5.2.6.1: whole sectors; blk_size says what direct I/O needs */
+    /* 5.2.6.1: whole sectors; blk_size tells the driver what direct I/O needs */
     if (length % blk->align || !in_image(blk, untrusted_sector, length) ||
         untrusted_sector * SVQ_BE_SECTOR % blk->align)
         return answer(req, VIRTIO_BLK_S_IOERR);
@@ -75,7 +75,7 @@ static bool begin_flush(const struct svq_be_blk *blk, struct svq_be_req *req)
     return true;
 }
 
-/* Sets up the operation of the next range that is not empty. False: there is none. */
+/* Sets up the operation for the next range that is not empty. False: there is none. */
 static bool next_range(struct svq_be_req *req)
 {
     while (req->next_range < req->ranges) {
@@ -91,7 +91,7 @@ static bool next_range(struct svq_be_req *req)
     return false;
 }
 
-/* The whole blocks of a range: what is left of a discard, which may do less than it was asked (5.2.6.2). */
+/* Cuts a discard down to the whole blocks of its range; a discard may do less than it was asked (5.2.6.2). */
 static void round_inwards(struct svq_be_range *range, uint32_t block)
 {
     uint64_t end = (range->offset + range->length) / block * block;
@@ -99,7 +99,7 @@ static void round_inwards(struct svq_be_range *range, uint32_t block)
     range->length = end > range->offset ? end - range->offset : 0;
 }
 
-/* One discard / write zeroes segment; VIRTIO_BLK_S_*. */
+/* Checks one discard or write zeroes segment. Returns VIRTIO_BLK_S_*. */
 static uint8_t check_range(const struct svq_be_blk *blk, struct svq_be_req *req,
                            const struct virtio_blk_discard_write_zeroes *untrusted, struct svq_be_range *range)
 {
@@ -113,7 +113,7 @@ static uint8_t check_range(const struct svq_be_blk *blk, struct svq_be_req *req,
         return VIRTIO_BLK_S_IOERR;
     range->offset = untrusted->sector * SVQ_BE_SECTOR;
     range->length = length;
-    /* Zeroes may have to be written, and then direct I/O wants whole blocks */
+    /* We may have to write the zeros, and then direct I/O needs whole blocks */
     if (zeroes && (range->offset % blk->align || length % blk->align))
         return VIRTIO_BLK_S_IOERR;
     if (!zeroes)
@@ -140,7 +140,7 @@ static bool begin_ranges(const struct svq_be_blk *blk, struct svq_be_req *req)
 
 static bool begin_id(const struct svq_be_blk *blk, struct svq_be_req *req)
 {
-    /* 5.2.6.1: data MUST be 20 bytes; a longer buffer gets zeroes */
+    /* 5.2.6.1: data MUST be 20 bytes; a longer buffer is filled with zeros */
     if (req->in.left < SVQ_BE_SERIAL_BYTES)
         return answer(req, VIRTIO_BLK_S_IOERR);
     svq_be_span_write(&req->in, blk->serial, SVQ_BE_SERIAL_BYTES);
@@ -169,7 +169,7 @@ bool svq_be_blk_begin(const struct svq_be_blk *blk, struct svq_be_req *req)
     case VIRTIO_BLK_T_WRITE_ZEROES: break;
     default: return answer(req, VIRTIO_BLK_S_UNSUPP);
     }
-    if (blk->read_only) /* 5.2.6.2: IOERR, and nothing is written */
+    if (blk->read_only) /* 5.2.6.2: IOERR, and write nothing */
         return answer(req, VIRTIO_BLK_S_IOERR);
     if (untrusted.type == VIRTIO_BLK_T_OUT)
         return begin_transfer(blk, req, untrusted.sector);
@@ -183,7 +183,7 @@ bool svq_be_blk_next(const struct svq_be_blk *blk, struct svq_be_req *req)
     bool wrote = req->type == VIRTIO_BLK_T_OUT || req->type == VIRTIO_BLK_T_WRITE_ZEROES;
     if (req->op.kind == SVQ_BE_OP_FLUSH && req->op.result < 0)
         atomic_store_explicit(blk->flush_failed, true, memory_order_relaxed);
-    /* A flush that began before another one's failure was known may come out well for want of an error to report */
+    /* A flush that began before we knew of another one's failure may succeed, since that error was already reported */
     if (req->op.kind == SVQ_BE_OP_FLUSH && flush_failed(blk)) {
         svq_count(&blk->stats->failed_flushes, 1);
         req->op.result = req->op.result < 0 ? req->op.result : -EIO;
@@ -235,9 +235,9 @@ uint32_t svq_be_blk_finish(const struct svq_be_blk *blk, struct svq_be_req *req)
         return 0;
     }
     /*
-     * used.len counts from the front (2.7.8.2) and the status is the last byte: for it to be counted, all before
-     * must have been written, so what the request left untouched becomes zeroes. Only in an unreachable request
-     * that cannot be; its length covers the status all the same, or a mediator that copies would drop the error.
+     * used.len counts from the front (2.7.8.2) and the status is the last byte. To count it, we must have written all
+     * bytes before it, so bytes that the request left untouched become zeros. Only an unreachable request cannot do
+     * that; its length covers the status all the same, or a mediator that copies would drop the error.
      */
     svq_be_span_zero(&req->in);
     *req->status_at = req->status;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Requests of the virtio block device (virtio 5.2.6): what they say, whether it is allowed, which image operations
- * carry them out, and what is answered. Works on mapped memory only.
+ * carry them out, and what they return. Works on mapped memory only.
  */
 #ifndef SVQ_BE_BLK_H
 #define SVQ_BE_BLK_H
@@ -27,19 +27,19 @@ enum {
 struct svq_be_blk {
     uint64_t capacity; /* bytes */
     uint32_t align;    /* bytes that offsets and lengths must be multiples of; 512, more with direct I/O */
-    uint32_t block;    /* bytes, the image's logical block: nothing less can be discarded */
+    uint32_t block;    /* bytes, the image's logical block: the least that can be discarded */
     bool read_only;
     uint64_t features;         /* accepted */
-    atomic_bool *flush_failed; /* the image's; this thread alone writes it */
+    atomic_bool *flush_failed; /* the image's; only this thread writes it */
     uint8_t serial[SVQ_BE_SERIAL_BYTES];
     struct svq_be_stats *stats;
 };
 
-/* Parses a mapped request. True: start req->op; false: it is ready to be finished. */
+/* Parses a mapped request. True: start req->op; false: ready to be finished. */
 bool svq_be_blk_begin(const struct svq_be_blk *blk, struct svq_be_req *req);
 /* req->op has ended. True: start req->op again; false: ready to be finished. */
 bool svq_be_blk_next(const struct svq_be_blk *blk, struct svq_be_req *req);
-/* Writes what is owed to the device-writable bytes, the status last, and counts. Returns used.len. */
+/* Writes the remaining device-writable bytes, the status last, and counts. Returns used.len. */
 uint32_t svq_be_blk_finish(const struct svq_be_blk *blk, struct svq_be_req *req);
 
 #endif

@@ -43,7 +43,7 @@ void svq_be_cache_fini(struct svq_be_cache *cache)
 
 static uint32_t *bucket_of(struct svq_be_cache *cache, uint32_t gref)
 {
-    /* grefs of a pool are consecutive: the identity spreads them best */
+    /* a pool's grefs are consecutive: the identity spreads them best */
     return &cache->buckets[gref & cache->bucket_mask];
 }
 
@@ -66,7 +66,7 @@ static void unlink_page(struct svq_be_cache *cache, struct svq_be_cache_page *pa
     *link = page->next;
 }
 
-/* Second chance: two rounds of the hand find an unused page if there is any. */
+/* Second chance: two rounds of the hand find an unused page if there is one. */
 static struct svq_be_cache_page *evict(struct svq_be_cache *cache)
 {
     for (uint64_t steps = 0; steps < 2ULL * cache->capacity; steps++) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Mediator pages by grant reference. They live as long as the device (bounce pool, indirect tables), so each is
- * mapped at its first use and kept; a bounded table, all memory allocated at set-up. Never used for window pages.
+ * Mediator pages by grant reference. They live as long as the device (bounce pool, indirect tables), so each is mapped
+ * at its first use and stays mapped. A bounded table; all memory is allocated at set-up. Never used for window pages.
  */
 #ifndef SVQ_BE_CACHE_H
 #define SVQ_BE_CACHE_H
@@ -18,7 +18,7 @@ struct svq_be_cache_page {
     uint32_t next; /* in its bucket, index + 1; 0: the last */
     uint32_t users;
     bool writable;
-    bool recent; /* used since the clock hand came by */
+    bool recent; /* used since the clock hand last passed */
 };
 
 struct svq_be_cache {
@@ -35,12 +35,12 @@ struct svq_be_cache {
 
 int svq_be_cache_init(struct svq_be_cache *cache, struct svq_hv *hv, uint16_t domid, uint32_t capacity,
                       struct svq_be_stats *stats);
-void svq_be_cache_fini(struct svq_be_cache *cache); /* unmaps all; nothing may be in use */
+void svq_be_cache_fini(struct svq_be_cache *cache); /* unmaps everything; nothing may be in use */
 
 /*
- * The page's index, held until put. A page granted read-only cannot be mapped writable and one mapped writable
- * serves readers too, so the two modes of a gref are two entries. -EAGAIN: all entries are in use now; another
- * -errno: the page is not granted like that.
+ * The page's index, held until put. A page granted read-only cannot be mapped writable, and a page mapped writable
+ * serves readers too, so the two modes of a gref are two entries. -EAGAIN: all entries are in use now; another -errno:
+ * the page is not granted with that access.
  */
 int svq_be_cache_get(struct svq_be_cache *cache, uint32_t gref, bool writable, uint32_t *index);
 void svq_be_cache_put(struct svq_be_cache *cache, uint32_t index);

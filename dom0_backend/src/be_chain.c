@@ -49,7 +49,7 @@ static int add_desc(struct svq_be_chain *chain, const struct svq_be_window *wind
         chain->readable_bytes += desc->len;
         chain->readable++;
     }
-    /* 2.7.5.2: at most 2^32 bytes; used.len could not tell more than 2^32 - 1 */
+    /* 2.7.5.2: at most 2^32 bytes; used.len cannot express more than 2^32 - 1 */
     if (chain->readable_bytes + chain->writable_bytes > UINT32_MAX)
         return SVQ_BE_FAULT_TOO_LONG;
     return 0;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * From a head to a list of checked parts: follows a descriptor chain (virtio 2.7.5), each descriptor copied once,
- * and turns grant addresses into (gref, offset, length).
+ * From a head to a list of checked parts: follows a descriptor chain (virtio 2.7.5), copies each descriptor once, and
+ * turns grant addresses into (gref, offset, length).
  */
 #ifndef SVQ_BE_CHAIN_H
 #define SVQ_BE_CHAIN_H
@@ -9,7 +9,7 @@
 #include "be_ring.h"
 
 enum {
-    SVQ_BE_SEGS_MAX = SVQ_BE_QUEUE_SIZE_MAX + SVQ_BE_TABLE_MAX, /* the longest direct part and a full table */
+    SVQ_BE_SEGS_MAX = SVQ_BE_QUEUE_SIZE_MAX + SVQ_BE_TABLE_MAX, /* the longest direct chain, then a full table */
 };
 
 struct svq_be_window {
@@ -18,7 +18,7 @@ struct svq_be_window {
     uint32_t count;
 };
 
-/* A checked descriptor: length > 0, and all its grefs exist, inside the window if they are said to be of it. */
+/* A checked descriptor: length > 0, and all its grefs exist, inside the window if marked as the window's. */
 struct svq_be_seg {
     uint32_t gref;
     uint32_t length;
@@ -36,8 +36,8 @@ struct svq_be_chain {
 };
 
 /*
- * Copies `count` descriptors of an indirect table at (gref, offset), of the mediator's pages, to `table`.
- * 0, -EAGAIN (try again when another request has ended) or another -errno.
+ * Copies `count` descriptors of an indirect table at (gref, offset), in the mediator's pages, to `table`. 0, -EAGAIN
+ * (try again when another request has ended) or another -errno.
  */
 struct svq_be_table_reader {
     int (*read)(void *context, uint32_t gref, uint32_t offset, uint32_t count, struct vring_desc *table);

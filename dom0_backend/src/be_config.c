@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What the device says of itself: configuration space (virtio 5.2.4) and feature bits (5.2.3). */
+/* What the device says about itself: configuration space (virtio 5.2.4) and feature bits (5.2.3). */
 #include <errno.h>
 #include <string.h>
 
@@ -8,7 +8,7 @@
 
 /*
  * Segments in a data request. The mediator turns a segment into up to three parts (a fragment, whole pages, a
- * fragment), and a shadow table has 512 entries: 126 segments, header and status fit always.
+ * fragment), and a shadow table has 512 entries: 126 segments, header and status always fit.
  */
 enum { SEG_MAX = 126 };
 
@@ -39,8 +39,8 @@ static uint64_t bit(int feature) { return 1ULL << feature; }
 static uint32_t log2_of(uint32_t ratio) { return ratio > 1 ? 31 - (uint32_t)__builtin_clz(ratio) : 0; }
 
 /*
- * Such that a request within both limits fits: a segment that begins amid a page touches one page more than it has, and
- * header or status have one of their own.
+ * Chooses limits so that any request within both fits: a segment that begins inside a page touches one page more than
+ * its size, and header and status may need a page each.
  */
 static uint64_t put_limits(uint16_t queue_size_max, uint8_t *config)
 {
@@ -78,8 +78,8 @@ int svq_be_config_space(const struct svq_be_image_info *info, uint16_t queues, u
     uint32_t desc_pages, avail_pages, used_pages;
     if (queues == 0 || queues > SVQ_BE_QUEUES_MAX || config_bytes < SVQ_BE_CONFIG_BYTES || queue_size_max < 4 ||
         svq_be_ring_pages(queue_size_max, &desc_pages, &avail_pages, &used_pages))
-        return svq_be_refuse(-EINVAL, "%u queues of %u descriptors: must be 1 to %d of 4 to %d, a power of two", queues,
-                             queue_size_max, SVQ_BE_QUEUES_MAX, SVQ_BE_QUEUE_SIZE_MAX);
+        return svq_be_refuse(-EINVAL, "%u queues of %u descriptors: must be 1 to %d queues of 4 to %d, a power of two",
+                             queues, queue_size_max, SVQ_BE_QUEUES_MAX, SVQ_BE_QUEUE_SIZE_MAX);
     memset(config, 0, SVQ_BE_CONFIG_BYTES);
     *features = bit(VIRTIO_F_INDIRECT_DESC) | bit(VIRTIO_F_EVENT_IDX) | bit(VIRTIO_F_VERSION_1) |
                 bit(VIRTIO_F_ACCESS_PLATFORM) | bit(VIRTIO_BLK_F_BLK_SIZE) | bit(VIRTIO_BLK_F_FLUSH);
@@ -107,7 +107,7 @@ int svq_be_config_space(const struct svq_be_image_info *info, uint16_t queues, u
 int svq_be_ring_pages(uint16_t size, uint32_t *desc_pages, uint32_t *avail_pages, uint32_t *used_pages)
 {
     if (size == 0 || size > SVQ_BE_QUEUE_SIZE_MAX || (size & (size - 1)))
-        return svq_be_refuse(-EINVAL, "a ring has a power of two of descriptors, at most %d; not %u",
+        return svq_be_refuse(-EINVAL, "the size of a ring must be a power of two, at most %d, and not %u",
                              SVQ_BE_QUEUE_SIZE_MAX, size);
     *desc_pages = (uint32_t)svq_pages_for(vring_desc_bytes(size));
     *avail_pages = (uint32_t)svq_pages_for(vring_avail_bytes(size));

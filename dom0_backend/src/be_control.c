@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What the control plane asks of a device: calls are run by its thread, so that the data plane needs no locks. */
+/* What the control plane asks of a device: the device's thread runs these calls, so the data plane needs no locks. */
 #include <string.h>
 #include <sys/eventfd.h>
 
@@ -114,7 +114,7 @@ int svq_be_error_fd(const struct svq_be_device *dev) { return dev->error_fd; }
 
 int svq_be_read_error(const struct svq_be_device *dev, struct svq_be_error *out)
 {
-    pthread_mutex_t *lock = (pthread_mutex_t *)(uintptr_t)&dev->lock; /* the device is only const to the caller */
+    pthread_mutex_t *lock = (pthread_mutex_t *)(uintptr_t)&dev->lock; /* the device is const only for the caller */
 
     pthread_mutex_lock(lock);
     *out = dev->error;

@@ -16,7 +16,7 @@ enum {
     DEFAULT_REQUESTS = 256,
     MOST_REQUESTS = 4096,
     DEFAULT_CACHE_PAGES = 16384,
-    LEAST_CACHE_PAGES = 2 * SVQ_BE_REQ_PAGES_MAX, /* one request alone must always fit */
+    LEAST_CACHE_PAGES = 2 * SVQ_BE_REQ_PAGES_MAX, /* a single request must always fit */
     MOST_CACHE_PAGES = 1 << 20,
 };
 
@@ -35,8 +35,8 @@ static int check_config(struct svq_be_config *config)
         return svq_be_refuse(-EINVAL, "cache_pages is %u, must be %d to %d", config->cache_pages, LEAST_CACHE_PAGES,
                              MOST_CACHE_PAGES);
     if ((uint64_t)config->window_first + config->window_count > 1ULL << 32)
-        return svq_be_refuse(-EINVAL, "a window of %u grant references from %u on is not possible",
-                             config->window_count, config->window_first);
+        return svq_be_refuse(-EINVAL, "a window cannot have %u grant references from %u on", config->window_count,
+                             config->window_first);
     if ((config->features & needed) != needed)
         return svq_be_refuse(-EINVAL, "features %#llx lack VERSION_1 or ACCESS_PLATFORM",
                              (unsigned long long)config->features);
@@ -77,7 +77,7 @@ static int set_up_channels(struct svq_be_device *dev)
     dev->control_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     dev->error_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (dev->control_fd < 0 || dev->error_fd < 0)
-        return svq_be_refuse(-errno, "no more event descriptors: %s", strerror(errno));
+        return svq_be_refuse(-errno, "cannot create an event descriptor: %s", strerror(errno));
     int rc = svq_evtchn_open(dev->hv, &dev->evtchn);
     if (rc)
         return svq_be_refuse(rc, "event channels cannot be opened: %s", strerror(-rc));
@@ -162,7 +162,7 @@ int svq_be_queue_attach(struct svq_be_device *dev, uint16_t index, uint16_t size
         return svq_be_refuse(-EINVAL, "queue %u of a device with %u queues", index, dev->config.queues);
     queue = &dev->queues[index];
     if (dev->running || queue->attached)
-        return svq_be_refuse(-EBUSY, "queue %u is attached or the device is running", index);
+        return svq_be_refuse(-EBUSY, "queue %u is already attached, or the device is running", index);
     int rc = svq_be_ring_pages(size, &queue->desc_pages, &queue->avail_pages, &queue->used_pages);
     if (rc == 0)
         rc = map_part(dev, "desc", desc_refs, queue->desc_pages, 0, &queue->desc_va);
@@ -193,11 +193,11 @@ int svq_be_start(struct svq_be_device *dev)
         return svq_be_refuse(-EBUSY, "the device is running");
     dev->quit = false;
     sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for the threads of the control plane */
+    pthread_sigmask(SIG_SETMASK, &all, &before); /* the control plane's threads handle signals */
     int rc = pthread_create(&dev->thread, NULL, svq_be_thread, dev);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (rc)
-        return svq_be_refuse(-rc, "no thread for the device: %s", strerror(rc));
+        return svq_be_refuse(-rc, "cannot start a thread for the device: %s", strerror(rc));
     pthread_setname_np(dev->thread, "svq-backend");
     dev->running = true;
     return 0;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* A device with its queues, requests and thread; shared by the files that make up its life. */
+/* A device with its queues, requests and thread; shared by the files that implement its life. */
 #ifndef SVQ_BE_DEVICE_H
 #define SVQ_BE_DEVICE_H
 
@@ -13,7 +13,7 @@
 
 struct svq_be_queue {
     bool attached;
-    bool blocked; /* could not map a request for want of room: nothing to do before another one has ended */
+    bool blocked; /* had no room to map a request: nothing to do before another request ends */
     uint32_t port;
     struct svq_be_ring ring;
     void *desc_va, *avail_va, *used_va;
@@ -30,19 +30,19 @@ struct svq_be_call {
 
 struct svq_be_device {
     struct svq_hv *hv;
-    struct svq_evtchn *evtchn; /* the thread's while it runs, its creator's otherwise */
+    struct svq_evtchn *evtchn; /* belongs to the thread while it runs, else to its creator */
     struct svq_be_image *image;
     struct svq_be_config config;
     struct svq_be_blk blk;
     struct svq_be_map map;
     struct svq_be_io *io;
     struct svq_be_queue *queues;
-    struct svq_be_stats stats;                 /* written by the thread only */
+    struct svq_be_stats stats;                 /* only the thread writes them */
     struct vring_desc table[SVQ_BE_TABLE_MAX]; /* scratch: the indirect table being walked */
 
     struct svq_be_req *requests;
     struct svq_be_req *free;
-    struct svq_be_req *held; /* in their order */
+    struct svq_be_req *held; /* in order */
     struct svq_be_req **held_tail;
     uint32_t live;
     uint32_t in_flight; /* with the I/O engine */
@@ -50,8 +50,8 @@ struct svq_be_device {
 
     pthread_t thread;
     bool running;       /* as the control plane sees it */
-    bool quit;          /* the thread's own */
-    bool evtchn_failed; /* the event channels' descriptor has: no kick will come any more */
+    bool quit;          /* only for the thread */
+    bool evtchn_failed; /* the event channels' descriptor has failed: no more kicks will come */
     struct svq_busy_wait busy_wait;
 
     pthread_mutex_t lock;
@@ -64,17 +64,17 @@ struct svq_be_device {
     struct svq_be_error error; /* under lock */
 };
 
-/* be_serve.c: one round of work; what follows a request through its life */
-bool svq_be_serve(struct svq_be_device *dev);        /* true: something was done */
-bool svq_be_serve_arm(struct svq_be_device *dev);    /* asks all peers to wake us; true: there is work already */
-void svq_be_serve_quiet(struct svq_be_device *dev);  /* we look by ourselves */
+/* be_serve.c: one round of work, and the life of a request */
+bool svq_be_serve(struct svq_be_device *dev);        /* true: it did something */
+bool svq_be_serve_arm(struct svq_be_device *dev);    /* asks all peers to wake us; true: there is already work */
+void svq_be_serve_quiet(struct svq_be_device *dev);  /* we poll, so peers need not kick */
 void svq_be_release_held(struct svq_be_device *dev); /* lets held requests go on */
-void svq_be_drop_held(struct svq_be_device *dev);    /* forgets them, unreturned */
+void svq_be_drop_held(struct svq_be_device *dev);    /* drops them without returning them */
 void svq_be_queue_fault(struct svq_be_device *dev, struct svq_be_queue *queue, int fault);
 
 /* be_thread.c */
 void *svq_be_thread(void *device);
-/* be_control.c: runs `function` between two rounds of the thread, or here if there is none. */
+/* be_control.c: runs `function` between two rounds of the thread, or in the caller if there is none. */
 int svq_be_in_thread(struct svq_be_device *dev, int (*function)(struct svq_be_device *, void *), void *argument);
 void svq_be_answer_call(struct svq_be_device *dev);
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Sentences for the operator, one per thread, behind svq_be_why(). */
+/* Sentences for the operator, one for each thread, for svq_be_why(). */
 #ifndef SVQ_BE_ERROR_H
 #define SVQ_BE_ERROR_H
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What each fault is called, and what it says to the operator. */
+/* The name of each fault, and what it says to the operator. */
 #include "svq_backend.h"
 
 #define FAULT(code, what) [code] = { #code, what }
@@ -16,15 +16,15 @@ static const struct fault_info {
     FAULT(SVQ_BE_FAULT_INDIRECT_OFF, "an indirect descriptor, but INDIRECT_DESC was not accepted"),
     FAULT(SVQ_BE_FAULT_INDIRECT_NESTED, "an indirect descriptor inside an indirect table"),
     FAULT(SVQ_BE_FAULT_INDIRECT_NEXT, "a descriptor with both INDIRECT and NEXT"),
-    FAULT(SVQ_BE_FAULT_INDIRECT_SIZE, "an indirect table that is no 1 to 512 whole entries, aligned to 16"),
+    FAULT(SVQ_BE_FAULT_INDIRECT_SIZE, "an indirect table that is not 1 to 512 whole entries, aligned to 16"),
     FAULT(SVQ_BE_FAULT_INDIRECT_MAP, "a page of an indirect table is not granted to the backend"),
     FAULT(SVQ_BE_FAULT_ORDER, "a device-readable descriptor after a device-writable one"),
-    FAULT(SVQ_BE_FAULT_ADDRESS, "a descriptor address is no grant address, or runs beyond the last one"),
+    FAULT(SVQ_BE_FAULT_ADDRESS, "a descriptor address is not a grant address, or runs beyond the last one"),
     FAULT(SVQ_BE_FAULT_WINDOW, "a descriptor of the grant window goes beyond it, or a table lies inside it"),
     FAULT(SVQ_BE_FAULT_TOO_LONG, "a chain has more descriptors or bytes than virtio allows"),
     FAULT(SVQ_BE_FAULT_POOL_MAP, "a mediator page is not granted with the access that its descriptor needs"),
     FAULT(SVQ_BE_FAULT_UNMAP, "the hypervisor refused to unmap a request's pages"),
-    FAULT(SVQ_BE_FAULT_EVTCHN, "event channel notifications cannot be sent or received any more"),
+    FAULT(SVQ_BE_FAULT_EVTCHN, "event channel notifications can no longer be sent or received"),
 };
 
 static const struct fault_info *info(int fault)

@@ -20,7 +20,7 @@
 #include "be_error.h"
 #include "be_lock.h"
 
-/* A number from the block layer's queue directory; a partition's is its disk's, one directory up. */
+/* A number from the block layer's queue directory; for a partition, from its disk, one directory up. */
 static uint64_t queue_limit(dev_t device, const char *name)
 {
     uint64_t value = 0;
@@ -61,7 +61,7 @@ static int block_geometry(int fd, const struct stat *st, const char *path, struc
     return 0;
 }
 
-/* The smallest block that direct I/O on this file takes: there is no portable way to ask, so try. */
+/* The smallest block that direct I/O on this file accepts: there is no portable way to ask, so try. */
 static int direct_block(int fd, const char *path, uint32_t *block)
 {
     void *buffer = NULL;
@@ -77,7 +77,7 @@ static int direct_block(int fd, const char *path, uint32_t *block)
         }
     }
     if (rc == 0 && *block > SVQ_PAGE_SIZE)
-        rc = svq_be_refuse(-EINVAL, "image %s: its file system takes no direct I/O in 4096-byte blocks", path);
+        rc = svq_be_refuse(-EINVAL, "image %s: its file system accepts no direct I/O in 4096-byte blocks", path);
     free(buffer);
     return rc;
 }
@@ -93,7 +93,7 @@ static int file_geometry(int fd, const struct stat *st, const char *path, struct
     }
     info->capacity = (uint64_t)st->st_size;
     info->discard_align = (uint32_t)st->st_blksize;
-    /* A hole beyond the end changes nothing, but tells whether the file system can */
+    /* Punching a hole beyond the end changes nothing, but tells whether the file system can discard */
     info->can_discard = !info->read_only &&
                         fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, st->st_size, SVQ_PAGE_SIZE) == 0;
     return 0;
@@ -122,7 +122,7 @@ static int look_at(int fd, const char *path, struct svq_be_image_info *info)
     return 0;
 }
 
-/* O_NONBLOCK so that a FIFO cannot hang us; off again, or io_uring would answer EAGAIN instead of waiting. */
+/* O_NONBLOCK, so that a FIFO cannot hang us; then off again, or io_uring would return EAGAIN instead of waiting. */
 static int open_quickly(const char *path, unsigned int flags)
 {
     int mode = (flags & SVQ_BE_READ_ONLY ? O_RDONLY : O_RDWR) | (flags & SVQ_BE_DIRECT_IO ? O_DIRECT : 0);

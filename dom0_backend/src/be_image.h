@@ -9,8 +9,8 @@
 /* An open image; private to the backend, opaque in the public header. */
 struct svq_be_image {
     int fd;
-    int node_fd;              /* a block device once more, for its locks; -1: none */
-    atomic_bool flush_failed; /* set by a device's thread, and never taken back */
+    int node_fd;              /* a block device, opened again for its locks; -1: none */
+    atomic_bool flush_failed; /* set by a device's thread, and never cleared */
     struct svq_be_image_info info;
 };
 

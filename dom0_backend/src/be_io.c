@@ -81,7 +81,7 @@ void svq_be_io_destroy(struct svq_be_io *io)
     free(io);
 }
 
-/* An operation has ended, and with a flush all that ride with it. */
+/* Ends an operation; if it is a flush, also all its riders. */
 static void finish(struct svq_be_io *io, struct svq_be_op *op)
 {
     struct svq_be_op *rider = op->riders;
@@ -97,8 +97,8 @@ static void finish(struct svq_be_io *io, struct svq_be_op *op)
 }
 
 /*
- * Goes on with an operation until it is with the kernel, waits for a buffer, or has ended. Ends: every turn moves
- * bytes, moves on to another way of zeroing, or uses up a retry.
+ * Goes on with an operation until it is with the kernel, waits for a buffer, or has ended. This terminates: every turn
+ * moves bytes, moves on to another way of zeroing, or uses up a retry.
  */
 static void go_on(struct svq_be_io *io, struct svq_be_op *op)
 {
@@ -108,7 +108,7 @@ static void go_on(struct svq_be_io *io, struct svq_be_op *op)
             svq_be_op_list_add(&io->waiting, op);
             return;
         }
-        if (io->uring_on && step.call != SVQ_BE_STEP_TRIM) { /* there is no such request in io_uring before 6.12 */
+        if (io->uring_on && step.call != SVQ_BE_STEP_TRIM) { /* io_uring has no such request before Linux 6.12 */
             if (svq_be_uring_issue(io, op, &step))
                 return;
         }
@@ -121,12 +121,12 @@ static void go_on(struct svq_be_io *io, struct svq_be_op *op)
 
 static void wake_waiting(struct svq_be_io *io)
 {
-    /* Each turn takes a buffer, so the list cannot go round */
+    /* Each turn takes a buffer, so this loop ends */
     while (io->bounce_free != 0 && io->waiting.head)
         go_on(io, svq_be_op_list_take(&io->waiting));
 }
 
-/* The next flush, if none is under way: for all that wait for one by now. */
+/* Starts the next flush, if none is in progress, for all that wait for one by now. */
 static void wake_flushes(struct svq_be_io *io)
 {
     struct svq_be_op *op = io->flushing ? NULL : svq_be_op_list_take(&io->flushes);

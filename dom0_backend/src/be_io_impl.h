@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Shared by the files of the I/O engine; nobody else includes it. */
+/* Shared by the files of the I/O engine; no other file includes it. */
 #ifndef SVQ_BE_IO_IMPL_H
 #define SVQ_BE_IO_IMPL_H
 
@@ -26,13 +26,13 @@ struct svq_be_io {
     uint32_t align;
     struct svq_be_stats *stats;
     struct svq_be_op_list done;
-    struct svq_be_op_list waiting; /* for an aligned buffer */
-    struct svq_be_op_list flushes; /* for the end of the flush under way */
+    struct svq_be_op_list waiting; /* operations that wait for an aligned buffer */
+    struct svq_be_op_list flushes; /* flushes that wait for the current one to end */
     bool flushing;
     uint8_t *bounces;     /* SVQ_BE_BOUNCES of them; direct I/O only */
     uint32_t bounce_free; /* bit mask */
-    uint8_t *zeroes;      /* a page-aligned run of zeroes */
-    bool no_punch;        /* learnt: the file system cannot */
+    uint8_t *zeroes;      /* a page-aligned run of zeros */
+    bool no_punch;        /* learnt: the file system cannot do it */
     bool no_zero_range;
     bool uring_on;
     int event_fd;
@@ -53,9 +53,9 @@ void svq_be_op_list_init(struct svq_be_op_list *list);
 void svq_be_op_list_add(struct svq_be_op_list *list, struct svq_be_op *op);
 struct svq_be_op *svq_be_op_list_take(struct svq_be_op_list *list);
 
-/* be_step.c: the steps of an operation, whoever carries them out. False: op waits for a buffer. */
+/* be_step.c: the steps of an operation, independent of who carries them out. False: op waits for a buffer. */
 bool svq_be_step_next(struct svq_be_io *io, struct svq_be_op *op, struct svq_be_step *step);
-/* Takes in the answer of a step (bytes or -errno). True: the operation has ended, op->result. */
+/* Processes the result of a step (bytes or -errno). True: the operation has ended, op->result. */
 bool svq_be_step_done(struct svq_be_io *io, struct svq_be_op *op, int64_t answer);
 int64_t svq_be_step_run(struct svq_be_io *io, const struct svq_be_step *step); /* in place */
 

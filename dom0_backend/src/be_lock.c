@@ -12,12 +12,12 @@
 
 #include "be_error.h"
 
-/* Permissions as QEMU numbers them; it has more, for what nobody does to a raw image that a guest has. */
+/* Permissions as QEMU numbers them; it has more, for operations that nobody does on a guest's raw image. */
 enum { MAY_READ, MAY_WRITE, PERMISSIONS };
 
-/* All locks are read locks. Whether anybody else has one is found out by asking for a write lock. */
+/* All locks are read locks. To find out whether anybody else has one, ask for a write lock. */
 enum {
-    USED_AT = 100,     /* + permission: it is used */
+    USED_AT = 100,     /* + permission: somebody uses it */
     UNSHARED_AT = 200, /* + permission: nobody else may use it */
 };
 
@@ -35,7 +35,7 @@ static int busy(const char *path, int at, pid_t pid)
 {
     const char *how = at == USED_AT + MAY_WRITE ? "is written to" : "is in use, and not shared,";
     char process[32] = "";
-    if (pid > 0) /* locks of open files have no process; those of other programs may */
+    if (pid > 0) /* locks of open files have no process; other programs' locks may */
         snprintf(process, sizeof process, " (process %d)", (int)pid);
     return svq_be_refuse(-EBUSY, "image %s: %s by somebody else%s", path, how, process);
 }
@@ -48,8 +48,8 @@ static int take(int fd, const char *path, int at)
     if (errno == EAGAIN || errno == EACCES)
         return busy(path, at, 0);
     return svq_be_refuse(-ENOLCK,
-                         "image %s: its file system has no locks (%s), so a second writer cannot be kept out; "
-                         "attach it as shareable if that is seen to otherwise",
+                         "image %s: its file system has no locks (%s), so we cannot keep a second writer out; "
+                         "attach it as shareable if something else does",
                          path, strerror(errno));
 }
 
@@ -62,7 +62,7 @@ static int check(int fd, const char *path, int at)
     return lock.l_type == F_UNLCK ? 0 : busy(path, at, lock.l_pid);
 }
 
-/* First all are taken, then the others' looked at: of two at a time one at least sees the other. */
+/* Takes all locks first, then looks at those of others: if two do this at once, at least one sees the other. */
 static int lock_file(int fd, const char *path, const struct use *use)
 {
     int rc = 0;
@@ -81,7 +81,7 @@ static int lock_file(int fd, const char *path, const struct use *use)
     return rc;
 }
 
-/* The kernel's name of a block device; false: it tells none. */
+/* The kernel's name of a block device; false: it has none. */
 static bool node_name(dev_t device, char *name, size_t bytes)
 {
     char path[64], line[128];
@@ -98,7 +98,7 @@ static bool node_name(dev_t device, char *name, size_t bytes)
     return found;
 }
 
-/* Locks of two open files are two holders' locks, also if it is the same file. */
+/* Locks of two open files belong to two holders, even if both are the same file. */
 static bool same_file(int fd, int other)
 {
     struct stat st, other_st;
@@ -106,7 +106,10 @@ static bool same_file(int fd, int other)
            st.st_ino == other_st.st_ino;
 }
 
-/* The node of a block device that everybody knows, or else the one that was named. -errno: it is claimed already. */
+/*
+ * Opens a block device's standard node, or else the one that the operator named. -errno: already claimed, or another
+ * failure.
+ */
 static int open_node(struct svq_be_image *image, const char *path, dev_t device, bool claim)
 {
     int mode = O_RDONLY | O_CLOEXEC | O_NONBLOCK | (claim ? O_EXCL : 0);

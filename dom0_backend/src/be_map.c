@@ -32,7 +32,7 @@ static const struct svq_be_seg *side_end(const struct svq_be_chain *chain, int s
     return side == READABLE ? chain->segs + chain->readable : chain->segs + chain->count;
 }
 
-/* Adds a piece to the side's iovec, joined with the piece before where the addresses touch. */
+/* Adds a piece to the side's iovec, joined with the previous piece if the addresses touch. */
 static void add_piece(struct iovec *iov, uint32_t *count, void *at, size_t length)
 {
     if (*count > 0 && (uint8_t *)iov[*count - 1].iov_base + iov[*count - 1].iov_len == (uint8_t *)at) {
@@ -42,7 +42,7 @@ static void add_piece(struct iovec *iov, uint32_t *count, void *at, size_t lengt
     iov[(*count)++] = (struct iovec){ .iov_base = at, .iov_len = length };
 }
 
-/* Pages of one side, window and mediator together: both count against the request's bound. */
+/* Do the pages of one side fit? Window and mediator pages both count against the request's bound. */
 static bool side_fits(const struct svq_be_chain *chain, int side)
 {
     uint64_t pages = 0;
@@ -73,7 +73,7 @@ static int map_window_side(struct svq_be_map *map, struct svq_be_req *req, int s
     return 0;
 }
 
-/* Pieces of one mediator part: page by page, as the cache maps pages one by one. */
+/* Adds one mediator part page by page, since the cache maps single pages. */
 static int add_mediator_seg(struct svq_be_map *map, struct svq_be_req *req, const struct svq_be_seg *seg,
                             struct iovec *iov, uint32_t *count)
 {
@@ -111,7 +111,7 @@ static int build_side(struct svq_be_map *map, struct svq_be_req *req, int side, 
     return 0;
 }
 
-/* Only the page of the last writable byte, so that the driver learns that its request failed. */
+/* Maps only the page of the last writable byte, so that the driver learns that its request failed. */
 static int map_status_only(struct svq_be_map *map, struct svq_be_req *req)
 {
     const struct svq_be_seg *last = side_end(&req->chain, WRITABLE) - 1;
@@ -134,7 +134,7 @@ static int map_status_only(struct svq_be_map *map, struct svq_be_req *req)
     svq_count(&map->stats->map_calls, 1);
     void *va;
     if (svq_hv_map_grants(map->hv, map->window.owner, &gref, 1, 1, &va))
-        return 0; /* nobody can be told; the used entry will have length 0 */
+        return 0; /* we cannot report it; the used entry will have length 0 */
     svq_count(&map->stats->map_pages, 1);
     req->mem.window_va[WRITABLE] = va;
     req->mem.window_pages[WRITABLE] = 1;

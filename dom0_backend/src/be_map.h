@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Memory of requests. Window pages (the frontend's) are mapped for one request with one call per access mode and
- * unmapped before it is returned; mediator pages come from the cache.
+ * Memory of requests. Window pages (the frontend's) are mapped for one request, with one call for each access mode, and
+ * unmapped before it returns; mediator pages come from the cache.
  */
 #ifndef SVQ_BE_MAP_H
 #define SVQ_BE_MAP_H
@@ -22,14 +22,13 @@ int svq_be_map_init(struct svq_be_map *map, struct svq_hv *hv, const struct svq_
 void svq_be_map_fini(struct svq_be_map *map);
 
 /*
- * Maps what req->chain describes and sets req->in, req->out and req->status_at. Frontend pages that cannot be
- * mapped (or are too many) are the frontend's fault and only make the request `unreachable`. -EAGAIN: try again
- * when another request has ended. -EPROTO: a mediator page is not granted as its descriptor says; -EIO: unmapping
- * failed.
+ * Maps what req->chain describes and sets req->in, req->out and req->status_at. Frontend pages that cannot be mapped
+ * (or are too many) are the frontend's fault, and only make the request `unreachable`. -EAGAIN: try again when another
+ * request has ended. -EPROTO: a mediator page is not granted as its descriptor says. -EIO: unmapping failed.
  */
 int svq_be_map_request(struct svq_be_map *map, struct svq_be_req *req);
 
-/* Nothing of the request is mapped afterwards. -errno: the hypervisor refused, a page may still be mapped. */
+/* Unmaps everything of the request. -errno: the hypervisor refused, and a page may still be mapped. */
 int svq_be_unmap_request(struct svq_be_map *map, struct svq_be_req *req);
 
 /* The reader of indirect tables (be_chain.h); context is the map. */

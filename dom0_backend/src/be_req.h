@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* One request between its avail and its used entry. Allocated at set-up, reused for ever. */
+/* One request between its avail and its used entry. Allocated at set-up, and reused. */
 #ifndef SVQ_BE_REQ_H
 #define SVQ_BE_REQ_H
 
@@ -38,9 +38,9 @@ struct svq_be_req {
     uint16_t queue;
     uint16_t head;
     uint8_t status;    /* VIRTIO_BLK_S_* */
-    bool unreachable;  /* a frontend page could not be mapped: answer IOERR, touch nothing but the status byte */
-    bool ready;        /* no (more) I/O: only to be completed */
-    bool flushed;      /* write-through: the write has been followed by its flush */
+    bool unreachable;  /* a frontend page could not be mapped: return IOERR, and touch only the status byte */
+    bool ready;        /* no (more) I/O: only has to be completed */
+    bool flushed;      /* write-through: the flush after the write has been done */
     uint32_t type;     /* VIRTIO_BLK_T_*, our copy */
     uint32_t data_len; /* bytes of IN and OUT */
     uint8_t *status_at;
@@ -52,7 +52,7 @@ struct svq_be_req {
     struct svq_be_range range[SVQ_BE_RANGES_MAX];
     struct svq_be_chain chain;
     struct svq_be_mem mem;
-    struct iovec iov[2][SVQ_BE_REQ_PAGES_MAX]; /* by side, as window_va; a piece has at least a page of its own */
+    struct iovec iov[2][SVQ_BE_REQ_PAGES_MAX]; /* by side, like window_va; each piece has at least a page of its own */
 };
 
 #endif

@@ -28,7 +28,7 @@ int svq_be_ring_pop(struct svq_be_ring *ring, uint16_t *head)
     if (ring->avail_seen == ring->next_avail) {
         uint16_t untrusted_idx = svq_acquire_u16(&ring->avail->idx);
 
-        /* 2.7.6.1: idx never goes back, so it cannot be ahead of us by more than the ring holds (CVE-2016-5403) */
+        /* 2.7.6.1: idx never goes back, so it cannot be ahead of us by more than the ring's size (CVE-2016-5403) */
         if ((uint16_t)(untrusted_idx - ring->next_avail) > ring->size)
             return svq_be_ring_fail(ring, SVQ_BE_FAULT_AVAIL_IDX);
         ring->avail_seen = untrusted_idx;
@@ -68,7 +68,7 @@ bool svq_be_ring_publish(struct svq_be_ring *ring)
         return false;
     svq_release_u16(&ring->used->idx, ring->used_idx);
     ring->published = ring->used_idx;
-    svq_full_fence(); /* 2.7.7.1: the peer writes its wish, then looks at idx; we do it the other way round */
+    svq_full_fence(); /* 2.7.7.1: the peer writes its wish, then reads idx; we do the reverse */
     if (ring->event_idx)
         return vring_need_event(svq_load_u16(&ring->avail->ring[ring->size]), ring->used_idx, old);
     return !(svq_load_u16(&ring->avail->flags) & VRING_AVAIL_F_NO_INTERRUPT);
@@ -76,7 +76,7 @@ bool svq_be_ring_publish(struct svq_be_ring *ring)
 
 void svq_be_ring_quiet(struct svq_be_ring *ring)
 {
-    /* With EVENT_IDX an avail_event that stays behind is quiet enough, and flags must be 0 (2.7.10.2). */
+    /* With EVENT_IDX it is enough to leave avail_event behind, and flags must be 0 (2.7.10.2). */
     if (ring->event_idx || ring->quiet || ring->fault)
         return;
     svq_store_u16(&ring->used->flags, VRING_USED_F_NO_NOTIFY);

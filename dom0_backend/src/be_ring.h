@@ -22,14 +22,14 @@ struct svq_be_ring {
     bool indirect;  /* VIRTIO_F_INDIRECT_DESC negotiated */
     bool quiet;     /* the peer was told not to kick (flags form) */
     uint16_t next_avail;
-    uint16_t avail_seen; /* avail idx when last read: the shared word is not read again before it is needed */
-    uint16_t used_idx;   /* private truth: the shared word is only written */
+    uint16_t avail_seen; /* avail idx when last read: we read the shared word only when we need it */
+    uint16_t used_idx;   /* our own value: we only write the shared word */
     uint16_t published;
-    int fault; /* SVQ_BE_FAULT_*; once set, the ring is not touched any more */
+    int fault; /* SVQ_BE_FAULT_*; once set, we no longer touch the ring */
     uint64_t live[SVQ_BE_QUEUE_SIZE_MAX / 64];
 };
 
-/* Takes up a ring at what its used idx says. */
+/* Starts where the ring's used idx stands. */
 void svq_be_ring_init(struct svq_be_ring *ring, const void *desc, const void *avail, void *used, uint32_t size,
                       uint64_t features);
 
@@ -43,9 +43,9 @@ void svq_be_ring_push(struct svq_be_ring *ring, uint16_t head, uint32_t len);
 /* Makes pushed entries visible. True: the peer wants a notification (virtio 2.7.7.2). */
 bool svq_be_ring_publish(struct svq_be_ring *ring);
 
-/* We look at the ring anyway: kicks are a waste (virtio 2.7.10.2). */
+/* Tells the peer not to kick, since we poll the ring (virtio 2.7.10.2). */
 void svq_be_ring_quiet(struct svq_be_ring *ring);
-/* Asks for a kick with the next head. True: there is one already, do not sleep. */
+/* Asks for a kick with the next head. True: there already is one, so do not sleep. */
 bool svq_be_ring_arm(struct svq_be_ring *ring);
 
 static inline int svq_be_ring_fail(struct svq_be_ring *ring, int fault)

@@ -40,7 +40,7 @@ static void give_free(struct svq_be_device *dev, struct svq_be_req *req)
     svq_store_u64(&dev->stats.live_requests, --dev->live);
 }
 
-/* Lifetime strict: nothing of the frontend is mapped any more when the used entry can be seen. */
+/* Lifetime strict: nothing of the frontend is mapped by the time the used entry is visible. */
 static void complete(struct svq_be_device *dev, struct svq_be_req *req)
 {
     struct svq_be_queue *queue = &dev->queues[req->queue];
@@ -103,7 +103,7 @@ void svq_be_drop_held(struct svq_be_device *dev)
     }
 }
 
-/* A head that was just taken: chain, memory, meaning. 0, or -errno and the request is not live. */
+/* Parses a head that was just taken: chain, memory, meaning. 0, or -errno and the request is not live. */
 static int parse(struct svq_be_device *dev, struct svq_be_queue *queue, struct svq_be_req *req, uint16_t head)
 {
     struct svq_be_table_reader reader = { .read = svq_be_map_read_table, .context = &dev->map, .table = dev->table };
@@ -120,7 +120,7 @@ static int parse(struct svq_be_device *dev, struct svq_be_queue *queue, struct s
     return rc;
 }
 
-/* Takes one request. 1: *out; 0: there is none, or no room for it now; -errno: the ring is at fault. */
+/* Takes one request. 1: *out; 0: there is none, or no room for it now; -errno: the ring has a fault. */
 static int take_one(struct svq_be_device *dev, struct svq_be_queue *queue, struct svq_be_req **out)
 {
     uint16_t head;
@@ -139,7 +139,7 @@ static int take_one(struct svq_be_device *dev, struct svq_be_queue *queue, struc
     return 0;
 }
 
-/* Takes what the queue offers. True: something. */
+/* Takes what the queue offers. True: it took something. */
 static bool take(struct svq_be_device *dev, struct svq_be_queue *queue)
 {
     uint32_t taken = 0;
@@ -159,7 +159,7 @@ static bool take(struct svq_be_device *dev, struct svq_be_queue *queue)
     return taken > 0;
 }
 
-/* True: its next operation is to be started. Tells the control plane of the first flush that failed. */
+/* True: start its next operation. Tells the control plane about the first flush that failed. */
 static bool next(struct svq_be_device *dev, struct svq_be_req *req)
 {
     bool known = svq_be_flush_failed(dev->image);
@@ -218,7 +218,7 @@ bool svq_be_serve_arm(struct svq_be_device *dev)
     for (uint32_t i = 0; i < dev->config.queues; i++) {
         struct svq_be_queue *queue = &dev->queues[i];
 
-        /* A queue whose work we could not take now is not work: what ends wakes us through the engine */
+        /* Work that we have no room for does not count: the engine wakes us when a request ends */
         if (queue->attached && svq_be_ring_arm(&queue->ring) && !queue->blocked && dev->free)
             work = true;
     }

@@ -28,7 +28,7 @@ void svq_be_span_skip(struct svq_be_span *span, uint64_t n)
     }
 }
 
-/* Exactly one of `to` and `from` is given; neither: zeroes. */
+/* Exactly one of `to` and `from` is given; neither: zeros. */
 static size_t move(struct svq_be_span *span, uint8_t *to, const uint8_t *from, size_t n)
 {
     size_t done = 0;

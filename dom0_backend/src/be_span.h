@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A span: a list of memory pieces seen as one run of bytes, consumed from the front. All framing of requests
- * (virtio 2.7.4: none may be assumed) ends here.
+ * A span: a list of memory pieces seen as one run of bytes, consumed from the front. No code above this sees how a
+ * request is framed (virtio 2.7.4: assume nothing).
  */
 #ifndef SVQ_BE_SPAN_H
 #define SVQ_BE_SPAN_H
@@ -25,7 +25,7 @@ void svq_be_span_skip(struct svq_be_span *span, uint64_t n);
 size_t svq_be_span_read(struct svq_be_span *span, void *to, size_t n);
 size_t svq_be_span_write(struct svq_be_span *span, const void *from, size_t n);
 
-/* Fills all that is left with zeroes and skips it. */
+/* Fills all that is left with zeros and skips it. */
 void svq_be_span_zero(struct svq_be_span *span);
 
 /* Cuts the last byte off and returns where it is; NULL if the span is empty. */

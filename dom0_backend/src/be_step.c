@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #define _GNU_SOURCE
 /*
- * An image operation as a row of system calls, each decided from what the ones before have answered. Independent
- * of who makes the calls.
+ * An image operation as a series of system calls; the results of earlier calls decide the next one. Independent of who
+ * makes the calls.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -36,7 +36,7 @@ static bool take_bounce(struct svq_be_io *io, struct svq_be_op *op)
     return true;
 }
 
-/* A transfer through the aligned buffer. A write's bytes are copied now, but consumed when they are written. */
+/* A transfer through the aligned buffer. A write's bytes are copied now, but consumed only when they are written. */
 static bool bounce_step(struct svq_be_io *io, struct svq_be_op *op, struct svq_be_step *step)
 {
     if (!take_bounce(io, op))
@@ -123,7 +123,7 @@ static bool not_supported(int64_t answer) { return answer == -EOPNOTSUPP || answ
 
 static bool transfer_done(struct svq_be_io *io, struct svq_be_op *op, uint32_t moved)
 {
-    /* Past the end of a truncated image reads answer 0, or a rest that direct I/O cannot continue from. */
+    /* Past the end of a truncated image, reads return 0, or a length from which direct I/O cannot continue. */
     if (moved == 0 || moved > op->issued || (io->direct && moved % io->align))
         return end(io, op, -EIO);
     if (op->kind == SVQ_BE_OP_READ && op->bounce >= 0)
@@ -140,14 +140,14 @@ static bool transfer_done(struct svq_be_io *io, struct svq_be_op *op, uint32_t m
     return false;
 }
 
-/* A way of zeroing that the image does not have: the next one, now and from now on. */
+/* If the image does not support a way of zeroing, tries the next one, and remembers that. */
 static bool zero_done(struct svq_be_io *io, struct svq_be_op *op, int64_t answer)
 {
     if (answer == 0)
         return end(io, op, 0);
     if (answer != -EINVAL && !not_supported(answer))
         return end(io, op, (int)answer);
-    /* -EINVAL: only this range, cut across the blocks of a block device */
+    /* -EINVAL: concerns only this range, which cuts across the blocks of a block device */
     if (answer != -EINVAL && op->way == SVQ_BE_ZERO_PUNCH)
         io->no_punch = true;
     else if (answer != -EINVAL)
@@ -160,10 +160,10 @@ bool svq_be_step_done(struct svq_be_io *io, struct svq_be_op *op, int64_t answer
 {
     bool again = answer == -EINTR || answer == -EAGAIN;
     if (again && op->kind != SVQ_BE_OP_FLUSH && op->retries++ < RETRIES_MAX)
-        return false; /* a flush that is made again may have reported its lost write the first time */
+        return false; /* never repeat a flush: it may have reported its lost write the first time */
     switch (op->kind) {
     case SVQ_BE_OP_FLUSH: return end(io, op, (int)answer);
-    case SVQ_BE_OP_DISCARD: /* 5.2.6.2: "MAY deallocate": where it cannot be done, nothing is a right answer */
+    case SVQ_BE_OP_DISCARD: /* 5.2.6.2: "MAY deallocate": where we cannot, doing nothing is correct */
         return end(io, op, not_supported(answer) ? 0 : (int)answer);
     case SVQ_BE_OP_ZERO:
         if (op->way != SVQ_BE_ZERO_WRITE)

@@ -11,7 +11,7 @@
 
 enum {
     SPINS_PER_LOOK = 32, /* hints between two rounds of a busy wait */
-    RETRY_MS = 1,        /* when the kernel did not take all submissions */
+    RETRY_MS = 1,        /* if the kernel did not take all submissions */
 };
 
 static bool call_pending(struct svq_be_device *dev)
@@ -36,7 +36,7 @@ static bool busy_wait(struct svq_be_device *dev)
 
 static void take_kicks(struct svq_be_device *dev)
 {
-    /* A port is masked from pending to unmask, so each comes up once here */
+    /* A port is masked from pending to unmask, so each appears here once */
     for (uint32_t i = 0; i < dev->config.queues; i++) {
         int port = svq_evtchn_pending(dev->evtchn);
         if (port < 0)
@@ -46,7 +46,7 @@ static void take_kicks(struct svq_be_device *dev)
     }
 }
 
-/* The descriptor itself has failed, so that it would wake us for ever: no kick will come any more. */
+/* The descriptor itself has failed and would wake us forever: no more kicks will come. */
 static void lose_event_channels(struct svq_be_device *dev)
 {
     dev->evtchn_failed = true;
@@ -93,7 +93,7 @@ void *svq_be_thread(void *device)
             continue;
         if (dev->quit && dev->in_flight == 0)
             break;
-        /* Once armed, whatever comes makes a descriptor readable; what came before is seen by one more round */
+        /* Once armed, any new work makes a descriptor readable; one more round sees what came before */
         if (!svq_be_serve_arm(dev) && !svq_be_serve(dev) && !call_pending(dev))
             sleep_until_woken(dev);
         svq_be_serve_quiet(dev);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Steps carried out by io_uring. */
+/* Steps that io_uring carries out. */
 #include <errno.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -37,7 +37,7 @@ void svq_be_uring_close(struct svq_be_io *io)
 bool svq_be_uring_issue(struct svq_be_io *io, struct svq_be_op *op, const struct svq_be_step *step)
 {
     struct io_uring_sqe *sqe = io_uring_get_sqe(&io->uring);
-    if (!sqe) { /* the queue was clamped below what was asked for */
+    if (!sqe) { /* the kernel clamped the queue below what we asked for */
         io_uring_submit(&io->uring);
         sqe = io_uring_get_sqe(&io->uring);
     }

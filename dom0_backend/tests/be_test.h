@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The project's harness, and a macro for comparisons without which the rest of a test would only mislead. */
+/* The project's harness, and a macro for comparisons that the rest of a test depends on. */
 #ifndef SVQ_BE_TEST_H
 #define SVQ_BE_TEST_H
 

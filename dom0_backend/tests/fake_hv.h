@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* A hypervisor inside one test program: enough of svq_hv.h for a backend, with books that tests can look into. */
+/* A hypervisor inside one test program: enough of svq_hv.h for a backend, with records that tests can read. */
 #ifndef SVQ_FAKE_HV_H
 #define SVQ_FAKE_HV_H
 
@@ -14,7 +14,7 @@ void fake_reset(void); /* forgets all domains; nothing may be mapped */
 struct svq_hv *fake_handle(void);
 
 uint32_t fake_frames(uint32_t count); /* the first of `count` fresh zeroed frames */
-uint8_t *fake_va(uint32_t frame);     /* as their owner sees it; consecutive frames are consecutive */
+uint8_t *fake_va(uint32_t frame);     /* as their owner sees it; consecutive frames are contiguous */
 
 void fake_grant(uint16_t domid, uint32_t gref, uint32_t frame, bool writable);
 void fake_revoke(uint16_t domid, uint32_t gref);

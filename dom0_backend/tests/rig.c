@@ -198,7 +198,7 @@ struct vring_used_elem rig_wait(struct rig *rig, uint32_t queue)
         svq_full_fence();
         if (svq_acquire_u16(&q->used->idx) != q->used_seen)
             return q->used->ring[q->used_seen++ & (q->size - 1)];
-        REQUIRE_EQUAL(poll(&fd, 1, PATIENCE_MS), 1); /* a lost notification ends here */
+        REQUIRE_EQUAL(poll(&fd, 1, PATIENCE_MS), 1); /* a lost notification fails here */
         int port;
         while ((port = svq_evtchn_pending(rig->evtchn)) > 0)
             svq_evtchn_unmask(rig->evtchn, (uint32_t)port);

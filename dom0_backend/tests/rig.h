@@ -16,7 +16,7 @@ enum {
     RIG_QUEUES = 4,
 };
 
-/* A buffer of a request: where the bytes are for us, and how the descriptor says it. */
+/* A buffer of a request: where we see its bytes, and how its descriptor describes it. */
 struct buf {
     uint8_t *va;
     uint32_t gref;
@@ -38,7 +38,7 @@ struct rig_queue {
 
 struct rig {
     char path[64];
-    int image_fd; /* ours, to look at the image */
+    int image_fd; /* ours, to read the image */
     struct svq_be_image *image;
     struct svq_be_image_info info;
     struct svq_be_config config;
@@ -53,8 +53,8 @@ void rig_open(struct rig *rig, const char *directory, uint64_t sectors, unsigned
 /* Creates the device with rig->config, attaches queues of `size`. */
 void rig_attach(struct rig *rig, uint16_t size);
 void rig_start(struct rig *rig, uint16_t size); /* attach and start */
-void rig_close(struct rig *rig);                /* and checks that nothing is left mapped */
-uint8_t rig_byte(uint64_t offset);              /* what the image held at first */
+void rig_close(struct rig *rig);                /* and checks that nothing stays mapped */
+uint8_t rig_byte(uint64_t offset);              /* the image's original contents */
 
 struct buf rig_pool(struct rig *rig, uint32_t offset, uint32_t len, bool writable);   /* mediator memory */
 struct buf rig_window(struct rig *rig, uint32_t offset, uint32_t len, bool writable); /* frontend memory */
@@ -68,7 +68,7 @@ void rig_avail(struct rig *rig, uint32_t queue, uint16_t head);
 void rig_kick(struct rig *rig, uint32_t queue);
 /* Waits for the next used entry. */
 struct vring_used_elem rig_wait(struct rig *rig, uint32_t queue);
-/* Offers, kicks, waits; the device must answer as many bytes as are writable. Returns the status. */
+/* Offers, kicks, waits; the device must return the number of writable bytes. Returns the status. */
 uint8_t rig_do(struct rig *rig, const struct buf *bufs, uint32_t count);
 struct svq_be_stats rig_stats(struct rig *rig);
 

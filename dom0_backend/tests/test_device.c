@@ -22,16 +22,16 @@ static uint16_t offer_read(uint32_t queue, uint64_t sector, struct buf bufs[3])
     return rig_offer(&rig, queue, bufs, 3);
 }
 
-/* Waits until the backend holds `count` requests; the hold makes that a state that stays. */
+/* Waits until the backend holds `count` requests; the hold makes that state stable. */
 static void wait_held(uint64_t count)
 {
     struct svq_be_part part;
     do {
-        svq_be_live_parts(rig.dev, &part, 1); /* answered between two rounds */
+        svq_be_live_parts(rig.dev, &part, 1); /* runs between two rounds */
     } while (rig_stats(&rig).held_requests < count);
 }
 
-TEST(hold, "Held requests are mapped, listed and unreturned; released, they go on")
+TEST(hold, "Held requests are mapped, listed and not returned; once released, they go on")
 {
     struct buf bufs[3], second[3];
     rig_open(&rig, "/tmp", SECTORS, 0);
@@ -63,7 +63,8 @@ TEST(hold, "Held requests are mapped, listed and unreturned; released, they go o
     rig_close(&rig);
 }
 
-TEST(strict_lifetime, "Once a completion is visible nothing of it is mapped; one map call per access mode")
+TEST(strict_lifetime,
+     "Once a completion is visible, nothing of its request is mapped; one map call for each access mode")
 {
     rig_open(&rig, "/tmp", SECTORS, 0);
     rig_start(&rig, 16);
@@ -82,7 +83,7 @@ TEST(strict_lifetime, "Once a completion is visible nothing of it is mapped; one
     rig_close(&rig);
 }
 
-TEST(pool_mapped_once, "Mediator pages are mapped at first use only")
+TEST(pool_mapped_once, "Mediator pages are mapped only at first use")
 {
     rig_open(&rig, "/tmp", SECTORS, 0);
     rig_start(&rig, 16);
@@ -120,7 +121,7 @@ TEST(pool_page_both_ways, "A mediator page may be described as readable and as w
     rig_close(&rig);
 }
 
-TEST(cache_bounded, "The cache stays within its bound by unmapping pages not in use")
+TEST(cache_bounded, "The cache stays within its bound by unmapping unused pages")
 {
     rig_open(&rig, "/tmp", SECTORS, 0);
     rig.config.cache_pages = 4096;
@@ -136,7 +137,7 @@ TEST(cache_bounded, "The cache stays within its bound by unmapping pages not in 
     rig_close(&rig);
 }
 
-TEST(cache_full, "A request that finds no room in the cache waits in its ring until others have ended")
+TEST(cache_full, "A request without room in the cache waits in its ring until others have ended")
 {
     rig_open(&rig, "/tmp", 16384, 0);
     rig.config.cache_pages = 4096;
@@ -247,7 +248,7 @@ static void expect_fault(int fault, int queue)
     REQUIRE(strstr(error.text, svq_be_fault_text(fault)));
 }
 
-TEST(fault_names, "Each fault has a name and a sentence of its own, and a number that is none has those too")
+TEST(fault_names, "Each fault has a name and a sentence of its own, and so does an unknown number")
 {
     for (int fault = SVQ_BE_FAULT_NONE; fault <= SVQ_BE_FAULT_EVTCHN + 1; fault++) {
         REQUIRE(!strncmp(svq_be_fault_name(fault), "SVQ_BE_FAULT_", 13));
@@ -259,7 +260,7 @@ TEST(fault_names, "Each fault has a name and a sentence of its own, and a number
     REQUIRE(!strcmp(svq_be_fault_name(-1), svq_be_fault_name(SVQ_BE_FAULT_EVTCHN + 1)));
 }
 
-TEST(fault_isolated, "A broken ring stops its queue with the reason, and no other")
+TEST(fault_isolated, "A broken ring stops its own queue, with the reason, and no other")
 {
     rig_open(&rig, "/tmp", SECTORS, 0);
     rig.config.queues = 2;
@@ -306,7 +307,7 @@ TEST(window_not_granted, "A frontend page without a grant costs its request IOER
     struct buf bufs[3];
     for (int i = 0; i < 2; i++) {
         offer_read(0, 1, bufs);
-        if (i == 1) { /* the status in the window too */
+        if (i == 1) { /* the status is in the window too */
             rig.q[0].next_head--;
             rig.q[0].avail->idx--;
             bufs[2] = rig_window(&rig, 4095, 1, true);
@@ -324,7 +325,7 @@ TEST(window_not_granted, "A frontend page without a grant costs its request IOER
     rig_wait(&rig, 0);
     REQUIRE_EQUAL(rig_stats(&rig).map_failures, 3);
     bufs[0] = rig_window(&rig, 0, 1, false);
-    bufs[0].writable = true; /* the only byte is nowhere to be written */
+    bufs[0].writable = true; /* the only byte cannot be written */
     fake_grant(FRONTEND, bufs[0].gref, 0, false);
     rig_offer_direct(&rig, 0, bufs, 1);
     rig_kick(&rig, 0);
@@ -336,7 +337,7 @@ TEST(window_not_granted, "A frontend page without a grant costs its request IOER
     rig_close(&rig);
 }
 
-TEST(too_many_pages, "A request beyond the bound on pages gets IOERR and is not mapped")
+TEST(too_many_pages, "A request with too many pages gets IOERR and is not mapped")
 {
     rig_open(&rig, "/tmp", SECTORS, 0);
     rig_start(&rig, 16);

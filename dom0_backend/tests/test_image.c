@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Opening images, and what the device says of itself; refusals name what is wrong. */
+/* Opening images, and what the device says about itself; refusals name what is wrong. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
@@ -108,7 +108,7 @@ TEST(image_refused, "An image that cannot be served is refused in a sentence tha
     rmdir(directory);
 }
 
-TEST(image_geometry, "An image is served up to its last whole block, also when that has become another")
+TEST(image_geometry, "An image is served up to its last whole block, even when that has changed")
 {
     char path[] = "/tmp/svq-image-XXXXXX";
     struct svq_be_image *image;
@@ -141,7 +141,7 @@ static bool locked(int fd, int at)
     return lock.l_type != F_UNLCK;
 }
 
-TEST(locks_held, "An open image has read locks on QEMU's bytes, for what it does and for what it does not share")
+TEST(locks_held, "An open image has read locks on QEMU's bytes, for what it uses and for what it does not share")
 {
     static const struct {
         unsigned int flags;
@@ -168,7 +168,7 @@ TEST(locks_held, "An open image has read locks on QEMU's bytes, for what it does
     unlink(path);
 }
 
-TEST(locks_respected, "Somebody else's lock on any of those bytes refuses what does not go with it, and nothing else")
+TEST(locks_respected, "Somebody else's lock on any of those bytes refuses uses that conflict with it, and no others")
 {
     enum { WRITER = 0, READER = SVQ_BE_READ_ONLY, SHARED = SVQ_BE_SHAREABLE, SHARED_READER = SHARED | READER };
     static const struct {
@@ -218,7 +218,7 @@ static void refuse_locks(void)
     REQUIRE_EQUAL(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
 }
 
-TEST(no_locks, "Where there are no locks, an image is refused unless it was said to be shareable")
+TEST(no_locks, "Where there are no locks, an image is refused unless it is declared shareable")
 {
     char path[] = "/tmp/svq-image-XXXXXX";
     int fd = mkstemp(path), status;

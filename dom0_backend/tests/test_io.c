@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The I/O engine: direct I/O through aligned copies, engines, short transfers, images that refuse. */
+/* The I/O engine: direct I/O through aligned copies, engines, short transfers, images that fail. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
@@ -54,7 +54,7 @@ static void close_engine(void)
     free(memory);
 }
 
-/* Waits by the engine's descriptor until one operation has ended. */
+/* Waits on the engine's descriptor until one operation has ended. */
 static struct svq_be_op *wait_op(void)
 {
     for (;;) {
@@ -123,7 +123,7 @@ TEST(buffered_io, "Buffered I/O uses any memory as it is")
     close_engine();
 }
 
-TEST(bounce_wait, "More unaligned operations than there are aligned buffers wait, and all end")
+TEST(bounce_wait, "With more unaligned operations than aligned buffers, some wait, and all end")
 {
     static struct svq_be_op ops[OPS];
     static struct svq_be_span spans[OPS];
@@ -195,9 +195,12 @@ static void in_child(int (*function)(void *), void *argument)
     REQUIRE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
-TEST(short_write, "A short write is continued, and the refusal of its rest reported") { in_child(limited_write, NULL); }
+TEST(short_write, "A short write is continued, and the failure of its rest is reported")
+{
+    in_child(limited_write, NULL);
+}
 
-TEST(no_uring, "Where io_uring is forbidden, calls are made in place, and the stats say why")
+TEST(no_uring, "Where io_uring is forbidden, the engine makes calls in place, and the stats say why")
 {
     int errors[] = { EPERM, ENOSYS };
     in_child(refused, &errors[0]);
@@ -226,7 +229,7 @@ static int simple_op(enum svq_be_op_kind kind, uint64_t offset, uint64_t length,
 }
 
 static int flushes_under_way, most_under_way, flushes_issued;
-static const int64_t *flush_answers; /* what the kernel is made to say of the next ones; NULL: what it says */
+static const int64_t *flush_answers; /* results that we give the next flushes; NULL: the kernel's own */
 
 bool __real_svq_be_uring_issue(struct svq_be_io *engine, struct svq_be_op *op, const struct svq_be_step *step);
 struct svq_be_op *__real_svq_be_uring_peek(struct svq_be_io *engine, int64_t *answer);
@@ -253,9 +256,9 @@ struct svq_be_op *__wrap_svq_be_uring_peek(struct svq_be_io *engine, int64_t *an
     return op;
 }
 
-TEST(flushes_together, "One flush is with the kernel at a time, and its answer is that of all that waited for it")
+TEST(flushes_together, "The kernel has one flush at a time, and all that waited for it get its result")
 {
-    const int64_t answers[] = { -EAGAIN, -EIO }; /* not made again: what it had to report may be lost */
+    const int64_t answers[] = { -EAGAIN, -EIO }; /* not repeated: what it had to report may be lost */
     open_engine("/tmp", 0, 512, false);
     flushes_issued = most_under_way = 0;
     flush_answers = answers;
@@ -274,14 +277,14 @@ TEST(flushes_together, "One flush is with the kernel at a time, and its answer i
     close_engine();
 }
 
-TEST(zeroes, "Zeroes get there by whichever way the file system has")
+TEST(zeroes, "Zeros are written in whichever way the file system supports")
 {
     static const char *const directories[] = { "/tmp", "/dev/shm" };
     for (int i = 0; i < 8; i++) {
         bool may_unmap = i & 1, sync = i & 2;
         open_engine(directories[i / 4], 0, 512, sync);
         REQUIRE_EQUAL(simple_op(SVQ_BE_OP_ZERO, 1024, 1 << 20, may_unmap), 0);
-        REQUIRE_EQUAL(simple_op(SVQ_BE_OP_ZERO, 2 << 20, 512, may_unmap), 0); /* by the way learnt before */
+        REQUIRE_EQUAL(simple_op(SVQ_BE_OP_ZERO, 2 << 20, 512, may_unmap), 0); /* in the way learnt before */
         REQUIRE_EQUAL(simple_op(SVQ_BE_OP_DISCARD, 3 << 20, 4096, false), 0);
         REQUIRE_EQUAL(simple_op(SVQ_BE_OP_FLUSH, 0, 0, false), 0);
         REQUIRE_EQUAL(transfer(SVQ_BE_OP_READ, 0, (struct iovec[]){ { memory, IMAGE } }, 1), 0);

@@ -47,7 +47,7 @@ static uint8_t simple(uint32_t type, uint64_t sector, uint32_t len, bool writabl
     return rig_do(&rig, bufs, 3);
 }
 
-TEST(read_write, "Reads and writes move the right bytes; a write is seen by the next read")
+TEST(read_write, "Reads and writes move the right bytes; the next read sees a write")
 {
     uint8_t *data, back[8192];
     rig_open(&rig, "/tmp", SECTORS, 0);
@@ -67,7 +67,7 @@ TEST(read_write, "Reads and writes move the right bytes; a write is seen by the 
     rig_close(&rig);
 }
 
-TEST(direct_device, "With direct I/O, memory at odd addresses is read into and written from all the same")
+TEST(direct_device, "With direct I/O, requests may use memory at odd addresses all the same")
 {
     struct buf bufs[3], written[3];
     rig_open(&rig, "/tmp", SECTORS, SVQ_BE_DIRECT_IO);
@@ -108,7 +108,7 @@ TEST(bounds, "Only whole sectors inside the image are transferred")
     rig_close(&rig);
 }
 
-TEST(other_types, "Flush, identity and unknown types are answered as virtio says")
+TEST(other_types, "Flush, identity and unknown types return what virtio says")
 {
     rig_open(&rig, "/tmp", SECTORS, 0);
     rig_start(&rig, 64);
@@ -120,7 +120,7 @@ TEST(other_types, "Flush, identity and unknown types are answered as virtio says
     REQUIRE(all(data + 20, 10, 0));
     REQUIRE_EQUAL(simple(VIRTIO_BLK_T_GET_ID, 0, 19, true, &data), VIRTIO_BLK_S_IOERR);
     REQUIRE_EQUAL(simple(16, 0, 100, true, &data), VIRTIO_BLK_S_UNSUPP);
-    REQUIRE(all(data, 100, 0)); /* used.len says they were written, so they were */
+    REQUIRE(all(data, 100, 0)); /* used.len says that they were written, so they must be */
     REQUIRE_EQUAL(simple(UINT32_MAX, 0, 100, false, &data), VIRTIO_BLK_S_UNSUPP);
     REQUIRE_EQUAL(rig_stats(&rig).unsupported, 2);
     REQUIRE_EQUAL(rig_stats(&rig).flushes, 1);
@@ -132,7 +132,7 @@ static int syncs_to_fail;
 int __real_fdatasync(int fd);
 int __wrap_fdatasync(int fd);
 
-/* As Linux does: what was lost is reported once, and the next call comes out well. */
+/* As Linux does: reports a lost write once; the next call succeeds. */
 int __wrap_fdatasync(int fd)
 {
     if (syncs_to_fail == 0)
@@ -159,7 +159,7 @@ static void open_image_again(unsigned int flags)
     rig.q[0].used_seen = 0;
 }
 
-TEST(lost_write, "After a flush that failed every later one fails, until the image is opened without that knowledge")
+TEST(lost_write, "After a failed flush every later one fails, until the image is opened without SVQ_BE_FLUSH_FAILED")
 {
     open_synchronous(0);
     struct pollfd told = (struct pollfd){ .fd = svq_be_error_fd(rig.dev), .events = POLLIN };
@@ -180,7 +180,7 @@ TEST(lost_write, "After a flush that failed every later one fails, until the ima
     rig_close(&rig);
 }
 
-TEST(lost_write_together, "A flush under way while another one fails does not come out well")
+TEST(lost_write_together, "A flush in progress while another one fails does not succeed")
 {
     open_synchronous(0);
     svq_be_hold(rig.dev, 1);
@@ -202,7 +202,7 @@ TEST(lost_write_together, "A flush under way while another one fails does not co
     rig_close(&rig);
 }
 
-TEST(lost_write_through, "Without FLUSH, no write comes out well once the flush after one has failed")
+TEST(lost_write_through, "Without FLUSH, no write succeeds once the flush after one has failed")
 {
     open_synchronous(1ULL << VIRTIO_BLK_F_FLUSH);
     syncs_to_fail = 1;
@@ -213,7 +213,7 @@ TEST(lost_write_through, "Without FLUSH, no write comes out well once the flush 
     rig_close(&rig);
 }
 
-TEST(framing, "Header, data and status may be cut anywhere (virtio 2.7.4)")
+TEST(framing, "Header, data and status may be split anywhere (virtio 2.7.4)")
 {
     static const uint32_t cuts[] = { 1, 2, 3, 7, 15, 16, 17, 100, 511, 4096 };
     rig_open(&rig, "/tmp", SECTORS, 0);
@@ -231,7 +231,7 @@ TEST(framing, "Header, data and status may be cut anywhere (virtio 2.7.4)")
 
         count = 0;
         memset(out.data, (int)(c + 1), 512);
-        for (uint32_t at = 0; at < 528; at += cut) { /* header and data in pieces, from both memories */
+        for (uint32_t at = 0; at < 528; at += cut) { /* header and data in pieces, from window and pool */
             uint32_t len = 528 - at < cut ? 528 - at : cut;
             bool pool = count % 2;
 
@@ -272,7 +272,7 @@ TEST(malformed, "Missing headers get IOERR; without a writable byte the length i
     REQUIRE_EQUAL(rig_wait(&rig, 0).len, 1);
     REQUIRE_EQUAL(bufs[1].va[0], VIRTIO_BLK_S_IOERR);
     bufs[0].len = 16;
-    rig_offer_direct(&rig, 0, bufs, 1); /* nowhere to write a status */
+    rig_offer_direct(&rig, 0, bufs, 1); /* no room for a status */
     rig_kick(&rig, 0);
     REQUIRE_EQUAL(rig_wait(&rig, 0).len, 0);
     REQUIRE_EQUAL(rig_stats(&rig).no_status, 1);
@@ -296,7 +296,7 @@ static uint8_t ranges(uint32_t type, const struct range *range, uint32_t bytes)
     return rig_do(&rig, bufs, 3);
 }
 
-TEST(ranges_checked, "Discard and write zeroes check every range before they do any")
+TEST(ranges_checked, "Discard and write zeroes check every range before they act on any")
 {
     const struct range good[3] = { { 8, 16, 0 }, { 100, 0, 0 }, { 200, 8, 0 } };
     const struct range unmap[2] = { { 400, 64, 1 }, { 500, 4, 0 } };
@@ -331,7 +331,7 @@ TEST(ranges_checked, "Discard and write zeroes check every range before they do 
     rig_close(&rig);
 }
 
-TEST(discard_rounded, "Of a discard that is not aligned to blocks of the image the whole ones are discarded")
+TEST(discard_rounded, "A discard that is not aligned to the image's blocks discards the whole ones")
 {
     static const struct {
         struct range asked;
@@ -365,7 +365,7 @@ TEST(discard_rounded, "Of a discard that is not aligned to blocks of the image t
     }
 }
 
-TEST(zero_fallback, "Write zeroes works, at length, on a file system without ZERO_RANGE")
+TEST(zero_fallback, "Write zeroes works for long ranges on a file system without ZERO_RANGE")
 {
     const struct range range = { 1, 1500, 0 };
     rig_open(&rig, "/dev/shm", SECTORS, 0);
@@ -378,12 +378,12 @@ TEST(zero_fallback, "Write zeroes works, at length, on a file system without ZER
     rig_close(&rig);
 }
 
-TEST(features, "Features that were not accepted are not served; without FLUSH, writes are write-through")
+TEST(features, "Features that were not accepted are refused; without FLUSH, writes are write-through")
 {
     const struct range range = { 8, 8, 0 };
     rig_open(&rig, "/tmp", SECTORS, 0);
     rig.config.features &= ~(1ULL << VIRTIO_BLK_F_DISCARD | 1ULL << VIRTIO_BLK_F_WRITE_ZEROES);
-    rig.config.features &= ~(1ULL << VIRTIO_BLK_F_FLUSH); /* then every write is followed by a flush of ours */
+    rig.config.features &= ~(1ULL << VIRTIO_BLK_F_FLUSH); /* then we flush after every write */
     rig_start(&rig, 64);
     REQUIRE_EQUAL(ranges(VIRTIO_BLK_T_DISCARD, &range, 16), VIRTIO_BLK_S_UNSUPP);
     REQUIRE_EQUAL(ranges(VIRTIO_BLK_T_WRITE_ZEROES, &range, 16), VIRTIO_BLK_S_UNSUPP);
@@ -394,7 +394,7 @@ TEST(features, "Features that were not accepted are not served; without FLUSH, w
     rig_close(&rig);
 }
 
-TEST(read_only, "A read-only device answers IOERR to all that would write")
+TEST(read_only, "A read-only device returns IOERR for everything that would write")
 {
     const struct range range = { 8, 8, 0 };
     rig_open(&rig, "/tmp", SECTORS, SVQ_BE_READ_ONLY);
@@ -411,7 +411,7 @@ TEST(read_only, "A read-only device answers IOERR to all that would write")
     rig_close(&rig);
 }
 
-TEST(truncated, "On a truncated image single requests fail, and leak nothing")
+TEST(truncated, "On a truncated image, single requests fail and leak nothing")
 {
     rig_open(&rig, "/tmp", SECTORS, 0);
     rig_start(&rig, 64);
@@ -428,7 +428,7 @@ TEST(truncated, "On a truncated image single requests fail, and leak nothing")
     rig_close(&rig);
 }
 
-TEST(largest, "The largest request that the configuration space allows is carried out, wherever its segments begin")
+TEST(largest, "The largest request that the configuration space allows works, wherever its segments begin")
 {
     uint32_t size_max, seg_max;
     rig_open(&rig, "/tmp", 16384, 0);
@@ -438,7 +438,7 @@ TEST(largest, "The largest request that the configuration space allows is carrie
     REQUIRE_EQUAL(svq_be_config_space(&rig.info, 1, 256, config, sizeof config, &features), 0);
     memcpy(&size_max, config + 8, 4);
     memcpy(&seg_max, config + 12, 4);
-    if (!(features >> VIRTIO_BLK_F_SIZE_MAX & 1)) /* nothing forbids this one */
+    if (!(features >> VIRTIO_BLK_F_SIZE_MAX & 1)) /* nothing forbids this request */
         size_max = (uint32_t)(rig.info.capacity / seg_max / 512 * 512);
     struct buf bufs[130];
     for (int write = 0; write <= 1; write++) {
@@ -452,7 +452,7 @@ TEST(largest, "The largest request that the configuration space allows is carrie
     rig_close(&rig);
 }
 
-TEST(many_pieces, "A request of more pieces than a system call takes is carried out")
+TEST(many_pieces, "A request with more pieces than a system call takes works")
 {
     rig_open(&rig, "/tmp", 16384, 0);
     rig_start(&rig, 256);

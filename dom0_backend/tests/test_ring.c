@@ -55,7 +55,7 @@ static void require_fault(int expected)
     REQUIRE_EQUAL(ring.fault, expected);
 }
 
-TEST(heads, "Heads come in order, and none while it is still live")
+TEST(heads, "Heads come in order, and no head while it is still live")
 {
     fresh(0);
     uint16_t head;
@@ -70,14 +70,14 @@ TEST(heads, "Heads come in order, and none while it is still live")
     svq_be_ring_unpop(&ring, head);
     REQUIRE_EQUAL(svq_be_ring_pop(&ring, &head), 1);
     REQUIRE_EQUAL(head, 5);
-    avail->ring[2] = 3; /* still with us */
+    avail->ring[2] = 3; /* we still have it */
     avail->idx = 3;
     REQUIRE_EQUAL(svq_be_ring_pop(&ring, &head), -EPROTO);
     REQUIRE_EQUAL(ring.fault, SVQ_BE_FAULT_HEAD_LIVE);
     REQUIRE_EQUAL(svq_be_ring_pop(&ring, &head), -EPROTO);
 }
 
-TEST(wrap, "A returned head may come again, also after the indices wrap")
+TEST(wrap, "A returned head may come again, even after the indices wrap")
 {
     fresh(0);
     uint16_t head;
@@ -110,7 +110,7 @@ TEST(indices, "Indices that run ahead, go back or name no descriptor stop the ri
     REQUIRE_EQUAL(ring.fault, SVQ_BE_FAULT_HEAD_RANGE);
 }
 
-TEST(take_up, "A ring is taken up where used idx stands")
+TEST(take_up, "Serving starts where the ring's used idx stands")
 {
     fresh(0);
     used->idx = 65534;
@@ -127,7 +127,7 @@ TEST(take_up, "A ring is taken up where used idx stands")
     REQUIRE_EQUAL(svq_be_ring_pop(&ring, &head), 0);
 }
 
-TEST(event_idx, "EVENT_IDX is honoured both ways, and flags are then ignored")
+TEST(event_idx, "With EVENT_IDX, event indices are honoured both ways, and flags are ignored")
 {
     fresh(1ULL << VIRTIO_F_EVENT_IDX);
     avail->flags = VRING_AVAIL_F_NO_INTERRUPT; /* to be ignored (2.7.7.2) */
@@ -150,7 +150,7 @@ TEST(event_idx, "EVENT_IDX is honoured both ways, and flags are then ignored")
     REQUIRE(svq_be_ring_arm(&ring));
 }
 
-TEST(event_flags, "Without EVENT_IDX flags are honoured both ways, and used_event is ignored")
+TEST(event_flags, "Without EVENT_IDX, flags are honoured both ways, and used_event is ignored")
 {
     fresh(0);
     *vring_used_event(avail, SIZE) = 100; /* to be ignored */
@@ -197,14 +197,14 @@ TEST(chains, "Chains that loop, run long, or mix directions stop the ring")
     fresh(0);
     desc[0] = part(5, 0, UINT32_MAX, VRING_DESC_F_WRITE | VRING_DESC_F_NEXT, 1);
     desc[1] = part(5000, 0, 1, VRING_DESC_F_WRITE, 0);
-    require_fault(SVQ_BE_FAULT_TOO_LONG); /* the mediator's, though their numbers cover the window's */
+    require_fault(SVQ_BE_FAULT_TOO_LONG); /* the mediator's, though their numbers cover the window */
     fresh(0);
     desc[0] = part(5000, 0, UINT32_MAX, VRING_DESC_F_WRITE | VRING_DESC_F_NEXT, 1);
     desc[1] = part(5000, 0, 1, VRING_DESC_F_WRITE, 0);
     require_fault(SVQ_BE_FAULT_TOO_LONG);
 }
 
-TEST(addresses, "Addresses without a gref, or beyond the window that they name, stop the ring")
+TEST(addresses, "Addresses without a gref, or outside the window that they name, stop the ring")
 {
     static const struct {
         uint64_t addr;
@@ -274,7 +274,7 @@ TEST(table_contents, "Tables that nest, loop or are not granted stop the ring")
     REQUIRE_EQUAL(ring.fault, 0);
 }
 
-TEST(random_rings, "Whatever a ring holds, the walk ends and what is said to be of the window lies in it")
+TEST(random_rings, "Whatever a ring holds, the walk ends, and parts marked as the window's lie in it")
 {
     uint32_t accepted = 0;
     srandom(1);

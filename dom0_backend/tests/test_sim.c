@@ -129,7 +129,7 @@ static void require_flags(uint16_t flags)
         REQUIRE_EQUAL(fixture_flags(&bench.machine, i), flags);
 }
 
-/* Waits, by questions that the device's thread answers, until the request is held. */
+/* Waits until the request is held, by asking the device's thread. */
 static void wait_held(void)
 {
     struct svq_be_part part = { 0 };
@@ -166,7 +166,7 @@ TEST(sim_lifetime, "The grant entries of a request are in use while it lives, an
     stop();
 }
 
-TEST(sim_refused, "A frontend page granted read-only cannot be read into: the request fails, the device goes on")
+TEST(sim_refused, "A read into a frontend page granted read-only fails; the device goes on")
 {
     start();
     offer(VIRTIO_BLK_T_IN, 0, GTF_READONLY);

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What differs between the kernels that we build for: 6.1 and newer. Nothing else here tests the version.
+ * The differences between the kernels that we build for: 6.1 and newer. Nothing else here tests the version.
  *
- * Ring creation needs nothing: since 6.18 the DMA device of a ring is a `union virtio_map`, but
- * vring_create_virtqueue still is there and takes the parent of the virtio device, as it ever did.
+ * Ring creation needs nothing: since 6.18 the DMA device of a ring is a `union virtio_map`, but vring_create_virtqueue
+ * still exists and takes the parent of the virtio device, as before.
  */
 #ifndef SVQ_COMPAT_H
 #define SVQ_COMPAT_H
 
 #include <linux/err.h>
-#include <linux/kernel.h> /* hex2bin, before it had a header of its own */
+#include <linux/kernel.h> /* hex2bin, before it had its own header */
 #include <linux/slab.h>
 #include <linux/version.h>
 #include <linux/virtio.h>
@@ -24,7 +24,7 @@
 #endif
 
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 11, 0)
-/* 6.11 put the parallel arrays of find_vqs into one array of these. */
+/* 6.11 merged the parallel arrays of find_vqs into one array of these. */
 struct virtqueue_info {
 	const char *name;
 	vq_callback_t *callback;

@@ -1,25 +1,24 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * virtio over XenBus: a device of the class "virtio" becomes a virtio device, its queues stay in this guest's
- * memory, and each queue has an event channel. The module grants nothing to anyone: the mediator, a domain that
- * this one trusts, reaches the rings by foreign mapping (docs/protocol.md), and writes the grants of requests
- * itself, in entries that the module reserves for it.
+ * virtio over XenBus: a device of the class "virtio" becomes a virtio device, its queues stay in this guest's memory,
+ * and each queue has an event channel. The module itself grants nothing: the mediator, a domain that this one trusts,
+ * maps the rings as foreign memory (docs/protocol.md), and writes the grants of requests into entries that the module
+ * reserves for it.
  *
- * What is given back. From the moment that rings are published, requests, rings and reserved entries belong to
- * the mediator, until something proves that no backend reaches them any more (virtio_xenbus_held.c). `rings_out`
- * says so. No time limit and no vanished mediator is such a proof.
+ * What is given back. Once rings are published, requests, rings and reserved entries belong to the mediator, until
+ * something proves that no backend can reach them (virtio_xenbus_held.c). `rings_out` says so. Neither a timeout nor a
+ * vanished mediator is such a proof.
  *
- * Who runs where. The watch callbacks run in the kernel's one XenBus watch thread, so they only note that
- * something happened; removing a device there waits for nothing either. svq_step() compares the mediator's state
- * with ours and acts; the state work calls it, and so does whoever waits for the mediator. Registering a virtio
- * device runs its driver's probe, and unregistering waits for its requests: both belong to the device work, which
- * holds no lock meanwhile. Ending the requests of a device that was lost has a work of its own, because those may
- * be what the device work waits for.
+ * Who runs where. The watch callbacks run in the kernel's only XenBus watch thread, so they just note that something
+ * happened; removing a device there waits for nothing either. svq_step() compares the mediator's state with ours and
+ * acts; the state work calls it, and so does any code that waits for the mediator. Registering a virtio device runs its
+ * driver's probe, and unregistering waits for its requests: the device work does both, and holds no lock meanwhile. A
+ * separate work ends the requests of a lost device, because the device work may be waiting for them.
  *
- * Who outlives whom. XenBus takes its device away when the toolstack removes the directory, whatever is in flight.
- * So the virtio device is the child of a device of ours (`anchor`), and what is in flight stays with a front that
- * has no XenBus device any more: an orphan, which keeps the module loaded, and which a new XenBus device of the
- * same directory takes over.
+ * What outlives what. XenBus removes its device when the toolstack removes the directory, whatever is in flight. So the
+ * virtio device is the child of a device of ours (`anchor`), and requests in flight stay with a front that no longer
+ * has a XenBus device: an orphan, which keeps the module loaded, and which a new XenBus device of the same directory
+ * takes over.
  */
 #ifndef VIRTIO_XENBUS_H
 #define VIRTIO_XENBUS_H
@@ -38,17 +37,17 @@
 
 #include "svq_nodes.h"
 
-/* How far the connection has come. */
+/* How far the connection has got. */
 enum svq_phase {
 	SVQ_CLOSED,	/* XenBus Closed: no ring is in use */
-	SVQ_WAITING,	/* Initialising: for the mediator's offer */
-	SVQ_OFFERED,	/* Initialising: the offer was read, a driver may set up its rings */
-	SVQ_READY,	/* Initialised: the rings stand in XenStore */
+	SVQ_WAITING,	/* Initialising: waits for the mediator's offer */
+	SVQ_OFFERED,	/* Initialising: we have read the offer, a driver may set up its rings */
+	SVQ_READY,	/* Initialised: the rings are in XenStore */
 	SVQ_CONNECTED,	/* Connected */
-	SVQ_CLOSING,	/* Closing: until what was published is proven to be out of reach */
+	SVQ_CLOSING,	/* Closing: until what was published is proven out of reach */
 };
 
-/* Why a device that closes does not get its buffers back yet: what was last said of it in the log. */
+/* Why a closing device does not get its buffers back yet, as last logged. */
 enum svq_hindrance {
 	SVQ_NOT_HINDERED,
 	SVQ_MEDIATOR_LATE,
@@ -56,7 +55,7 @@ enum svq_hindrance {
 	SVQ_PAGES_HELD,
 };
 
-/* What the mediator offers; checked when read. */
+/* What the mediator offers; checked when it is read. */
 struct svq_offer {
 	u64 features;
 	u32 generation;
@@ -78,36 +77,36 @@ struct svq_queue {
 	unsigned int index;
 	evtchn_port_t port;
 	int irq;
-	u32 resets;		/* how many ring resets were asked for */
+	u32 resets;		/* how many ring resets we asked for */
 	char name[32];
 
 	/* Which requests are in flight, so that we can end them ourselves; see virtio_xenbus_abort.c. */
 	spinlock_t track_lock;
 	u16 avail_seen;
 	u16 used_seen;
-	bool blind;		/* we missed something: until nothing is in flight, `alive` says nothing */
-	s8 *alive;		/* per head: how often made available, less how often used */
+	bool missed_events;	/* `alive` is not valid until nothing is in flight */
+	s8 *alive;		/* for each head: how often made available, minus how often used */
 
-	/* Which of them the backend still has pages of; under the front's `lock`. */
-	bool held_known;	/* else any of them may */
+	/* Which requests have pages that the backend still holds; under the front's `lock`. */
+	bool held_known;	/* false: any request may have some */
 	u8 held[SVQ_BYTES_MAX_VIRTIO_BACK_QUEUE_HELD];
 };
 
-/* One virtio device. A new one is made for each registration; the driver core frees it. */
+/* One virtio device. Each registration gets a new one; the driver core frees it. */
 struct svq_vdev {
 	struct virtio_device vdev;
 	struct svq_front *front;
 	bool live;		/* the virtio core has set `vdev` up */
 	unsigned int num_queues;
-	unsigned int kept_queues;	/* of a driver that is gone: their rings may still be written to */
+	unsigned int kept_queues;	/* of a driver that is gone: somebody may still write to their rings */
 	struct svq_queue *queues;
 };
 
-/* One directory of ours in XenStore. `lock` guards all that does not say otherwise. */
+/* One directory of ours in XenStore. `lock` guards every member that does not say otherwise. */
 struct svq_front {
 	struct device anchor;		/* parent of the virtio device; its last reference frees us */
 	struct list_head entry;		/* in svq_fronts, as is `orphan`: see virtio_xenbus_front.c */
-	bool orphan;			/* has no XenBus device, and a reference to the module */
+	bool orphan;			/* has no XenBus device, but a reference to the module */
 	struct xenbus_device *xendev;	/* NULL while XenBus has none; changes under shown_lock as well */
 	const char *nodename;		/* of our directory */
 	const char *record_path;	/* of dom0's record */
@@ -117,43 +116,43 @@ struct svq_front {
 	struct work_struct device_work;
 	struct work_struct free_work;
 
-	/* Bumped, and `wait` woken, by each watch event. No lock. */
+	/* Each watch event bumps this and wakes `wait`. No lock. */
 	atomic_t events;
 	wait_queue_head_t wait;
 	struct xenbus_watch watch;
 	struct xenbus_watch record_watch;
 
 	struct mutex lock;
-	char *otherend;			/* the mediator's directory; ours, as XenBus frees its own on resume */
+	char *otherend;			/* the mediator's directory; our copy, since XenBus frees its own on resume */
 	enum svq_phase phase;
-	enum xenbus_state own_state;	/* what stands in our `state` node */
-	bool rings_out;			/* what we published may be reached: by the mediator, and by the backend */
+	enum xenbus_state own_state;	/* what our `state` node says */
+	bool rings_out;			/* mediator and backend may reach what we published */
 	bool removing;			/* our driver is being unbound */
-	bool dying;			/* nothing may be queued any more */
+	bool dying;			/* queue no more work */
 	bool disowned;			/* the toolstack removed or reset our directory: it is no longer ours */
 	bool refused;			/* the offer makes no sense to us */
-	bool lost;			/* `dev` has no device behind it and is to be unregistered */
-	unsigned int failures;		/* connections in a row that ended badly */
+	bool lost;			/* `dev` has no device behind it and must be unregistered */
+	unsigned int failures;		/* consecutive connections that ended badly */
 	unsigned long hold_until;	/* jiffies: no new connection before that */
 	unsigned long connected_at;	/* jiffies */
 	unsigned long closing_at;	/* jiffies */
 	u8 status;			/* virtio 2.1 */
 	struct svq_vdev *dev;
-	struct svq_offer offer;		/* `config` and `generation` of it are under config_lock as well */
+	struct svq_offer offer;		/* its `config` and `generation` are under config_lock as well */
 	spinlock_t config_lock;
 
-	/* What tells, later, whether `rings_out` is over; see virtio_xenbus_held.c. */
-	u32 swept;			/* as dom0's record said when the rings were published */
-	bool held_stale;		/* there were held pages when the rings were published */
+	/* This tells later whether `rings_out` is over; see virtio_xenbus_held.c. */
+	u32 swept;			/* as in dom0's record when the rings were published */
+	bool held_stale;		/* pages were already held when the rings were published */
 	u32 held_pages;
-	unsigned long pause;		/* jiffies until we look again, without being told to */
-	bool gone;			/* there was no mediator when we last looked, since gone_at (jiffies) */
+	unsigned long pause;		/* jiffies until we look again without an event */
+	bool gone;			/* at the last look the mediator was gone, since gone_at (jiffies) */
 	unsigned long gone_at;
 	enum svq_hindrance said;
 	u32 said_pages;
-	struct svq_vdev *kept;		/* whose `kept_queues` there are */
+	struct svq_vdev *kept;		/* the device with `kept_queues` */
 
-	struct svq_refs *refs;		/* that were published with the rings; NULL: none */
+	struct svq_refs *refs;		/* published with the rings; NULL: none */
 
 	enum xenbus_state shown_state;	/* for XenBus's copy of our state; under shown_lock */
 	spinlock_t shown_lock;
@@ -190,7 +189,7 @@ void svq_note_event(struct svq_front *front);
 /* virtio_xenbus_device.c */
 void svq_device_work(struct work_struct *work);
 
-/* virtio_xenbus_state.c: all but svq_wait, svq_wake and svq_peer_timeout want `lock` held */
+/* virtio_xenbus_state.c: all but svq_wait, svq_wake and svq_peer_timeout need `lock` held */
 void svq_step(struct svq_front *front);
 void svq_step_later(struct svq_front *front, unsigned long delay);
 void svq_begin_close(struct svq_front *front, bool orderly);
@@ -202,7 +201,7 @@ bool svq_wait(struct svq_front *front, bool (*done)(struct svq_front *front, voi
 	      unsigned long timeout);
 void svq_wake(struct svq_front *front);
 
-/* virtio_xenbus_held.c: `lock` held, but for svq_end_work and svq_wait_ended */
+/* virtio_xenbus_held.c: `lock` held, except for svq_end_work and svq_wait_ended */
 void svq_all_ended(struct svq_front *front);
 void svq_look_for_end(struct svq_front *front, enum xenbus_state peer);
 void svq_end_work(struct work_struct *work);
@@ -246,9 +245,9 @@ void svq_kick_all(struct svq_vdev *dev);
 
 /* virtio_xenbus_abort.c */
 enum svq_ending {
-	SVQ_END_ALL,		/* nothing of them can be reached */
-	SVQ_END_RELEASED,	/* but for those whose pages may be held */
-	SVQ_END_PINNED,		/* all, and their pages are never used again */
+	SVQ_END_ALL,		/* nobody can reach any of them */
+	SVQ_END_RELEASED,	/* except those whose pages may be held */
+	SVQ_END_PINNED,		/* all, and their pages are never reused */
 };
 
 #define SVQ_IN_FLIGHT_UNKNOWN UINT_MAX
@@ -260,7 +259,7 @@ void svq_track(struct svq_queue *queue);
 unsigned int svq_in_flight(struct svq_vdev *dev);
 void svq_end_requests(struct svq_vdev *dev, enum svq_ending ending);
 
-/* virtio_xenbus_refs.c: a front's with `lock` held */
+/* virtio_xenbus_refs.c: `lock` held for a front's */
 struct svq_refs {
 	struct list_head entry;
 	domid_t mediator;

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Ending the requests of a device that is gone. virtio_blk waits for every request when it is unbound, and only
- * the device ends them: without one, the unbinding, and whoever waits for the disk, would hang for ever. So when
- * the mediator has let go of the rings, we answer in its place: each request of which nothing can be reached any
- * more fails with an I/O error.
+ * Ends the requests of a device that is gone. When virtio_blk is unbound it waits for every request, and only the
+ * device ends requests: without one, the unbinding, and anybody waiting for the disk, would hang forever. So once the
+ * mediator has let go of the rings, we complete requests in its place: each request that nobody can reach any more
+ * fails with an I/O error.
  *
- * Which requests are in flight is known only to the ring code, so we count along: what the driver made available
- * and what came back used, as seen at each interrupt. The driver takes back used buffers in its interrupt
- * handler only, so that the ring hardly ever turns over between two looks. If it does (or the queue is polled,
- * with no interrupts), that is noticed, and we count anew when the queue is next seen empty.
+ * Only the ring code knows which requests are in flight, so we keep our own count: what the driver made available and
+ * what came back used, as seen at each interrupt. The driver takes back used buffers only in its interrupt handler, so
+ * the ring hardly ever turns over between two looks. If it does (or if the queue is polled, without interrupts), we
+ * notice, and start counting again when we next see the queue empty.
  */
 #include <linux/interrupt.h>
 #include <linux/io.h>
@@ -23,10 +23,7 @@
 
 #include "virtio_xenbus.h"
 
-/*
- * Each round lets in the requests that just then were on their way into a ring; with a busy disk that may go on
- * a while.
- */
+/* Each round admits the requests that were just on their way into a ring; with a busy disk that may take a while. */
 #define SVQ_ABORT_ROUNDS 256
 
 int svq_track_init(struct svq_queue *queue)
@@ -45,7 +42,7 @@ void svq_track_restart(struct svq_queue *queue)
 	spin_lock_irqsave(&queue->track_lock, flags);
 	queue->avail_seen = 0;
 	queue->used_seen = 0;
-	queue->blind = false;
+	queue->missed_events = false;
 	if (queue->alive)
 		memset(queue->alive, 0, queue->vq->num_max * sizeof(*queue->alive));
 	spin_unlock_irqrestore(&queue->track_lock, flags);
@@ -66,18 +63,18 @@ static void svq_track_locked(struct svq_queue *queue)
 	u16 used, avail;
 	u32 id;
 
-	/* Used before available: whatever is in the former was in the latter. */
+	/* Used before available: whatever is used was available before. */
 	used = virtio16_to_cpu(vdev, READ_ONCE(vring->used->idx));
-	virt_rmb(); /* `used` before `avail`, as said */
+	virt_rmb(); /* `used` before `avail`, see above */
 	avail = virtio16_to_cpu(vdev, READ_ONCE(vring->avail->idx));
-	virt_rmb(); /* the entries after the indices that tell of them */
+	virt_rmb(); /* the entries after their indices */
 	if ((u16)(used - queue->used_seen) > vring->num || (u16)(avail - queue->avail_seen) > vring->num)
-		queue->blind = true;
-	if (queue->blind) {
-		/* Once nothing is in flight we know that, whatever we missed. */
+		queue->missed_events = true;
+	if (queue->missed_events) {
+		/* Nothing is in flight: that is certain, whatever we missed. */
 		if (avail == used) {
 			memset(queue->alive, 0, queue->vq->num_max * sizeof(*queue->alive));
-			queue->blind = false;
+			queue->missed_events = false;
 		}
 		queue->avail_seen = avail;
 		queue->used_seen = used;
@@ -95,7 +92,7 @@ static void svq_track_locked(struct svq_queue *queue)
 	}
 }
 
-/* In the interrupt, before and after the driver looks at the ring. */
+/* Called in the interrupt, before and after the driver looks at the ring. */
 void svq_track(struct svq_queue *queue)
 {
 	unsigned long flags;
@@ -117,7 +114,7 @@ static void *svq_dma_to_virt(u64 addr, u64 bytes)
 	return phys_to_virt(addr);
 }
 
-/* Nobody gets these pages when their owner frees them. */
+/* Keeps these pages from reuse after their owner frees them. */
 static void svq_pin_pages(u64 addr, u64 bytes)
 {
 	u64 pfn = addr >> PAGE_SHIFT;
@@ -130,8 +127,8 @@ static void svq_pin_pages(u64 addr, u64 bytes)
 }
 
 /*
- * Walks a block request, and pins its pages if asked to. Its status is the last byte that the device may write
- * (virtio 5.2.6).
+ * Walks a block request, and pins its pages if `pin`. Its status is the last byte that the device may write (virtio
+ * 5.2.6).
  */
 static u8 *svq_find_status(struct virtio_device *vdev, const struct vring *vring, u16 head, bool pin)
 {
@@ -164,7 +161,7 @@ static u8 *svq_find_status(struct virtio_device *vdev, const struct vring *vring
 	return bytes ? bytes + entries - 1 : NULL;
 }
 
-/* Answers one request as the device would. */
+/* Completes one request as the device would. */
 static void svq_fail_request(struct svq_queue *queue, const struct vring *vring, u16 head, bool pin)
 {
 	struct virtio_device *vdev = &queue->dev->vdev;
@@ -173,7 +170,7 @@ static void svq_fail_request(struct svq_queue *queue, const struct vring *vring,
 	u8 *status = svq_find_status(vdev, vring, head, pin);
 
 	if (!status) {
-		queue->blind = true;
+		queue->missed_events = true;
 		return;
 	}
 	*status = VIRTIO_BLK_S_IOERR;
@@ -199,7 +196,7 @@ static unsigned int svq_fail_requests(struct svq_queue *queue, enum svq_ending e
 
 	spin_lock_irqsave(&queue->track_lock, flags);
 	svq_track_locked(queue);
-	for (id = 0; id < vring->num && !queue->blind; id++) {
+	for (id = 0; id < vring->num && !queue->missed_events; id++) {
 		if (queue->alive[id] <= 0 || (ending == SVQ_END_RELEASED && svq_may_be_held(queue, id)))
 			continue;
 		svq_fail_request(queue, vring, id, ending == SVQ_END_PINNED);
@@ -209,7 +206,7 @@ static unsigned int svq_fail_requests(struct svq_queue *queue, enum svq_ending e
 	return failed;
 }
 
-/* Lets the driver take back what is used, which it only does with a ring that is not broken. */
+/* Lets the driver take back used buffers, which it does only if the ring is not broken. */
 static void svq_let_driver_look(struct svq_queue *queue)
 {
 	unsigned long flags;
@@ -221,43 +218,40 @@ static void svq_let_driver_look(struct svq_queue *queue)
 	local_irq_restore(flags);
 }
 
-/*
- * How many requests the driver has given away, SVQ_IN_FLIGHT_UNKNOWN when that cannot be told. With the front's
- * `lock` held.
- */
+/* How many requests the driver has given away, or SVQ_IN_FLIGHT_UNKNOWN. With the front's `lock` held. */
 unsigned int svq_in_flight(struct svq_vdev *dev)
 {
 	struct svq_queue *queue;
 	unsigned int i, id, count = 0;
 	unsigned long flags;
-	bool blind;
+	bool missed_events;
 
 	for (i = 0; i < dev->num_queues; i++) {
 		queue = &dev->queues[i];
 		if (!queue->alive)
 			return SVQ_IN_FLIGHT_UNKNOWN;
-		if (READ_ONCE(queue->vq->reset)) /* a reset that is done has given them back */
+		if (READ_ONCE(queue->vq->reset)) /* a completed reset has given them back */
 			continue;
 		spin_lock_irqsave(&queue->track_lock, flags);
 		svq_track_locked(queue);
-		blind = queue->blind;
+		missed_events = queue->missed_events;
 		for (id = 0; id < queue->vq->num_max; id++)
 			count += queue->alive[id] > 0;
 		spin_unlock_irqrestore(&queue->track_lock, flags);
-		if (blind)
+		if (missed_events)
 			return SVQ_IN_FLIGHT_UNKNOWN;
 	}
 	return count;
 }
 
-/* With the front's `lock` held, when the device is broken and the mediator leaves the rings alone. */
+/* With the front's `lock` held, once the device is broken and the mediator leaves the rings alone. */
 void svq_end_requests(struct svq_vdev *dev, enum svq_ending ending)
 {
 	unsigned int round, i, failed = 1;
 
-	/* In the first round the driver also gets what the mediator ended before it stopped. */
+	/* In the first round the driver also gets what the mediator completed before it stopped. */
 	for (round = 0; failed && round < SVQ_ABORT_ROUNDS; round++) {
-		/* The driver adds to a ring with interrupts off, which this waits for. */
+		/* The driver adds to a ring with interrupts off; this waits until it is done. */
 		synchronize_rcu();
 		for (failed = 0, i = 0; i < dev->num_queues; i++) {
 			if (!dev->queues[i].alive || READ_ONCE(dev->queues[i].vq->reset))
@@ -267,6 +261,6 @@ void svq_end_requests(struct svq_vdev *dev, enum svq_ending ending)
 		}
 	}
 	for (i = 0; i < dev->num_queues && ending != SVQ_END_RELEASED; i++)
-		if (failed || dev->queues[i].blind)
+		if (failed || dev->queues[i].missed_events)
 			svq_err(dev->front, "queue %u: cannot end all requests in flight\n", i);
 }

@@ -9,9 +9,8 @@
 #include "virtio_xenbus.h"
 
 /*
- * Feature bits of the transport (virtio 6) that the protocol carries; the device's own bits pass as they are.
- * Among those left out are packed rings and in-order use: the mediator walks split rings and completes in any
- * order.
+ * Feature bits of the transport (virtio 6) that the protocol carries; the device's own bits pass as they are. It leaves
+ * out packed rings and in-order use, among others: the mediator walks split rings and completes in any order.
  */
 #define SVQ_TRANSPORT_FEATURES                                                                   \
 	(BIT_ULL(VIRTIO_RING_F_INDIRECT_DESC) | BIT_ULL(VIRTIO_RING_F_EVENT_IDX) |               \
@@ -46,20 +45,20 @@ static int svq_finalize_features(struct virtio_device *vdev)
 	if (ring_reset)
 		__virtio_set_bit(vdev, VIRTIO_F_RING_RESET);
 
-	/* Not ours to set when the driver left them out: ring addresses would not be what the mediator expects. */
+	/* We cannot set these for the driver: its ring addresses would not be what the mediator expects. */
 	if (!__virtio_test_bit(vdev, VIRTIO_F_VERSION_1) || !__virtio_test_bit(vdev, VIRTIO_F_ACCESS_PLATFORM)) {
 		dev_err(&vdev->dev, "the driver must accept VERSION_1 and ACCESS_PLATFORM\n");
 		return -EINVAL;
 	}
-	/* After a restore the driver brings features of long ago, and the offer may be another mediator's. */
+	/* After a restore the driver has its old features, and the offer may come from another mediator. */
 	if (vdev->features & ~offered) {
-		dev_err(&vdev->dev, "features 0x%llx are not offered any more\n", vdev->features & ~offered);
+		dev_err(&vdev->dev, "features 0x%llx are no longer offered\n", vdev->features & ~offered);
 		return -EINVAL;
 	}
 	return READ_ONCE(front->lost) ? -ENODEV : 0;
 }
 
-/* Whatever lies beyond the configuration space reads as zeros. */
+/* Bytes beyond the configuration space read as zeros. */
 static void svq_get(struct virtio_device *vdev, unsigned int offset, void *buf, unsigned int len)
 {
 	struct svq_front *front = svq_of(vdev)->front;
@@ -104,7 +103,7 @@ void svq_config_refresh(struct svq_front *front)
 	if (err == -EINVAL || err == -ERANGE || err == -ENOENT)
 		svq_lose(front, "its configuration makes no sense");
 	if (err)
-		return; /* it changes still, and the watch will fire again */
+		return; /* it is still changing, and the watch will fire again */
 	spin_lock_irqsave(&front->config_lock, flags);
 	memcpy(front->offer.config, fresh.config, sizeof(fresh.config));
 	front->offer.config_bytes = fresh.config_bytes;
@@ -142,8 +141,8 @@ static int svq_publish(struct svq_vdev *dev)
 }
 
 /*
- * With DRIVER_OK the rings go to the mediator. We wait until it has them: a driver that asks a device which
- * never connects for its first sector, in its probe, could not be told of the failure in any other way.
+ * With DRIVER_OK the rings go to the mediator. We wait until it has them: a driver may read the first sector in its
+ * probe, and there is no other way to tell it that the device never connects.
  */
 static void svq_driver_ok(struct svq_vdev *dev)
 {
@@ -159,7 +158,7 @@ static void svq_driver_ok(struct svq_vdev *dev)
 	mutex_lock(&front->lock);
 	if (front->phase != SVQ_CONNECTED) {
 		svq_lose(front, err ? "its rings could not be published" : "the mediator does not connect");
-		/* It may have been lost before its rings were there. */
+		/* The device may have been lost before its rings existed. */
 		virtio_break_device(&dev->vdev);
 	}
 	mutex_unlock(&front->lock);
@@ -181,7 +180,7 @@ static void svq_set_status(struct virtio_device *vdev, u8 status)
 		svq_driver_ok(dev);
 }
 
-/* A driver may begin afresh; or there is nothing to begin with and nothing in use. */
+/* A driver may begin again; or there is no device, and nothing is in use. */
 static bool svq_is_settled(struct svq_front *front, void *arg)
 {
 	if (front->phase == SVQ_OFFERED)
@@ -190,9 +189,9 @@ static bool svq_is_settled(struct svq_front *front, void *arg)
 }
 
 /*
- * The driver frees its buffers after this, and cannot be told that it must not. So it waits until nobody reaches
- * them: Closing, then a proof, however long that takes. Then it connects again, up to the mediator's next offer. A
- * mediator that does not make one costs the device.
+ * The driver frees its buffers after this, and we cannot tell it not to. So this waits until nobody reaches them:
+ * Closing, then a proof, however long that takes. Then it connects again, up to the mediator's next offer. If the
+ * mediator makes none, the device is lost.
  */
 static void svq_reset(struct virtio_device *vdev)
 {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* The virtio device: making it of an offer, giving it to a driver, and taking it away. */
+/* The virtio device: makes it from an offer, gives it to a driver, and takes it away. */
 #include <linux/pm.h>
 #include <linux/slab.h>
 #include <linux/string.h>
@@ -7,7 +7,7 @@
 #include "compat.h"
 #include "virtio_xenbus.h"
 
-#define SVQ_VENDOR_XEN 0x5853 /* as of Xen's PCI devices; no driver asks */
+#define SVQ_VENDOR_XEN 0x5853 /* as for Xen's PCI devices; no driver asks */
 
 static void svq_release(struct device *device)
 {
@@ -17,7 +17,7 @@ static void svq_release(struct device *device)
 #ifdef CONFIG_PM_SLEEP
 /*
  * The virtio bus leaves suspend to us. A frozen device has no request in flight and no ring with the mediator: its
- * driver would wait for that for ever if a backend keeps something.
+ * driver would wait for that forever if a backend keeps something.
  */
 static int svq_freeze(struct device *device)
 {
@@ -25,7 +25,7 @@ static int svq_freeze(struct device *device)
 	struct svq_front *front = svq_of(vdev)->front;
 
 	if (READ_ONCE(front->lost) && READ_ONCE(front->rings_out)) {
-		svq_err(front, "no suspend: requests of the lost device may still be reached\n");
+		svq_err(front, "cannot suspend: requests of the lost device may still be reachable\n");
 		return -EBUSY;
 	}
 	return virtio_device_freeze(vdev);
@@ -46,7 +46,7 @@ static const struct device_type svq_device_type = {
 	.pm = &svq_pm_ops,
 };
 
-/* Makes a virtio device of the offer and lets the driver core find it a driver. Without `lock`. */
+/* Makes a virtio device from the offer, and lets the driver core find a driver for it. Without `lock`. */
 static void svq_register(struct svq_front *front, struct svq_vdev *dev)
 {
 	int err;
@@ -69,7 +69,7 @@ static void svq_unregister(struct svq_front *front)
 {
 	struct svq_vdev *dev = front->dev;
 
-	/* The other works find the device by `dev` until it is cleared. */
+	/* The other works find the device through `dev` until it is cleared. */
 	get_device(&dev->vdev.dev);
 	unregister_virtio_device(&dev->vdev);
 	mutex_lock(&front->lock);
@@ -93,16 +93,16 @@ static struct svq_vdev *svq_new_device(struct svq_front *front)
 	dev->vdev.id.device = front->offer.device_type;
 	dev->vdev.id.vendor = SVQ_VENDOR_XEN;
 	dev->vdev.config = &svq_config_ops;
-	dev->vdev.dev.parent = &front->anchor; /* which also is the device that DMA mappings are made for */
+	dev->vdev.dev.parent = &front->anchor; /* which is also the device for DMA mappings */
 	dev->vdev.dev.type = &svq_device_type;
 	dev->vdev.dev.release = svq_release;
 	return dev;
 }
 
 /*
- * Whether the device is to be taken from its driver now. One that was lost is only when all that was in flight may
- * end: a driver waits for its requests, and while it does, the driver core's lock on the device is taken, which
- * would hold up a system that goes down.
+ * Whether to take the device from its driver now. For a lost device we wait until everything in flight may end: a
+ * driver waits for its requests, and meanwhile holds the driver core's lock on the device, which would delay a
+ * shutdown.
  */
 static bool svq_is_to_go(const struct svq_front *front)
 {
@@ -111,7 +111,7 @@ static bool svq_is_to_go(const struct svq_front *front)
 	return front->lost ? !front->rings_out : front->removing;
 }
 
-/* The only one who registers and unregisters. */
+/* Only this work registers and unregisters devices. */
 void svq_device_work(struct work_struct *work)
 {
 	struct svq_front *front = container_of(work, struct svq_front, device_work);
@@ -124,7 +124,7 @@ void svq_device_work(struct work_struct *work)
 		fresh = svq_new_device(front);
 		front->dev = fresh;
 		if (!fresh)
-			svq_lose(front, "no memory"); /* and so try again, after a pause */
+			svq_lose(front, "no memory"); /* and so we try again, after a pause */
 	}
 	mutex_unlock(&front->lock);
 

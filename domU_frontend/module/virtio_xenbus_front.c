@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* The front of a directory of ours: made with its XenBus device, gone when nothing of it is in flight any more. */
+/* The front of a directory of ours: made with its XenBus device, freed when nothing of it is in flight any more. */
 #include <linux/dma-mapping.h>
 #include <linux/err.h>
 #include <linux/module.h>
@@ -9,19 +9,19 @@
 
 #include "virtio_xenbus.h"
 
-/* All fronts, at most one for a directory. Taken before a front's `lock`, and never while anyone is waited for. */
+/* All fronts, at most one for a directory. Its lock is taken before a front's `lock`, and never held while waiting. */
 LIST_HEAD(svq_fronts);
 DEFINE_MUTEX(svq_fronts_lock);
 
 static struct device *svq_root;			/* /sys/devices/virtio_xenbus, above the anchors */
-static struct workqueue_struct *svq_reaper;	/* frees orphans, whose own works cannot */
+static struct workqueue_struct *svq_reaper;	/* frees orphans, since their own works cannot */
 
 /* In the watch thread. */
 void svq_note_event(struct svq_front *front)
 {
 	unsigned long flags;
 
-	/* See svq_show_state: here, and nowhere else, XenBus's copy of our state leaves Initialising. */
+	/* See svq_show_state: only here does XenBus's copy of our state leave Initialising. */
 	spin_lock_irqsave(&front->shown_lock, flags);
 	if (front->xendev)
 		front->xendev->state = front->shown_state;
@@ -30,7 +30,7 @@ void svq_note_event(struct svq_front *front)
 	mod_delayed_work(front->workqueue, &front->state_work, 0);
 }
 
-/* Everything in the mediator's directory, for what besides its state may change: see svq_look_at_device. */
+/* Watches everything in the mediator's directory, since more than its state may change: see svq_look_at_device. */
 static void svq_watch_fired(struct xenbus_watch *watch, const char *path, const char *token)
 {
 	svq_note_event(container_of(watch, struct svq_front, watch));
@@ -41,7 +41,7 @@ static void svq_record_watch_fired(struct xenbus_watch *watch, const char *path,
 	svq_note_event(container_of(watch, struct svq_front, record_watch));
 }
 
-/* One event that still waits to be handled stands for all of them. */
+/* One unhandled event stands for all of them. */
 static bool svq_watch_wanted(struct xenbus_watch *watch, const char *path, const char *token)
 {
 	return !watch->nr_pending;
@@ -114,7 +114,7 @@ static void svq_anchor_release(struct device *anchor)
 }
 
 #ifdef CONFIG_PM_SLEEP
-/* This is another domain now, and nothing of the one before is reached here. A XenBus device has svq_resume. */
+/* This is another domain now, and nobody can reach the old one's memory here. A XenBus device has svq_resume. */
 static int svq_anchor_restore(struct device *anchor)
 {
 	struct svq_front *front = container_of(anchor, struct svq_front, anchor);
@@ -138,7 +138,7 @@ static const struct device_type svq_anchor_type = {
 #endif
 };
 
-/* Stops everything and lets go of the front, which is in no list, has no device and no rings out. */
+/* Stops everything and frees the front, which is in no list, has no device and no rings out. */
 static void svq_front_free(struct svq_front *front)
 {
 	svq_front_unwatch(front);
@@ -162,14 +162,14 @@ static int svq_front_fill(struct svq_front *front, struct xenbus_device *xendev)
 	front->record_path = kasprintf(GFP_KERNEL, "shadowvq/%s", kbasename(xendev->nodename));
 	front->otherend = kstrdup(xendev->otherend, GFP_KERNEL);
 	/*
-	 * Unbound: a work that waits for a driver must not hold up the others. Freezable: after a restore, none
-	 * may look at the nodes of the mediator that was, before svq_resume. Not WQ_MEM_RECLAIM: a driver that is
-	 * unbound flushes works of its own, which need not be that either.
+	 * Unbound: a work that waits for a driver must not delay the others. Freezable: after a restore, no work may
+	 * read the old mediator's nodes before svq_resume. Not WQ_MEM_RECLAIM: a driver that is unbound flushes works
+	 * of its own, which need not be that either.
 	 */
 	front->workqueue = alloc_workqueue("%s", WQ_UNBOUND | WQ_FREEZABLE, 0, dev_name(&xendev->dev));
 	if (!front->nodename || !front->record_path || !front->otherend || !front->workqueue)
 		return -ENOMEM;
-	/* No bus sets a DMA mask; any guest page will do, so nothing ever bounces for its address. */
+	/* No bus sets a DMA mask; any guest page will do, so no address ever needs a bounce buffer. */
 	err = dma_coerce_mask_and_coherent(&front->anchor, DMA_BIT_MASK(64));
 	if (!err)
 		err = dev_set_name(&front->anchor, "%s", dev_name(&xendev->dev));
@@ -208,7 +208,7 @@ static struct svq_front *svq_front_new(struct xenbus_device *xendev)
 	return front;
 }
 
-/* An orphan belongs to a XenBus device again, which holds the module from now on; perhaps with another mediator. */
+/* An orphan gets a XenBus device again, which keeps the module loaded from now on; perhaps with another mediator. */
 static int svq_front_adopt(struct svq_front *front, struct xenbus_device *xendev)
 {
 	char *otherend = kstrdup(xendev->otherend, GFP_KERNEL);
@@ -225,7 +225,7 @@ static int svq_front_adopt(struct svq_front *front, struct xenbus_device *xendev
 	return 0;
 }
 
-/* The front for a XenBus device that is being probed: what an earlier one left in flight, or a new one. */
+/* The front for a XenBus device that is being probed: an orphan that an earlier device left, or a new one. */
 struct svq_front *svq_front_take(struct xenbus_device *xendev)
 {
 	struct svq_front *front;
@@ -250,7 +250,7 @@ bool svq_front_is_empty(struct svq_front *front, void *arg)
 	return !front->dev && !front->rings_out;
 }
 
-/* With svq_fronts_lock held, and without the front's: takes it out of the world if it is empty. */
+/* With svq_fronts_lock held, and without the front's: takes it off the list if it is empty. */
 static bool svq_front_retire(struct svq_front *front)
 {
 	bool empty;
@@ -267,7 +267,7 @@ static bool svq_front_retire(struct svq_front *front)
 	return empty;
 }
 
-/* Its XenBus device goes: an empty front goes with it, and another one stays until it is empty. */
+/* Its XenBus device goes away: an empty front goes too, and any other front stays until it is empty. */
 void svq_front_leave(struct svq_front *front)
 {
 	unsigned long flags;
@@ -276,7 +276,9 @@ void svq_front_leave(struct svq_front *front)
 	mutex_lock(&svq_fronts_lock);
 	mutex_lock(&front->lock);
 	spin_lock_irqsave(&front->shown_lock, flags);
-	/* XenBus writes Closed now, unless it believes that this stands there: as long as it is not true. */
+	/*
+	 * XenBus writes Closed now unless it believes that the node already says so; prevent that while it is not true.
+	 */
 	if (front->xendev && !svq_front_is_empty(front, NULL))
 		front->xendev->state = XenbusStateClosed;
 	front->xendev = NULL;
@@ -291,7 +293,7 @@ void svq_front_leave(struct svq_front *front)
 		svq_front_free(front);
 }
 
-/* The last deed of each work of a front: an orphan that has become empty is freed. */
+/* Each work of a front ends with this: an orphan that has become empty is freed. */
 void svq_front_check(struct svq_front *front)
 {
 	bool empty = false;

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * When what was given away is ours again. A backend that misbehaves keeps pages of a request mapped, and a mediator
- * that vanishes leaves grants behind; who goes on with such pages shares them with the backend. So a device that
- * closes keeps its requests in flight, its rings and its grant references until one of these says that nobody
- * reaches them (docs/protocol.md, "When the frontend has its buffers back"):
+ * When what was given away is ours again. A misbehaving backend keeps pages of a request mapped, and a mediator that
+ * vanishes leaves grants behind; a guest that reused such pages would share them with the backend. So a closing device
+ * keeps its requests in flight, its rings and its grant references until one of these says that nobody can reach them
+ * (docs/protocol.md, "When the frontend has its buffers back"):
  *
  * - the mediator, by its state Closed. The transaction that published the rings saw it in InitWait, so Closed came
- *   later; and only a mediator writes it. (Initialising, in a directory that was made anew, is the toolstack's word.)
+ *   later; and only a mediator writes it. (Initialising, in a recreated directory, comes from the toolstack.)
  * - dom0, by `swept` in its record of the device, which has grown since that transaction: the device was detached,
- *   or its mediator was gone, and nothing of it is granted any more.
+ *   or its mediator was gone, and none of it is granted any more.
  * - for single requests, the mediator, by `queue-{n}/held`, while it is Closing with `held-pages` above 0.
  */
 #include <linux/jiffies.h>
@@ -18,10 +18,10 @@
 
 #include "virtio_xenbus.h"
 
-/* How often we look without having been told that something changed. */
+/* How often we look without an event. */
 #define SVQ_PAUSE_MIN (HZ / 4)
 #define SVQ_PAUSE_MAX (8 * HZ)
-/* Between a detached device's last node and `swept` there is a moment that is not worth a word. */
+/* Between the removal of a detached device's last node and `swept` there is a gap that is not worth a message. */
 #define SVQ_GONE_GRACE (2 * HZ)
 
 static bool svq_is_proven(struct svq_front *front, enum xenbus_state peer)
@@ -34,8 +34,8 @@ static bool svq_is_proven(struct svq_front *front, enum xenbus_state peer)
 }
 
 /*
- * Which requests are held, if the mediator says that pages are. In this order: bits are written before `held-pages`
- * says that they count, and from then on only cleared.
+ * Reads which requests are held, if the mediator says that pages are. The order matters: the mediator writes the bits
+ * before `held-pages` makes them count, and from then on only clears them.
  */
 static bool svq_read_held(struct svq_front *front)
 {
@@ -53,7 +53,7 @@ static bool svq_read_held(struct svq_front *front)
 		    memchr_inv(queue->held, 0, DIV_ROUND_UP(virtqueue_get_vring_size(queue->vq), BITS_PER_BYTE)))
 			any = true;
 	}
-	/* Held pages that belong to no request: then they may belong to any. */
+	/* The held pages belong to no request: then they may belong to any. */
 	for (i = 0; dev && !any && i < dev->num_queues; i++)
 		dev->queues[i].held_known = false;
 	return true;
@@ -72,7 +72,7 @@ bool svq_is_late(const struct svq_front *front)
 	return time_after(jiffies, front->closing_at + msecs_to_jiffies(front->offer.close_timeout_ms));
 }
 
-/* Says what holds things up, once for each time that it changes. (Of held pages, their number is written last.) */
+/* Logs what the device waits for, once for each change. (The mediator writes the number of held pages last.) */
 static void svq_say_hindrance(struct svq_front *front, enum svq_hindrance hindrance)
 {
 	unsigned int requests = front->dev ? svq_in_flight(front->dev) : 0;
@@ -89,15 +89,15 @@ static void svq_say_hindrance(struct svq_front *front, enum svq_hindrance hindra
 		snprintf(count, sizeof(count), "%u request%s", requests, requests == 1 ? "" : "s");
 	switch (hindrance) {
 	case SVQ_PAGES_HELD:
-		svq_err(front, "the device's backend keeps %u page%s mapped that it must not use any more; until it lets go, or its domain is destroyed in dom0, there is no end for %s of the driver\n",
+		svq_err(front, "the device's backend keeps %u page%s mapped that it must not use any more; until it lets go, or its domain is destroyed in dom0, %s of the driver cannot end\n",
 			pages, pages == 1 ? "" : "s", count);
 		break;
 	case SVQ_MEDIATOR_GONE:
-		svq_err(front, "the mediator is gone, and what it granted to the device's backend may be reached still; until dom0 has run `shadowvq ctl sweep` there is no end for %s of the driver\n",
+		svq_err(front, "the mediator is gone, and the device's backend may still reach what it granted; until dom0 has run `shadowvq ctl sweep`, %s of the driver cannot end\n",
 			count);
 		break;
 	case SVQ_MEDIATOR_LATE:
-		svq_warn(front, "the mediator has not closed the device within %u ms; until it has, there is no end for %s of the driver\n",
+		svq_warn(front, "the mediator has not closed the device within %u ms; until it has, %s of the driver cannot end\n",
 			 front->offer.close_timeout_ms, count);
 		break;
 	case SVQ_NOT_HINDERED:
@@ -105,7 +105,7 @@ static void svq_say_hindrance(struct svq_front *front, enum svq_hindrance hindra
 	}
 }
 
-/* Nothing that was published can be reached any more. */
+/* Nobody can reach anything that was published. */
 void svq_all_ended(struct svq_front *front)
 {
 	front->rings_out = false;
@@ -119,7 +119,7 @@ void svq_all_ended(struct svq_front *front)
 	svq_wake(front);
 }
 
-/* For a device that closes and whose rings are out: what its mediator and dom0 say of them now. */
+/* For a closing device whose rings are out: checks what its mediator and dom0 say about them now. */
 void svq_look_for_end(struct svq_front *front, enum xenbus_state peer)
 {
 	if (svq_is_proven(front, peer)) {
@@ -128,7 +128,7 @@ void svq_look_for_end(struct svq_front *front, enum xenbus_state peer)
 	}
 	front->held_pages = 0;
 	if (peer == XenbusStateClosing && svq_read_held(front))
-		svq_queue_work(front, &front->end_work); /* which says so when it knows how many are left */
+		svq_queue_work(front, &front->end_work); /* which logs it once it knows how many are left */
 	else if (svq_is_gone(front, peer))
 		svq_say_hindrance(front, SVQ_MEDIATOR_GONE);
 	else if (!front->gone && svq_is_late(front))
@@ -137,7 +137,7 @@ void svq_look_for_end(struct svq_front *front, enum xenbus_state peer)
 	svq_step_later(front, front->pause);
 }
 
-/* Ends what may be ended of the requests of a device that was lost. */
+/* Ends those requests of a lost device that may end. */
 void svq_end_work(struct work_struct *work)
 {
 	struct svq_front *front = container_of(work, struct svq_front, end_work);
@@ -155,16 +155,16 @@ void svq_end_work(struct work_struct *work)
 	svq_front_check(front);
 }
 
-/* What a driver wants that is about to free its buffers and rings; `arg` is its device. */
+/* What a driver needs before it frees its buffers and rings; `arg` is its device. */
 static bool svq_may_let_go(struct svq_front *front, void *arg)
 {
 	return !front->rings_out || (svq_is_late(front) && svq_in_flight(arg) == 0);
 }
 
 /*
- * Waits as long as it takes, for a driver that reuses its buffers when this returns: until nobody reaches them, or
- * until the mediator is late and none is in flight, so that only rings are left, which are kept instead of freed.
- * Returns whether nobody reaches anything. When the system goes down it waits for nothing: what a backend still has
+ * For a driver that reuses its buffers when this returns. Waits as long as it takes: until nobody reaches them, or
+ * until the mediator is late and no buffer is in flight, so that only rings are left, which we keep instead of freeing
+ * them. Returns whether nobody reaches anything. During a shutdown it waits for nothing: what a backend still has
  * mapped ends with this domain. Call without `lock`.
  */
 bool svq_wait_ended(struct svq_vdev *dev)

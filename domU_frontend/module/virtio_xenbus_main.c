@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* The XenBus driver: devices come and go, the domain is restored elsewhere, the system goes down. */
+/* The XenBus driver: devices come and go, the domain is restored elsewhere, the system shuts down. */
 #include <linux/delay.h>
 #include <linux/err.h>
 #include <linux/jiffies.h>
@@ -13,14 +13,14 @@
 
 #include "virtio_xenbus.h"
 
-/* So long drivers may take to let go of their devices when the system goes down. */
+/* How long drivers may take to let go of their devices during a shutdown. */
 #define SVQ_HALT_GRACE (2 * HZ)
 #define SVQ_HALT_POLL_MS 50
 
-/* The system goes down, and this domain with it: nothing waits any more. */
+/* The system shuts down, and this domain with it: nothing waits any more. */
 bool svq_halting;
 
-/* XenBus has one thread for all watches of all devices. It is known as soon as a watch of ours has fired. */
+/* XenBus has one thread for all watches of all devices. We know it as soon as one of our watches has fired. */
 static struct task_struct *svq_watch_thread;
 
 /* In the watch thread. */
@@ -30,7 +30,7 @@ static void svq_otherend_changed(struct xenbus_device *xendev, enum xenbus_state
 	svq_note_event(dev_get_drvdata(&xendev->dev));
 }
 
-/* Our directory may still tell of a driver before us: then its connection has to be closed first. */
+/* Our directory may still show the state of an earlier driver: then we have to close its connection first. */
 int svq_adopt_state(struct svq_front *front)
 {
 	int state;
@@ -56,7 +56,7 @@ int svq_adopt_state(struct svq_front *front)
 	}
 }
 
-/* Gives a front, new or an orphan, to its XenBus device. */
+/* Gives a front, new or orphaned, to its XenBus device. */
 static int svq_bind(struct svq_front *front, struct xenbus_device *xendev)
 {
 	unsigned long flags;
@@ -70,7 +70,7 @@ static int svq_bind(struct svq_front *front, struct xenbus_device *xendev)
 		front->disowned = false;
 		err = svq_adopt_state(front);
 	} else {
-		/* It goes on where it stands; a directory that was made anew has to wait until that is over. */
+		/* An orphan goes on where it stands; a recreated directory has to wait until that is over. */
 		svq_node_check_own(front);
 		svq_show_state(front, front->disowned ? XenbusStateInitialising : front->own_state, true);
 	}
@@ -99,7 +99,7 @@ static int svq_probe(struct xenbus_device *xendev, const struct xenbus_device_id
 	return err;
 }
 
-/* For the one who unbinds us by hand; he may not wait when the watch thread wants the lock that he holds. */
+/* For somebody who unbinds us by hand and holds a lock: stop waiting if the watch thread needs that lock. */
 static bool svq_may_leave(struct svq_front *front, void *arg)
 {
 	svq_node_check_own(front);
@@ -107,8 +107,8 @@ static bool svq_may_leave(struct svq_front *front, void *arg)
 }
 
 /*
- * Takes the device away from its driver, and closes. What cannot be ended now goes on without a XenBus device:
- * nobody waits for that, least of all the watch thread, which serves every other device as well.
+ * Takes the device away from its driver, and closes. What cannot end now goes on without a XenBus device: nobody waits
+ * for that, least of all the watch thread, which serves all other devices too.
  */
 static void svq_remove(struct xenbus_device *xendev)
 {
@@ -125,22 +125,22 @@ static void svq_remove(struct xenbus_device *xendev)
 	mutex_unlock(&front->lock);
 	svq_wake(front);
 
-	/* Its driver lets requests end by themselves. If they do not, the device is lost: they end with an error. */
+	/* The driver lets requests end normally. If they do not, the device is lost: they end with an error. */
 	if (may_wait && !svq_wait(front, svq_may_leave, NULL, svq_peer_timeout())) {
 		mutex_lock(&front->lock);
 		svq_lose(front, "its driver was unbound, and its requests do not end");
 		mutex_unlock(&front->lock);
 		if (!svq_wait(front, svq_may_leave, NULL, svq_peer_timeout()))
-			svq_warn(front, "unbound, but not at an end: until then the module cannot be unloaded\n");
+			svq_warn(front, "unbound, but not all of it has ended: until it has, the module cannot be unloaded\n");
 	}
 	dev_set_drvdata(&xendev->dev, NULL);
 	svq_front_leave(front);
 }
 
 /*
- * After a restore, perhaps on another host: event channels are gone, and the mediator is another one. The device
- * was frozen before, so it has nothing in flight; when it is restored after us, its reset waits for the new
- * offer. What a backend had mapped was the memory of the domain before.
+ * After a restore, perhaps on another host: event channels are gone, and there is another mediator. The device was
+ * frozen before, so it has nothing in flight; it is restored after us, and its reset waits for the new offer. What a
+ * backend had mapped was the old domain's memory.
  */
 static int svq_resume(struct xenbus_device *xendev)
 {
@@ -175,14 +175,14 @@ static const struct xenbus_device_id svq_ids[] = {
 static struct xenbus_driver svq_driver = {
 	.name = "virtio_xenbus",
 	.ids = svq_ids,
-	.not_essential = true, /* a boot does not wait minutes for a device that nobody drives */
+	.not_essential = true, /* do not delay a boot by minutes for a device without a driver */
 	.probe = svq_probe,
 	.remove = svq_remove,
 	.resume = svq_resume,
 	.otherend_changed = svq_otherend_changed,
 };
 
-/* Whether a driver's probe or removal has hold of the device; the driver core waits for that before it shuts down. */
+/* Whether a driver's probe or removal holds the device; the driver core waits for that before it shuts down. */
 static bool svq_is_busy(struct svq_front *front)
 {
 	bool busy;
@@ -208,8 +208,8 @@ static bool svq_any_is_busy(void)
 }
 
 /*
- * A driver that still waits for requests then would keep the system up. They are ended whoever reaches them, which
- * is Xen's to end with this domain, but nobody gets their pages for something else.
+ * A driver that still waits for requests would stop the shutdown. We end them even if somebody can reach them: Xen ends
+ * such access with this domain, and until then nobody reuses their pages.
  */
 static void svq_release_busy(void)
 {
@@ -220,7 +220,7 @@ static void svq_release_busy(void)
 		if (!svq_is_busy(front))
 			continue;
 		mutex_lock(&front->lock);
-		svq_lose(front, "the system goes down");
+		svq_lose(front, "the system shuts down");
 		if (front->dev)
 			svq_end_requests(front->dev, SVQ_END_PINNED);
 		mutex_unlock(&front->lock);
@@ -233,7 +233,7 @@ static int svq_going_down(struct notifier_block *block, unsigned long event, voi
 	unsigned long deadline = jiffies + SVQ_HALT_GRACE;
 	struct svq_front *front;
 
-	/* The domain stays, and its memory gets another kernel: buffers have to be proven ended as ever. */
+	/* The domain stays, and another kernel takes over its memory: buffers still need proof that they have ended. */
 	if (event == SYS_RESTART && command && !strcmp(command, "kexec reboot"))
 		return NOTIFY_DONE;
 	WRITE_ONCE(svq_halting, true);
@@ -284,7 +284,7 @@ exit_fronts:
 }
 module_init(svq_init);
 
-/* Whoever has something in flight has a reference to the module, so there is nothing left. */
+/* A device with something in flight has a reference to the module, so nothing is left. */
 static void __exit svq_exit(void)
 {
 	xenbus_unregister_driver(&svq_driver);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Reading the mediator's nodes and dom0's record. The mediator is trusted with our rings, not with our stability:
- * each value is checked against the bounds of the protocol before anything believes it.
+ * Reads the mediator's nodes and dom0's record. We trust the mediator with our rings, but not with our stability: we
+ * check each value against the bounds of the protocol before we use it.
  */
 #include <linux/ctype.h>
 #include <linux/err.h>
@@ -14,7 +14,7 @@
 #include "compat.h"
 #include "virtio_xenbus.h"
 
-/* `config` may change between reading it and reading its generation, but not for ever. */
+/* `config` may change between reading it and reading its generation, but not forever. */
 #define SVQ_CONFIG_TRIES 4
 #define SVQ_DIGITS_MAX 20
 
@@ -37,8 +37,8 @@ static int svq_parse_number(const char *untrusted_text, u64 max, u64 *out)
 }
 
 /*
- * 0, -ENOENT when there is no such node, -EINVAL or -ERANGE when it holds no such number, else why it cannot be
- * told.
+ * 0, -ENOENT if there is no such node, -EINVAL or -ERANGE if it holds no such number, or another error if it cannot be
+ * read.
  */
 static int svq_read_number_in(struct xenbus_transaction xbt, const char *dir, const char *name, u64 max, u64 *out)
 {
@@ -58,7 +58,7 @@ static int svq_read_number(const char *dir, const char *name, u64 max, u64 *out)
 	return svq_read_number_in(XBT_NIL, dir, name, max, out);
 }
 
-/* The same for a node that need not be there; then `out` stays as it is. */
+/* The same for an optional node; if it does not exist, `out` stays as it is. */
 static int svq_read_optional(struct xenbus_transaction xbt, const char *dir, const char *name, u64 max, u64 *out)
 {
 	int err = svq_read_number_in(xbt, dir, name, max, out);
@@ -66,7 +66,7 @@ static int svq_read_optional(struct xenbus_transaction xbt, const char *dir, con
 	return err == -ENOENT ? 0 : err;
 }
 
-/* An enum xenbus_state, Unknown when its owner is gone, or -errno when that cannot be told now. */
+/* An enum xenbus_state, Unknown if its owner is gone, or -errno if it cannot be read now. */
 int svq_read_state(struct xenbus_transaction xbt, const char *dir)
 {
 	u64 state = XenbusStateUnknown;
@@ -76,8 +76,8 @@ int svq_read_state(struct xenbus_transaction xbt, const char *dir)
 	switch (err) {
 	case 0:
 		return state;
-	case -ENOENT: /* removed with its directory, or its domain */
-	case -EACCES: /* the directory was made anew, for someone else */
+	case -ENOENT: /* removed with its directory or its domain */
+	case -EACCES: /* the directory was recreated for another domain */
 	case -EINVAL:
 	case -ERANGE:
 		return XenbusStateUnknown;
@@ -96,7 +96,7 @@ int svq_node_own_state(struct svq_front *front)
 	return svq_read_state(XBT_NIL, front->nodename);
 }
 
-/* Whether our directory, perhaps made anew, names the mediator's directory that we know. */
+/* Whether our directory, perhaps recreated, still names the same mediator's directory. */
 bool svq_node_same_otherend(struct svq_front *front)
 {
 	char *path = xenbus_read(XBT_NIL, front->nodename, SVQ_NODE_VIRTIO_FRONT_BACKEND, NULL);
@@ -109,7 +109,7 @@ bool svq_node_same_otherend(struct svq_front *front)
 	return same;
 }
 
-/* `out` is 0 when there is no such node. */
+/* `out` is 0 if there is no such node. */
 int svq_node_read_held_pages(struct svq_front *front, struct xenbus_transaction xbt, u32 *out)
 {
 	u64 pages = SVQ_DEFAULT_VIRTIO_BACK_HELD_PAGES;
@@ -120,7 +120,7 @@ int svq_node_read_held_pages(struct svq_front *front, struct xenbus_transaction 
 	return err;
 }
 
-/* Reads which requests of a queue are held; false when the mediator says nothing, or nothing that makes sense. */
+/* Reads which requests of a queue are held; false if the mediator says nothing valid. */
 bool svq_node_read_held(struct svq_front *front, struct svq_queue *queue)
 {
 	char name[SVQ_NODE_NAME_SIZE];
@@ -132,14 +132,14 @@ bool svq_node_read_held(struct svq_front *front, struct svq_queue *queue)
 	untrusted_text = xenbus_read(XBT_NIL, front->otherend, name, &length);
 	if (IS_ERR(untrusted_text))
 		return false;
-	memset(queue->held, 0xff, sizeof(queue->held)); /* what lies beyond the end: it may be held */
+	memset(queue->held, 0xff, sizeof(queue->held)); /* heads beyond the end may be held */
 	if (length && length % 2 == 0 && length <= 2 * sizeof(queue->held))
 		read = !hex2bin(queue->held, untrusted_text, length / 2);
 	kfree(untrusted_text);
 	return read;
 }
 
-/* How often dom0 says, in its record of the device, that nothing of it is granted any more. */
+/* The count in dom0's record of the device: how often dom0 has stated that nothing of it is granted any more. */
 int svq_node_read_swept(struct svq_front *front, struct xenbus_transaction xbt, u32 *out)
 {
 	u64 swept = SVQ_DEFAULT_VIRTIO_RECORD_SWEPT;
@@ -198,7 +198,7 @@ static int svq_read_config_bytes(struct svq_front *front, struct svq_offer *out)
 	return err ? -EINVAL : 0;
 }
 
-/* `config` is written before its generation: what lies between two equal generations belongs to them. */
+/* The mediator writes `config` before its generation, so a value read between two equal generations belongs to them. */
 int svq_node_read_config(struct svq_front *front, struct svq_offer *out)
 {
 	unsigned int i;
@@ -249,14 +249,14 @@ static int svq_check_offer(struct svq_front *front, const struct svq_offer *offe
 		return -EINVAL;
 	}
 	if (!is_power_of_2(offer->queue_size_max)) {
-		xenbus_dev_error(front->xendev, -EINVAL, "queue-size-max %u of the mediator is no power of two",
+		xenbus_dev_error(front->xendev, -EINVAL, "queue-size-max %u of the mediator is not a power of two",
 				 offer->queue_size_max);
 		return -EINVAL;
 	}
 	return 0;
 }
 
-/* Everything that the mediator must have written by InitWait. An error was reported when this fails. */
+/* Reads everything that the mediator must have written by InitWait. Reports an error if it fails. */
 int svq_node_read_offer(struct svq_front *front, struct svq_offer *out)
 {
 	u64 version, device_type, features, num_queues, queue_size_max, refs_wanted, close_timeout_ms;

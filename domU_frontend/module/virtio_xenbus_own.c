@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Writing our own directory. */
+/* Writes our own directory. */
 #include <linux/err.h>
 #include <linux/kernel.h>
 #include <linux/virtio_config.h>
@@ -7,13 +7,12 @@
 #include "compat.h"
 #include "virtio_xenbus.h"
 
-/* A transaction fails when someone else wrote meanwhile; after so many times something is wrong with XenStore. */
+/* A transaction fails if somebody else wrote meanwhile; after this many times something is wrong with XenStore. */
 #define SVQ_TRANSACTION_TRIES 32
 
 /*
- * Our directory is ours as long as its `state` is what we wrote: the toolstack may have removed it, and writing
- * would bring it back to life; or have made it anew for a new connection, with Initialising, which is not ours
- * to spoil.
+ * Our directory is ours as long as its `state` is what we wrote: the toolstack may have removed it, and a write would
+ * bring it back; or recreated it with Initialising for a new connection, which we must not disturb.
  */
 static bool svq_is_disowned(const struct svq_front *front, enum xenbus_state written)
 {
@@ -43,10 +42,9 @@ static int svq_check_own(struct svq_front *front, struct xenbus_transaction xbt)
 }
 
 /*
- * XenBus keeps a copy of our state. Newer kernels take a device whose node says Initialising while the copy does
- * not for one that the toolstack made anew, and unbind it. They compare in the watch thread; so the copy has to
- * say Initialising before the node does, and to leave that in no other thread: svq_note_event brings it up to
- * date.
+ * XenBus keeps a copy of our state. If the node says Initialising and the copy does not, newer kernels assume that the
+ * toolstack recreated the device, and unbind it. They compare in the watch thread; so the copy has to say Initialising
+ * before the node does, and may leave that state only in that thread: svq_note_event updates it.
  */
 void svq_show_state(struct svq_front *front, enum xenbus_state state, bool ahead)
 {
@@ -59,7 +57,7 @@ void svq_show_state(struct svq_front *front, enum xenbus_state state, bool ahead
 	spin_unlock_irqrestore(&front->shown_lock, flags);
 }
 
-/* All that `fill` writes, and the state, or nothing. */
+/* Writes all that `fill` writes, and the state, or nothing. */
 static int svq_commit(struct svq_front *front, enum xenbus_state state, struct svq_queue *queue,
 		      int (*fill)(struct svq_front *front, struct xenbus_transaction xbt, struct svq_queue *queue))
 {
@@ -123,7 +121,7 @@ static int svq_put(struct svq_front *front, struct xenbus_transaction xbt, const
 	return xenbus_printf(xbt, front->nodename, name, "%llu", value);
 }
 
-/* The ring addresses are DMA addresses, which svq_find_vqs has found to be guest physical ones. */
+/* The ring addresses are DMA addresses; svq_find_vqs has checked that they are guest physical ones. */
 static int svq_fill_queue(struct svq_front *front, struct xenbus_transaction xbt, struct svq_queue *queue)
 {
 	struct virtqueue *vq = queue->vq;
@@ -146,7 +144,7 @@ static int svq_fill_queue(struct svq_front *front, struct xenbus_transaction xbt
 	return err;
 }
 
-/* Where the mediator may write grants: what was reserved, or nothing, whatever an earlier driver wrote there. */
+/* Where the mediator may write grants: the reserved entries, or none, whatever an earlier driver wrote there. */
 static int svq_fill_refs(struct svq_front *front, struct xenbus_transaction xbt)
 {
 	const char *dir = front->nodename;
@@ -165,8 +163,8 @@ static int svq_fill_refs(struct svq_front *front, struct xenbus_transaction xbt)
 }
 
 /*
- * What is read here, in the transaction that publishes the rings, is how things stood at that very moment: a state
- * of the mediator other than InitWait, and a larger `swept`, came afterwards, and so they speak for these rings.
+ * What we read here, in the transaction that publishes the rings, is the state at that very moment: any later state of
+ * the mediator other than InitWait, and any larger `swept`, came after the rings, so it is valid for them.
  */
 static int svq_fill_rings(struct svq_front *front, struct xenbus_transaction xbt, struct svq_queue *queue)
 {
@@ -194,13 +192,13 @@ static int svq_fill_rings(struct svq_front *front, struct xenbus_transaction xbt
 		err = svq_fill_queue(front, xbt, &dev->queues[i]);
 	if (!err)
 		err = svq_fill_status(front, xbt, NULL);
-	/* Also when the commit fails: who knows what became of it. */
+	/* Even if the commit fails: it may have taken effect. */
 	if (!err)
 		front->rings_out = true;
 	return err;
 }
 
-/* Publishes what the driver accepted and set up, and says Initialised, in one. */
+/* Publishes what the driver accepted and set up, and Initialised, in one transaction. */
 int svq_node_write_rings(struct svq_front *front)
 {
 	return svq_commit(front, XenbusStateInitialised, NULL, svq_fill_rings);

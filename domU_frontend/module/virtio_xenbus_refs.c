@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * The runs of grant references that mediators write to. The kernel hands out the entries of the grant table without
- * looking at them, so what a mediator is to use has to be taken out of its hands first. There is one run for each
- * mediator's domain, which serves all its devices; a run that no device uses is kept for the next one.
+ * The runs of grant references that mediators write to. The kernel hands out entries of the grant table without looking
+ * at them, so we have to reserve what a mediator will use. Each mediator's domain has one run for all its devices; we
+ * keep a run that no device uses for the next one.
  */
 #include <linux/kernel.h>
 #include <linux/list.h>
@@ -12,12 +12,12 @@
 
 #include "virtio_xenbus.h"
 
-/* Less is not asked for when there is not enough: one frame of the table. */
+/* The smallest run that we try: one frame of the table. */
 #define SVQ_REFS_LEAST 512U
 #define SVQ_REFS_PER_FRAME (XEN_PAGE_SIZE / sizeof(struct grant_entry_v1))
 
 static LIST_HEAD(svq_refs_runs);
-static DEFINE_MUTEX(svq_refs_lock); /* held for an allocation, and never while anyone is waited for */
+static DEFINE_MUTEX(svq_refs_lock); /* held for an allocation, never while waiting for anybody */
 
 static void svq_refs_free(struct svq_refs *run)
 {
@@ -35,10 +35,12 @@ static void svq_refs_free_unused(void)
 			svq_refs_free(run);
 }
 
-/* As many of `wanted` as there are, halving. */
+/* Reserves `wanted` references, or half, and so on, until that many are free. */
 static struct svq_refs *svq_refs_reserve(domid_t mediator, u32 wanted)
 {
-	/* The allocator counts in 32 bits and does not check: a mediator that asks for them all must not break it. */
+	/*
+	 * The allocator counts in 32 bits and does not check: a mediator that asks for all of them must not break it.
+	 */
 	u64 most = (u64)gnttab_max_grant_frames() * SVQ_REFS_PER_FRAME;
 	struct svq_refs *run;
 
@@ -58,7 +60,7 @@ static struct svq_refs *svq_refs_reserve(domid_t mediator, u32 wanted)
 	return run;
 }
 
-/* A run that is in use stays as large as it is, whatever the next device wants. */
+/* A run in use keeps its size, whatever the next device wants. */
 static struct svq_refs *svq_refs_find(domid_t mediator, u32 wanted)
 {
 	struct svq_refs *run;
@@ -70,7 +72,7 @@ static struct svq_refs *svq_refs_find(domid_t mediator, u32 wanted)
 	return svq_refs_reserve(mediator, wanted);
 }
 
-/* Before rings are published; what is found is the front's until svq_refs_put. */
+/* Call it before rings are published; the front keeps the run until svq_refs_put. */
 void svq_refs_get(struct svq_front *front)
 {
 	u32 wanted = front->offer.grant_refs_wanted;
@@ -82,12 +84,12 @@ void svq_refs_get(struct svq_front *front)
 	if (front->refs)
 		front->refs->users++;
 	else
-		pr_warn_once("virtio_xenbus: no %u grant references in a row are free in this guest: its mediators have to do without\n",
+		pr_warn_once("virtio_xenbus: this guest has no %u consecutive free grant references: its mediators have to do without\n",
 			     min(wanted, SVQ_REFS_LEAST));
 	mutex_unlock(&svq_refs_lock);
 }
 
-/* When nothing is granted for this front's device any more. */
+/* Call it when nothing is granted for this front's device any more. */
 void svq_refs_put(struct svq_front *front)
 {
 	if (!front->refs)
@@ -98,7 +100,7 @@ void svq_refs_put(struct svq_front *front)
 	mutex_unlock(&svq_refs_lock);
 }
 
-/* A front that uses a run keeps the module loaded, so nobody does. */
+/* A front that uses a run keeps the module loaded, so no run is in use. */
 void svq_refs_exit(void)
 {
 	svq_refs_free_unused();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* The state machine of the frontend's side, as docs/protocol.md draws it, and waiting for the mediator. */
+/* The state machine of the frontend's side, as in docs/protocol.md, and waiting for the mediator. */
 #include <linux/jiffies.h>
 #include <linux/kernel.h>
 #include <linux/moduleparam.h>
@@ -11,19 +11,19 @@
 
 static unsigned int svq_peer_timeout_s = 30;
 module_param_named(peer_timeout_s, svq_peer_timeout_s, uint, 0644);
-MODULE_PARM_DESC(peer_timeout_s, "How long a driver that starts waits for the mediator to connect, in seconds");
+MODULE_PARM_DESC(peer_timeout_s, "How long a starting driver waits for the mediator to connect, in seconds");
 
-/* A device that keeps failing is offered to its driver no more than this often, and after a pause. */
+/* A device that keeps failing is offered to its driver at most this often, each time after a pause. */
 #define SVQ_FAILURES_MAX 32
 #define SVQ_HOLD_OFF HZ
-/* A connection that held for so long was a good one. */
+/* A connection that lasted this long was a good one. */
 #define SVQ_GOOD_CONNECTION (10 * HZ)
 /* No wait is longer, whatever the module parameter says. */
 #define SVQ_PEER_TIMEOUT_S_MAX 3600U
-/* Waits look this often even if no watch fires: while devices are suspended the state work does not run. */
+/* Waits check this often even if no watch fires: while devices are suspended, the state work does not run. */
 #define SVQ_POLL_INTERVAL (HZ / 2)
 
-/* Something happened that a wait may be waiting for. */
+/* Something happened that somebody may be waiting for. */
 void svq_wake(struct svq_front *front)
 {
 	atomic_inc(&front->events);
@@ -42,14 +42,14 @@ void svq_step_later(struct svq_front *front, unsigned long delay)
 		mod_delayed_work(front->workqueue, &front->state_work, delay);
 }
 
-/* Whether a closed device is to be opened again, as far as we know without asking XenStore. */
+/* Whether to open a closed device again, as far as we know without asking XenStore. */
 bool svq_wants_open(const struct svq_front *front)
 {
 	return !front->removing && !front->lost && !front->refused && !front->disowned &&
 	       front->failures < SVQ_FAILURES_MAX && !READ_ONCE(svq_halting) && system_state <= SYSTEM_RUNNING;
 }
 
-/* Starts closing, unless that has been done. Not orderly: it counts as a failure of the connection. */
+/* Starts closing, if we have not yet. Not `orderly`: it counts as a failure of the connection. */
 void svq_begin_close(struct svq_front *front, bool orderly)
 {
 	if (front->phase == SVQ_CLOSED || front->phase == SVQ_CLOSING)
@@ -59,7 +59,7 @@ void svq_begin_close(struct svq_front *front, bool orderly)
 		    time_after(jiffies, front->connected_at + SVQ_GOOD_CONNECTION))
 			front->failures = 0;
 		if (++front->failures == SVQ_FAILURES_MAX)
-			svq_err(front, "failed %u times: bind the driver anew to try again\n", SVQ_FAILURES_MAX);
+			svq_err(front, "failed %u times: rebind the driver to try again\n", SVQ_FAILURES_MAX);
 		front->hold_until = jiffies + SVQ_HOLD_OFF;
 	}
 	front->phase = SVQ_CLOSING;
@@ -70,8 +70,8 @@ void svq_begin_close(struct svq_front *front, bool orderly)
 }
 
 /*
- * The device is gone or broken: close, fail its driver's requests as soon as nothing reaches them any more, and then
- * take it away from the driver.
+ * The device is gone or broken: close, fail its driver's requests as soon as nobody can reach them, and then take it
+ * away from the driver.
  */
 void svq_lose(struct svq_front *front, const char *why)
 {
@@ -135,7 +135,7 @@ static void svq_reopen(struct svq_front *front)
 		front->phase = SVQ_WAITING;
 }
 
-/* The toolstack has made our directory anew: it is ours again, now that all of the connection before is over. */
+/* The toolstack has recreated our directory: it is ours again, now that the old connection is completely over. */
 static void svq_take_over(struct svq_front *front)
 {
 	if (front->dev) {
@@ -156,12 +156,12 @@ static void svq_connected(struct svq_front *front)
 	front->phase = SVQ_CONNECTED;
 	front->connected_at = jiffies;
 	svq_node_switch(front, XenbusStateConnected);
-	/* A kick before the mediator had bound its end went nowhere. */
+	/* A kick before the mediator bound its end went nowhere. */
 	if (front->dev)
 		svq_kick_all(front->dev);
 }
 
-/* What the mediator may tell while a device is there. */
+/* Handles what the mediator may tell us while a device exists. */
 static void svq_look_at_device(struct svq_front *front)
 {
 	u32 generation;
@@ -180,8 +180,8 @@ static void svq_look_at_device(struct svq_front *front)
 }
 
 /*
- * Goes on with closing; returns whether that is done. A mediator that is Closed does not take up rings: it would see
- * our Closing. So that has to stand there before its state is believed.
+ * Goes on with closing; returns whether it is complete. A mediator that is Closed takes up no rings once it sees our
+ * Closing, so our node must say Closing before we believe its state.
  */
 static bool svq_close(struct svq_front *front, enum xenbus_state peer)
 {
@@ -195,7 +195,7 @@ static bool svq_close(struct svq_front *front, enum xenbus_state peer)
 		svq_look_for_end(front, peer);
 	if (front->rings_out)
 		return false;
-	/* If the toolstack made the directories anew, the mediator need not pass through Closed again. */
+	/* If the toolstack recreated the directories, the mediator need not pass through Closed again. */
 	if (peer != XenbusStateClosed && peer != XenbusStateUnknown &&
 	    !(front->disowned && (peer == XenbusStateInitialising || peer == XenbusStateInitWait)))
 		return false;
@@ -221,7 +221,7 @@ static void svq_step_once(struct svq_front *front, enum xenbus_state peer)
 			svq_lose(front, "the mediator is gone");
 		break;
 	case SVQ_WAITING:
-		/* Closed is what stands there after a reopen, until the mediator offers again. */
+		/* After a reopen the mediator's node says Closed until it offers again. */
 		if (peer == XenbusStateInitWait)
 			svq_take_offer(front);
 		else if (peer == XenbusStateClosing || peer == XenbusStateUnknown)
@@ -241,7 +241,7 @@ static void svq_step_once(struct svq_front *front, enum xenbus_state peer)
 		if (peer_ends)
 			svq_lose(front, "the mediator closed it");
 		else if (peer == XenbusStateInitialising || peer == XenbusStateInitWait)
-			svq_lose(front, "the mediator started anew");
+			svq_lose(front, "the mediator restarted");
 		break;
 	}
 }
@@ -255,7 +255,7 @@ void svq_step(struct svq_front *front)
 
 	/* One state of the mediator leads through each phase at most once. */
 	for (i = 0; i <= SVQ_CLOSING; i++) {
-		/* Each time: what it was before we wrote ours does not count any more, see svq_close. */
+		/* Read it each time: its value from before we wrote our state no longer counts, see svq_close. */
 		peer = svq_node_peer_state(front);
 		if (peer < 0) {
 			svq_step_later(front, SVQ_HOLD_OFF);
@@ -270,15 +270,15 @@ void svq_step(struct svq_front *front)
 		svq_look_at_device(front);
 }
 
-/* How long a driver that starts, or the unbinding of ours, waits for the mediator. */
+/* How long a starting driver, or the unbinding of ours, waits for the mediator. */
 unsigned long svq_peer_timeout(void)
 {
 	return min(READ_ONCE(svq_peer_timeout_s), SVQ_PEER_TIMEOUT_S_MAX) * HZ;
 }
 
 /*
- * Waits until `done`, which is asked with `lock` held, but no longer than `timeout` (MAX_SCHEDULE_TIMEOUT: no limit),
- * and not when the system goes down. Returns what `done` said last. Call without `lock`.
+ * Waits until `done` (called with `lock` held), but no longer than `timeout` (MAX_SCHEDULE_TIMEOUT: no limit), and not
+ * during a shutdown. Returns the last result of `done`. Call without `lock`.
  */
 bool svq_wait(struct svq_front *front, bool (*done)(struct svq_front *front, void *arg), void *arg,
 	      unsigned long timeout)

@@ -28,7 +28,7 @@ void svq_kick_all(struct svq_vdev *dev)
 		notify_remote_via_evtchn(dev->queues[i].port);
 }
 
-/* The EOI comes late and tells of idle events, so that a mediator which storms is slowed down (XSA-332). */
+/* The EOI comes late and reports events without work, which slows down a mediator that storms (XSA-332). */
 static irqreturn_t svq_interrupt(int irq, void *opaque)
 {
 	struct svq_queue *queue = opaque;
@@ -65,10 +65,9 @@ static int svq_connect_irq(struct svq_queue *queue)
 }
 
 /*
- * What we publish are DMA addresses, of which the mediator takes that they are guest physical ones. They are
- * where the DMA API maps one to one, as it does in PVH and HVM guests; not where it goes through an IOMMU, or
- * where the kernel was built to turn virtio's addresses into grants (CONFIG_XEN_VIRTIO_FORCE_GRANT). A bounce
- * buffer (swiotlb=force) would be fine, as it is guest memory too.
+ * We publish DMA addresses, and the mediator reads them as guest physical ones. That is right if the DMA API maps one
+ * to one, as in PVH and HVM guests; not if it uses an IOMMU, or if the kernel was built to turn virtio's addresses into
+ * grants (CONFIG_XEN_VIRTIO_FORCE_GRANT). A bounce buffer (swiotlb=force) would be fine, since it is guest memory too.
  */
 static bool svq_maps_one_to_one(struct virtqueue *vq)
 {
@@ -104,7 +103,7 @@ static int svq_new_queue(struct svq_vdev *dev, struct svq_queue *queue, const st
 
 	err = -EOPNOTSUPP;
 	if (!svq_maps_one_to_one(queue->vq)) {
-		svq_err(front, "DMA addresses of this kernel are not guest physical addresses\n");
+		svq_err(front, "this kernel's DMA addresses are not guest physical addresses\n");
 		goto delete_vq;
 	}
 	err = svq_track_init(queue);
@@ -113,7 +112,7 @@ static int svq_new_queue(struct svq_vdev *dev, struct svq_queue *queue, const st
 	err = svq_connect_irq(queue);
 	if (err)
 		goto free_track;
-	/* Go on from where the mediator stands, should it remember the resets of an earlier connection. */
+	/* Continue the mediator's count, in case it remembers the resets of an earlier connection. */
 	if (__virtio_test_bit(&dev->vdev, VIRTIO_F_RING_RESET))
 		queue->resets = svq_node_read_reset_done(front, queue->index);
 	return 0;
@@ -133,7 +132,7 @@ static void svq_free_rings(struct svq_vdev *dev, unsigned int count)
 	dev->queues = NULL;
 }
 
-/* Rings that may still be written to are kept: better a leak, for a while, than someone else's memory. */
+/* Keeps rings that somebody may still write to: better leak them for a while than let others use that memory. */
 static void svq_keep_rings(struct svq_vdev *dev, unsigned int count)
 {
 	struct svq_front *front = dev->front;
@@ -159,7 +158,7 @@ static void svq_del_queues(struct svq_vdev *dev)
 		svq_free_rings(dev, count);
 }
 
-/* With `lock` held, when nobody reaches them any more. */
+/* With `lock` held, once nobody can reach them. */
 void svq_free_kept(struct svq_front *front)
 {
 	struct svq_vdev *dev = front->kept;
@@ -188,7 +187,7 @@ void svq_del_vqs(struct virtio_device *vdev)
 	mutex_unlock(&front->lock);
 }
 
-/* The driver's queues without a name do not count: those that it has are numbered from 0 on. */
+/* Queues without a name do not count: the others are numbered from 0 on. */
 int svq_find_vqs(struct virtio_device *vdev, unsigned int nvqs, struct virtqueue *vqs[],
 		 struct virtqueue_info infos[], struct irq_affinity *desc)
 {
@@ -247,8 +246,7 @@ static bool svq_reset_is_done(struct svq_front *front, void *arg)
 }
 
 /*
- * Waits for the mediator to carry out a reset. That it takes too long is an error, on which the driver gets nothing
- * back, and no proof of anything.
+ * Waits for the mediator to carry out a reset. A timeout is an error, and proves nothing: the driver gets nothing back.
  */
 static int svq_await_reset(struct svq_front *front, struct svq_queue *queue)
 {
@@ -260,7 +258,7 @@ static int svq_await_reset(struct svq_front *front, struct svq_queue *queue)
 	return svq_wait(front, svq_reset_is_done, queue, svq_peer_timeout()) ? 0 : -ETIMEDOUT;
 }
 
-/* virtio 2.6.1: the queue's requests end and the mediator lets go of its ring. */
+/* virtio 2.6.1: the queue's requests end, and the mediator lets go of its ring. */
 int svq_disable_vq_and_reset(struct virtqueue *vq)
 {
 	struct svq_queue *queue = vq->priv;

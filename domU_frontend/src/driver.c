@@ -19,7 +19,7 @@ static bool config_sane(const struct svq_drv_config *c)
            c->max_segments <= SVQ_DRV_TABLE_ENTRIES_MAX - 2;
 }
 
-/* Room for header, status and the segments, rounded up so that no table straddles two pages. */
+/* Room for header, status and the segments, rounded up so that no table crosses a page border. */
 static uint32_t table_entries(const struct svq_drv_config *c)
 {
     uint32_t wanted = (c->max_segments ? c->max_segments : DEFAULT_SEGMENTS) + 2;
@@ -84,7 +84,7 @@ int svq_drv_start(struct svq_drv *d, uint64_t features)
 {
     if (features & ~d->config.features || !(features >> VIRTIO_F_VERSION_1 & 1))
         return -EINVAL;
-    svq_drv_take_back(d, SVQ_BACK_OFFERED); /* the caller has seen an offer */
+    svq_drv_take_back(d, SVQ_BACK_OFFERED); /* the caller has seen a new offer */
     d->indirect = features >> VIRTIO_F_INDIRECT_DESC & 1;
     d->event_idx = features >> VIRTIO_F_EVENT_IDX & 1;
     for (unsigned i = 0; i < d->config.queues; i++)

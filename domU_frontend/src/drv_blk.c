@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * A slab slot of 64 bytes: a tag (0-15), the header (16-31), the status byte (32), 15 canary bytes (33-47), a tag
- * (48-63). So the page that holds a header and a status also holds others' and bytes that nobody was given.
+ * (48-63). So the page of a header and a status also holds those of others, and bytes that nobody may access.
  */
 #include "drv_blk.h"
 
@@ -53,7 +53,7 @@ static int push(struct svq_drv *d, uint32_t *n, uint64_t addr, uint32_t len)
     return 0;
 }
 
-/* One wished segment: as many real ones as guest physical memory makes of it. */
+/* One requested segment, split wherever guest physical memory is not contiguous. */
 static int push_straight(struct svq_drv *d, uint32_t *n, uint64_t offset, uint32_t len)
 {
     while (len > 0) {
@@ -67,7 +67,7 @@ static int push_straight(struct svq_drv *d, uint32_t *n, uint64_t offset, uint32
     return 0;
 }
 
-/* The largest of page, sector and byte of which each segment gets at least one, and none is left over. */
+/* The largest unit (page, sector or byte) that divides `len` and gives each segment at least one. */
 static uint32_t largest_unit(uint32_t len, uint32_t segments)
 {
     if (len % SVQ_PAGE_SIZE == 0 && len / SVQ_PAGE_SIZE >= segments)
@@ -102,7 +102,7 @@ static int push_data(struct svq_drv *d, uint32_t *n, const struct svq_drv_req *r
     return 0;
 }
 
-/* Header, data and status of the request as segments in d->sg; and how many are readable, how many writable. */
+/* Puts header, data and status of the request into d->sg as segments, and counts the readable and the writable ones. */
 static int build(struct svq_drv *d, uint64_t slab, const struct svq_drv_req *req, uint32_t *n_out, uint32_t *n_in)
 {
     uint32_t n = 0;
@@ -135,7 +135,7 @@ int svq_drv_blk_add(struct svq_drv *d, struct svq_drv_queue *q, const struct svq
 {
     if (q->ring.free_count == 0)
         return -ENOSPC;
-    uint16_t head = svq_drv_ring_next_head(&q->ring); /* free, so its slot and table are too */
+    uint16_t head = svq_drv_ring_next_head(&q->ring); /* free, and so are its slot and table */
     uint64_t slab = slab_offset(q, head);
     uint32_t n_out = 0;
     uint32_t n_in = 0;
@@ -157,7 +157,7 @@ int svq_drv_blk_add(struct svq_drv *d, struct svq_drv_queue *q, const struct svq
         svq_drv_ledger_back(d, &q->slots[head], SVQ_BACK_ALWAYS);
         return rc;
     }
-    write_slab(d, &q->slots[head], slab, req); /* the device sees nothing before the ring is published */
+    write_slab(d, &q->slots[head], slab, req); /* the device sees this only once the ring is published */
     q->dirty = true;
     return head;
 }

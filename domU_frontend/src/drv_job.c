@@ -13,9 +13,9 @@ struct job {
     unsigned depth;
     struct svq_drv_result *results;    /* or NULL */
     struct svq_drv_progress *progress; /* never NULL */
-    size_t next;                       /* the first request that was not submitted yet */
+    size_t next;                       /* the first request not submitted yet */
     unsigned in_flight;
-    uint64_t done_ns; /* when something completed last */
+    uint64_t done_ns; /* when something last completed */
 };
 
 static unsigned queues_running(const struct svq_drv *d)
@@ -63,7 +63,7 @@ static void refused(struct job *job, int error)
     ended(job, 0);
 }
 
-/* Gives the next request to the next queue that can take it. False: none can now. */
+/* Gives the next request to the next queue that can take it. False: no queue can now. */
 static bool submit_one(struct svq_drv *d, struct job *job)
 {
     for (unsigned tries = 0; tries < d->config.queues; tries++) {
@@ -95,7 +95,7 @@ static int publish_all(struct svq_drv *d)
             continue;
         }
         int rc = svq_drv_kick(d, i);
-        if (rc == -ENOTCONN) /* the mediator is away; when it comes it looks at the ring first */
+        if (rc == -ENOTCONN) /* the mediator is away; when it returns, it looks at the ring first */
             svq_count(&d->counters.kicks_lost, 1);
         else if (rc < 0)
             return rc;
@@ -131,7 +131,9 @@ static void completed(struct svq_drv *d, struct job *job, struct svq_drv_queue *
     ended(job, status == SVQ_DRV_STATUS_OK ? slot->data_len : 0);
 }
 
-/* Takes what has completed: how many, or the lie that a queue told. At most one ring full of each queue. */
+/*
+ * Takes completions, at most one full ring of each queue. Returns how many, or the error of a queue whose device lied.
+ */
 static int reap(struct svq_drv *d, struct job *job)
 {
     int count = 0;
@@ -154,7 +156,7 @@ static int reap(struct svq_drv *d, struct job *job)
 
 /* --- the loop -------------------------------------------------------------------------------------------- */
 
-/* What this run leaves in flight is no longer its own: the caller's results may be gone when it completes. */
+/* This run gives up what it leaves in flight: the caller's results may be gone when it completes. */
 static void abandon(struct svq_drv *d)
 {
     for (unsigned i = 0; i < d->config.queues; i++)

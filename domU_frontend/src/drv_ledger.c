@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Keeping the ledger. The states change by compare-and-swap: the thread that runs requests gives and takes, while
- * another may learn that all is back. A page is given before a request is published and is back after the end of that
- * was seen, so whoever finds it granted with an acquiring load must find it given in a load after that.
+ * another one may learn that everything is back. A page is given before its request is published, and is back only
+ * after the request was seen to end. So whoever finds it granted with an acquiring load must find it given in a later
+ * load.
  */
 #include "drv_ledger.h"
 
@@ -25,7 +26,7 @@ void svq_drv_ledger_open(struct svq_drv *d)
     svq_release_u64(&ledger->pages, d->mem.pages);
 }
 
-/* Adds to or takes from one of the counts; the state after that. */
+/* Adds to or subtracts from one of the counts; returns the new state. */
 static uint64_t change(struct svq_ledger_page *page, enum ledger_count count, bool more, int back)
 {
     uint64_t seen = svq_load_u64(&page->state);
@@ -36,7 +37,7 @@ static uint64_t change(struct svq_ledger_page *page, enum ledger_count count, bo
     return next;
 }
 
-/* Every page that the request has of the driver's memory, and how it has it. */
+/* Changes every page of the driver's memory that the request uses, according to how it uses it. */
 static void change_pages(struct svq_drv *d, const struct svq_drv_slot *slot, bool more, int back)
 {
     uint64_t end = slot->data_offset + slot->data_len;

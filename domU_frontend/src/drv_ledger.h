@@ -5,17 +5,17 @@
 
 #include "drv_priv.h"
 
-/* At create: every page, all of them the driver's own. */
+/* Called at create: enters every page as the driver's own. */
 void svq_drv_ledger_open(struct svq_drv *d);
 
 /*
- * The request's data and its slab slot at `slab` are given away with `slot`. Before the device can see it. What the
- * device is to write gets a secret, which it must never see.
+ * Gives away the request's data, and its slab slot at `slab`, with `slot`. Call it before the device can see the
+ * request. What the device is to write gets a secret, which it must never see.
  */
 void svq_drv_ledger_give(struct svq_drv *d, struct svq_drv_slot *slot, uint64_t slab, const struct svq_drv_req *req,
                          bool device_writes);
 
-/* They are back. Nothing happens the second time. */
+/* They are back. A second call does nothing. */
 void svq_drv_ledger_back(struct svq_drv *d, struct svq_drv_slot *slot, int back);
 
 #endif

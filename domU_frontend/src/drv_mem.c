@@ -12,7 +12,7 @@ static int by_gfn(const void *a, const void *b)
     return (x->gfn > y->gfn) - (x->gfn < y->gfn);
 }
 
-/* Only frames that do not follow one another need the sorted copy. */
+/* Only scattered frames need the sorted copy. */
 static int index_frames(struct svq_drv_mem *mem)
 {
     bool linear = true;

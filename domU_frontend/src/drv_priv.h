@@ -16,15 +16,15 @@ enum {
 
 /* The request that a head stands for. */
 struct svq_drv_slot {
-    uint64_t job; /* of which svq_drv_run; 0: an earlier one gave up on it */
+    uint64_t job; /* the svq_drv_run that it belongs to; 0: an earlier one gave up on it */
     size_t index; /* within that run */
     uint64_t submitted_ns;
     uint32_t data_len;
-    uint32_t given;       /* 1: the ledger has it as given away */
-    uint64_t data_offset; /* these three: for the ledger */
+    uint32_t given;       /* 1: the ledger records it as given away */
+    uint64_t data_offset; /* these three are for the ledger */
     uint64_t slab_page;
     bool device_writes;
-    uint8_t image[SVQ_SLAB_BYTES]; /* what the slab slot must still hold at completion, but for the status byte */
+    uint8_t image[SVQ_SLAB_BYTES]; /* what the slab slot must still hold at completion, except the status byte */
 };
 
 struct svq_drv_queue {

@@ -6,7 +6,7 @@
 
 #include "drv_ledger.h"
 
-/* Pages that need not follow one another: enough for `size` heads with `per_page` of them on each. */
+/* Takes pages that need not be contiguous: enough for `size` heads, `per_page` of them on each page. */
 static int take_pages(struct svq_drv *d, uint32_t size, uint32_t per_page, size_t **out)
 {
     size_t count = (size + per_page - 1) / per_page;
@@ -22,7 +22,7 @@ static int take_pages(struct svq_drv *d, uint32_t size, uint32_t per_page, size_
     return 0;
 }
 
-/* Each part on pages of its own, which follow one another in guest physical memory (2.7: contiguous parts). */
+/* Each area gets pages of its own, contiguous in guest physical memory (2.7). */
 static int take_ring(struct svq_drv *d, struct svq_drv_queue *q, uint32_t size)
 {
     const size_t bytes[3] = { vring_desc_bytes(size), vring_avail_bytes(size), vring_used_bytes(size) };
@@ -77,7 +77,7 @@ int svq_drv_queue_reset_prepare(struct svq_drv *d, unsigned queue)
 {
     if (queue >= d->config.queues)
         return -EINVAL;
-    d->queues[queue].running = false; /* the ring is the device's until it says that the reset is done (2.6.1.2) */
+    d->queues[queue].running = false; /* the device owns the ring until it says that the reset is done (2.6.1.2) */
     return d->queues[queue].ring.live;
 }
 

@@ -5,7 +5,7 @@
 
 #include "drv_priv.h"
 
-/* Takes pages for ring, slabs and tables, and a port. What it took so far is freed by svq_drv_queue_close. */
+/* Takes pages for ring, slabs and tables, and a port. If it fails, svq_drv_queue_close frees what it took so far. */
 int svq_drv_queue_open(struct svq_drv *d, struct svq_drv_queue *q);
 void svq_drv_queue_close(struct svq_drv_queue *q);
 

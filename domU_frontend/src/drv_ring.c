@@ -58,7 +58,7 @@ static uint16_t sg_flags(uint32_t k, uint32_t n_out, uint32_t n)
     return (uint16_t)((k >= n_out ? VRING_DESC_F_WRITE : 0) | (k + 1 < n ? VRING_DESC_F_NEXT : 0));
 }
 
-/* Answers the last descriptor. The free list is what links them, so a chain is a prefix of it. */
+/* Returns the last descriptor. The free list links them, so a chain is a prefix of it. */
 static uint16_t write_direct(struct svq_drv_ring *r, const struct svq_drv_sg *sg, uint32_t n_out, uint32_t n)
 {
     uint16_t i = r->free_head;
@@ -122,7 +122,7 @@ bool svq_drv_ring_publish(struct svq_drv_ring *r)
     return !(svq_load_u16(&r->used->flags) & VRING_USED_F_NO_NOTIFY);
 }
 
-/* Gives the descriptors of a chain back to the free list. */
+/* Returns the descriptors of a chain to the free list. */
 static void release_chain(struct svq_drv_ring *r, uint16_t head)
 {
     struct svq_drv_chain *chain = &r->chains[head];
@@ -147,7 +147,7 @@ int svq_drv_ring_get(struct svq_drv_ring *r, uint16_t *head, uint32_t *len)
     uint16_t untrusted_new = (uint16_t)(untrusted_idx - r->used_seen);
     if (untrusted_new == 0)
         return 0;
-    if (untrusted_new > r->live) /* 2.7.8: each chain is used once, so no more can be new than are in flight */
+    if (untrusted_new > r->live) /* 2.7.8: each chain is used once, so at most those in flight can be new */
         return lied(r, -EPROTO);
 
     const struct vring_used_elem *elem = &r->used->ring[r->used_seen & (r->size - 1)];
@@ -174,17 +174,17 @@ bool svq_drv_ring_pending(const struct svq_drv_ring *r)
 
 bool svq_drv_ring_arm(struct svq_drv_ring *r)
 {
-    if (r->event_idx) /* 2.7.7.1: flags stay 0 then */
+    if (r->event_idx) /* 2.7.7.1: then flags stay 0 */
         svq_store_u16(vring_used_event(r->avail, r->size), r->used_seen);
     else
         svq_store_u16(&r->avail->flags, 0);
-    svq_full_fence(); /* 2.7.14: our wish before we look a last time */
+    svq_full_fence(); /* 2.7.14: our wish before our last look */
     return svq_drv_ring_pending(r);
 }
 
 void svq_drv_ring_disarm(struct svq_drv_ring *r)
 {
-    /* With EVENT_IDX the event index stays behind, and used.idx will not cross it for a whole turn of 2^16. */
+    /* With EVENT_IDX the event index stays behind, and used.idx does not cross it until 2^16 entries later. */
     if (!r->event_idx)
         svq_store_u16(&r->avail->flags, VRING_AVAIL_F_NO_INTERRUPT);
 }

@@ -20,7 +20,7 @@ struct svq_drv_table {
     uint32_t size;
 };
 
-/* What we know of a chain in flight, by its head; never read back from shared memory. */
+/* What we know about a chain in flight, by its head; never read back from shared memory. */
 struct svq_drv_chain {
     uint16_t descs; /* of the ring's own table; 0: not in flight */
     uint16_t last;  /* the last of them */
@@ -33,7 +33,7 @@ struct svq_drv_ring {
     struct vring_used *used;
     uint32_t size;
     bool event_idx;
-    int error;      /* the device lied so; latched */
+    int error;      /* how the device lied; latched */
     uint16_t *next; /* free list and chains, private: the shared `next` is for the device only */
     struct svq_drv_chain *chains;
     uint16_t free_head;
@@ -44,35 +44,38 @@ struct svq_drv_ring {
     uint16_t kick_checked; /* avail_idx when the device was last considered for a kick */
 };
 
-/* Private memory for rings of at most `size_max`; -ENOMEM. The shared parts are set by the caller. */
+/* Private memory for rings of at most `size_max`; -ENOMEM. The caller sets the shared areas. */
 int svq_drv_ring_alloc(struct svq_drv_ring *r, uint32_t size_max);
 void svq_drv_ring_free(struct svq_drv_ring *r);
 
-/* Zeroes the shared parts and forgets all chains. `size`: a power of two, at most size_max. */
+/* Zeroes the shared areas and forgets all chains. `size`: a power of two, at most size_max. */
 void svq_drv_ring_reset(struct svq_drv_ring *r, uint32_t size, bool event_idx);
 
 /* The head that the next chain will get; only meaningful while free_count > 0. */
 static inline uint16_t svq_drv_ring_next_head(const struct svq_drv_ring *r) { return r->free_head; }
 
 /*
- * Adds a chain of n_out readable, then n_in writable segments; through `table` if not NULL. The device does not
- * see it before svq_drv_ring_publish. Answers the head; -ENOSPC: not now; -E2BIG: never; -EINVAL: no segment.
+ * Adds a chain of n_out readable, then n_in writable segments; through `table` if not NULL. The device does not see it
+ * before svq_drv_ring_publish. Returns the head; -ENOSPC: not now; -E2BIG: never; -EINVAL: no segment.
  */
 int svq_drv_ring_add(struct svq_drv_ring *r, const struct svq_drv_sg *sg, uint32_t n_out, uint32_t n_in,
                      const struct svq_drv_table *table);
 
-/* Shows the device all chains added so far. True: it wants to be notified of them. */
+/* Shows the device all chains added so far. True: it wants a notification. */
 bool svq_drv_ring_publish(struct svq_drv_ring *r);
 
-/* Next used chain: 1 with *head and *len; 0: none; else the device lied (see svq_drv_run), now and ever after. */
+/*
+ * Next used chain: 1 with *head and *len; 0: none; else the device lied (see svq_drv_run), and every later call returns
+ * the same.
+ */
 int svq_drv_ring_get(struct svq_drv_ring *r, uint16_t *head, uint32_t *len);
 
-/* Is there something to get (also: an error to get)? */
+/* Is there something to get (including an error)? */
 bool svq_drv_ring_pending(const struct svq_drv_ring *r);
 
-/* Asks for a notification of the next used entry. True: one is there already. */
+/* Asks for a notification of the next used entry. True: there already is one. */
 bool svq_drv_ring_arm(struct svq_drv_ring *r);
-/* Disables notifications, best effort. */
+/* Disables notifications, as far as possible. */
 void svq_drv_ring_disarm(struct svq_drv_ring *r);
 
 #endif

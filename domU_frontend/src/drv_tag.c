@@ -8,8 +8,8 @@
 #include "drv_priv.h"
 
 /*
- * magic:32, offset:16, seed:16, gfn:40, check:24. The check makes a find in unrelated memory as good as
- * impossible: 56 bits must fit by chance at every byte that is looked at.
+ * magic:32, offset:16, seed:16, gfn:40, check:24. The check makes a false match in unrelated memory practically
+ * impossible: 56 bits must match by chance.
  */
 enum {
     TAG_MAGIC = 0x54715653, /* "SVqT" */

@@ -50,7 +50,7 @@ static void disarm_all(struct svq_drv *d)
             svq_drv_ring_disarm(&d->queues[i].ring);
 }
 
-/* Takes pending ports. A peer that notifies without end keeps us here for at most two rounds over all queues. */
+/* Takes pending ports. A peer that never stops notifying keeps us here for at most two rounds over all queues. */
 static int take_ports(struct svq_drv *d)
 {
     int taken = 0;

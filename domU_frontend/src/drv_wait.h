@@ -10,8 +10,8 @@ enum {
 };
 
 /*
- * Waits until some running queue may have completions, or until SVQ_DRV_NAP_MS or the time `deadline_ns` has
- * passed. Answers 0, or -errno when the event channel itself failed.
+ * Waits until some running queue may have completions, or until SVQ_DRV_NAP_MS or the time `deadline_ns` has passed.
+ * Returns 0, or -errno if the event channel itself failed.
  */
 int svq_drv_wait(struct svq_drv *d, uint64_t deadline_ns);
 

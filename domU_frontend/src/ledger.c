@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* A ledger as whoever has it mapped sees it: taken back as a whole, and audited. */
+/* A ledger as every process that maps it sees it: taken back as a whole, and audited. */
 #include "svq_ledger.h"
 
 #include "barrier.h"
@@ -27,10 +27,10 @@ void svq_ledger_by_hand(struct svq_ledger *ledger)
 {
     uint64_t by_hand = svq_load_u64(&ledger->by_hand);
     svq_release_u64(&ledger->by_hand, by_hand + 1 - by_hand % 2);
-    svq_full_fence(); /* before the ring that is written next */
+    svq_full_fence(); /* before the next write to a ring */
 }
 
-/* Whoever it names can map it, or somebody has it mapped (even if it is ended: then it is held). */
+/* Can the grantee map the page, or does somebody have it mapped (even if its grant has ended: then it is held)? */
 static bool reachable(uint64_t entry) { return entry & (GTF_TYPE_MASK | GTF_READING | GTF_WRITING); }
 
 static bool writable(uint64_t entry)
@@ -44,7 +44,7 @@ static struct svq_ledger_page *page_of(struct svq_ledger *ledger, uint64_t gfn)
     uint64_t pages = svq_acquire_u64(&ledger->pages);
     if (pages == 0)
         return NULL;
-    uint64_t place = gfn - ledger->page[0].gfn; /* where it lies if the frames follow one another */
+    uint64_t place = gfn - ledger->page[0].gfn; /* where it lies if the frames are consecutive */
     if (place < pages && ledger->page[place].gfn == gfn)
         return &ledger->page[place];
     for (uint64_t i = 0; i < pages; i++)
@@ -61,12 +61,12 @@ static bool shows_secret(const uint8_t *memory, uint64_t entry, uint64_t state)
     return seed == ledger_secret(state) && gfn == entry >> 32 && offset == 0;
 }
 
-/* What is wrong with an entry, as far as this ledger goes; 0: nothing. */
+/* What is wrong with an entry, according to this ledger; 0: nothing. */
 static int judge(const struct svq_audit *a, uint64_t entry, uint64_t state)
 {
     if (!a->exact)
         return ledger_given(state) ? 0 : SVQ_BREACH_NOT_GIVEN;
-    bool ended = !(entry & GTF_TYPE_MASK); /* it says no more how it was granted */
+    bool ended = !(entry & GTF_TYPE_MASK); /* it no longer says how it was granted */
     if (writable(entry) && !ledger_has(state, LEDGER_WRITE))
         return ledger_has(state, LEDGER_READ) ? SVQ_BREACH_NOT_SO : SVQ_BREACH_NOT_GIVEN;
     if (!writable(entry) && !ledger_has(state, LEDGER_READ) && !(ended && ledger_has(state, LEDGER_WRITE)))
@@ -95,8 +95,8 @@ static size_t view(const struct svq_audit *a, uint64_t gfn, struct view views[SV
 }
 
 /*
- * Devices of a guest may share pages: one driver that has given it away will do. But all that the ledgers say has to
- * hold at one moment: from before the entry is read until after that.
+ * Devices of a guest may share pages: it is enough that one driver has given a page away. But everything that the
+ * ledgers say has to hold at the moment when the entry is read, so we read them before and after.
  */
 static bool is_breach(const struct svq_audit *a, size_t gref, struct svq_breach *breach)
 {
@@ -105,7 +105,7 @@ static bool is_breach(const struct svq_audit *a, size_t gref, struct svq_breach 
     size_t n = view(a, gfn, views);
     uint64_t entry = svq_acquire_u64(&a->table[gref]);
     if (!reachable(entry) || entry >> 32 != gfn)
-        return false; /* it has another page now: the next audit's */
+        return false; /* it has another page now: left to the next audit */
     *breach = (struct svq_breach){ .kind = SVQ_BREACH_NOBODYS, .gref = (uint32_t)gref, .entry = entry };
     for (size_t i = 0; i < n; i++) {
         breach->kind = judge(a, entry, views[i].state);
@@ -114,14 +114,14 @@ static bool is_breach(const struct svq_audit *a, size_t gref, struct svq_breach 
         if (breach->kind == 0)
             return false;
     }
-    svq_full_fence(); /* what was read of entry and page before what is read of the ledgers now */
+    svq_full_fence(); /* reads of entry and page come before this reading of the ledgers */
     for (size_t i = 0; i < n; i++)
         if (svq_load_u64(&views[i].page->state) != views[i].state)
             return false;
     return true;
 }
 
-/* The sum of what only grows; odd numbers among them: by hand. */
+/* Sums up counters that only grow. False: one of them is odd (rings written by hand). */
 static bool all_known(const struct svq_audit *a, uint64_t *sum)
 {
     *sum = 0;

@@ -32,8 +32,8 @@ static inline uint64_t ledger_word(uint64_t counts, int back, uint64_t changes)
 }
 
 /*
- * One more, or one less, of a count. What was taken back as a whole stays so, and a count that is full stays full,
- * until all is taken back: the driver then seems to have given away what it has not, never the other way round.
+ * Adds or subtracts one. What was taken back as a whole stays so, and a full count stays full until everything is taken
+ * back: the ledger may then show as given away what the driver has, but never the reverse.
  */
 static inline uint64_t ledger_changed(uint64_t state, enum ledger_count count, bool more, int back)
 {
@@ -46,7 +46,7 @@ static inline uint64_t ledger_changed(uint64_t state, enum ledger_count count, b
     return ledger_word(counts, back, (state >> LEDGER_CHANGES_SHIFT) + 1);
 }
 
-/* What the driver leaves on a page that it gives away to be written: it changes with each giving. */
+/* What the driver leaves on a page that it gives away for writing; it changes each time. */
 static inline uint16_t ledger_secret(uint64_t state) { return (uint16_t)(state >> LEDGER_CHANGES_SHIFT); }
 
 #endif

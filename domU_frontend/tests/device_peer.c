@@ -61,7 +61,7 @@ static void walk(struct device_peer *p, struct peer_chain *chain, const struct v
             const void *inner_table = p->va(p->opaque, desc.addr, desc.len);
             if (nested || !p->indirect || desc.flags & VRING_DESC_F_NEXT || desc.len % 16 || !inner ||
                 inner > p->size || !inner_table || count > 0)
-                violated(p, "an indirect table where or as it must not be (2.7.5.3.1)");
+                violated(p, "an indirect table in a wrong place or form (2.7.5.3.1)");
             else
                 walk(p, chain, inner_table, inner, 0, true);
             return;
@@ -126,7 +126,7 @@ static uint32_t writable_bytes(const struct peer_chain *chain)
     return sum;
 }
 
-/* The block device: answers the used length. */
+/* The block device: returns the used length. */
 static uint32_t execute(struct device_peer *p, const struct peer_chain *chain)
 {
     struct {
@@ -171,7 +171,7 @@ unsigned peer_serve(struct device_peer *p)
     static _Thread_local struct peer_chain held[2];
     unsigned count = 0;
     bool holding = false;
-    /* `reverse` swaps neighbours: the first of two is held until the second is answered. */
+    /* `reverse` swaps neighbours: the first of two waits until the second is completed. */
     while (count < 0x10000 && peer_pop(p, &held[0])) {
         count++;
         if (p->reverse && !holding) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The device's side of a split ring, and a block device in memory behind it: a peer for the driver's tests. It
- * shares no code with the driver, counts what a driver must not do, and lies when it is told to.
+ * The device's side of a split ring, and a block device in memory behind it: a peer for the driver's tests. It shares
+ * no code with the driver, counts what a driver must not do, and lies on demand.
  */
 #ifndef SVQ_DEVICE_PEER_H
 #define SVQ_DEVICE_PEER_H
@@ -17,9 +17,9 @@ enum {
 
 enum peer_lie {
     PEER_HONEST,
-    PEER_SILENT,    /* takes requests, never answers */
+    PEER_SILENT,    /* takes requests, never completes them */
     PEER_BAD_ID,    /* used id beyond the ring */
-    PEER_TWICE,     /* each completion two times */
+    PEER_TWICE,     /* completes each chain twice */
     PEER_LONG,      /* used len beyond the writable bytes */
     PEER_JUMP,      /* used.idx far ahead */
     PEER_SPILL,     /* writes the byte after the status */
@@ -42,7 +42,7 @@ struct peer_chain {
 };
 
 struct device_peer {
-    /* Where a byte range of guest physical memory lies; NULL if it is not all memory that follows one another. */
+    /* Where a byte range of guest physical memory lies; NULL if not all of it is contiguous memory. */
     void *(*va)(void *opaque, uint64_t gpa, uint64_t len);
     void *opaque;
     uint64_t desc, avail, used;
@@ -57,7 +57,7 @@ struct device_peer {
     uint16_t used_idx;
     uint16_t signalled;
     /* what was seen */
-    uint64_t violations; /* by the driver, of the specification; the first one is in `violation` */
+    uint64_t violations; /* of the specification, by the driver; `violation` has the first one */
     const char *violation;
     uint64_t indirect_chains;
     uint64_t chains;
@@ -68,13 +68,13 @@ struct device_peer {
 bool peer_pop(struct device_peer *p, struct peer_chain *chain);
 /* Returns a chain: writes the entry and moves used.idx. */
 void peer_push(struct device_peer *p, uint32_t id, uint32_t len);
-/* Serves all that is available. Answers how many chains were taken. */
+/* Serves all that is available. Returns how many chains it took. */
 unsigned peer_serve(struct device_peer *p);
 /* Since the last call: does the driver want to be interrupted? */
 bool peer_wants_interrupt(struct device_peer *p);
-/* Asks for kicks. True: there is something already. */
+/* Asks for kicks. True: there already is one. */
 bool peer_arm(struct device_peer *p);
-/* Asks for none. */
+/* Asks for no kicks. */
 void peer_disarm(struct device_peer *p);
 
 #endif

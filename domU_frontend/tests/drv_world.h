@@ -29,7 +29,7 @@ struct world {
     uint8_t *disk;
     size_t data_page, data_pages;
     uint64_t data;       /* guest physical address of data_page */
-    unsigned burst_max;  /* chains that one kick brought */
+    unsigned burst_max;  /* the most chains that one kick brought */
     uint64_t stop_after; /* chains; then progress.stop becomes stop_how */
     uint32_t stop_how;
 };
@@ -60,7 +60,7 @@ static inline struct svq_drv_config world_config(void)
                                     .queue_size = 64 };
 }
 
-/* The device starts over with queue `i` as it is published now. */
+/* The device starts again with queue `i` as it is published now. */
 static inline void world_attach(struct world *w, unsigned i, uint64_t features)
 {
     struct svq_drv_queue_info info;

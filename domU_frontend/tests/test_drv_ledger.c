@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The ledger: what the driver enters, and what an audit of a grant table finds by it. */
+/* The ledger: what the driver enters, and what an audit of a grant table finds with it. */
 #include <pthread.h>
 
 #include "barrier.h"
@@ -31,7 +31,7 @@ static void open_world(struct ledger_world *l, bool scattered)
     config.timeout_ms = 1;
     config.ledger = l->ledger = new_ledger(config.pages);
     world_open(&l->w, &config, NO_EVENT_IDX, scattered);
-    peer_disarm(&l->w.peer[0]); /* requests stay in flight until it is served by hand */
+    peer_disarm(&l->w.peer[0]); /* requests stay in flight until the test serves the device by hand */
 }
 
 static void close_world(struct ledger_world *l)
@@ -60,7 +60,7 @@ static void leave(struct ledger_world *l, uint32_t type, uint64_t offset, uint32
     CHECK_EQUAL(svq_drv_run(l->w.drv, &req, 1, 1, NULL, NULL), -ETIMEDOUT);
 }
 
-TEST(given_and_back, "A page is given away as its request has it, to be read, to be written or in part, and is back "
+TEST(given_and_back, "A page is given away as its request uses it, for reading, for writing or in part, and is back "
                      "with the used entry; "
                      "so is the page of header and status")
 {
@@ -89,9 +89,10 @@ TEST(given_and_back, "A page is given away as its request has it, to be read, to
     }
 }
 
-TEST(back_in_other_ways, "What is in flight is back with a reset of its queue, a new offer, Closed, or when it is not "
-                         "among what is held; and "
-                         "not twice")
+TEST(back_in_other_ways,
+     "A request in flight is back with a reset of its queue, a new offer, Closed, or when it is not "
+     "among those held; and "
+     "not twice")
 {
     struct ledger_world l;
     const uint8_t first_held = 1, none = 0;
@@ -121,7 +122,7 @@ TEST(back_in_other_ways, "What is in flight is back with a reset of its queue, a
     close_world(&l);
 }
 
-TEST(refused, "A request that is refused gives nothing away, and one more than the ring holds neither")
+TEST(refused, "A refused request gives nothing away, nor does one more than the ring holds")
 {
     struct ledger_world l;
     open_world(&l, false);
@@ -135,7 +136,7 @@ TEST(refused, "A request that is refused gives nothing away, and one more than t
     close_world(&l);
 }
 
-TEST(secrets, "What the device is to write carries a secret of its own each time that it is given away")
+TEST(secrets, "What the device is to write gets a new secret each time that it is given away")
 {
     struct ledger_world l;
     uint64_t gfn = 0;
@@ -153,8 +154,7 @@ TEST(secrets, "What the device is to write carries a secret of its own each time
     close_world(&l);
 }
 
-TEST(use,
-     "Memory that is the driver's own is used again, no other; and it is seen when somebody has changed some of it")
+TEST(use, "The driver reuses only memory that is its own, and notices if somebody has changed some of it")
 {
     struct ledger_world l;
     open_world(&l, false);
@@ -168,7 +168,7 @@ TEST(use,
     CHECK_EQUAL(svq_tag_at(world_va(&l.w, 2 * PAGE + 16, 16), &gfn, &offset), 77);
     CHECK(gfn == l.w.data / PAGE + 2 && offset == 16);
     CHECK(svq_tag_at(world_va(&l.w, PAGE + 16, 16), &gfn, &offset) < 0);
-    world_va(&l.w, 3 * PAGE, 1)[0] ^= 1; /* not its own */
+    world_va(&l.w, 3 * PAGE, 1)[0] ^= 1; /* not the driver's own */
     world_va(&l.w, 4 * PAGE, PAGE)[PAGE - 1] ^= 1;
     CHECK_EQUAL(svq_drv_own_changed(l.w.drv, first, 10, 77), 1);
     CHECK_EQUAL(svq_drv_use_own(l.w.drv, WORLD_PAGES, 1, 77), -EINVAL);
@@ -176,8 +176,8 @@ TEST(use,
     close_world(&l);
 }
 
-TEST(full, "A count that is full stays full until all is taken back: what seems given away may be the driver's, never "
-           "the other way")
+TEST(full, "A full count stays full until everything is taken back: what seems given away may be the driver's, never "
+           "the reverse")
 {
     uint64_t s = 0;
     for (uint64_t i = 0; i < LEDGER_COUNT_MAX + 3; i++)
@@ -237,7 +237,7 @@ static int kind(struct auditing *a, uint16_t flags, uint64_t gfn)
     return n ? a->breaches[0].kind : 0;
 }
 
-TEST(breaches, "An entry is a breach unless it lets at its page no more than the driver has given away of it")
+TEST(breaches, "An entry is a breach if it opens more of its page than the driver has given away")
 {
     struct auditing a;
     const uint16_t read = GTF_PERMIT_ACCESS | GTF_READONLY, write = GTF_PERMIT_ACCESS, marks = 77 << 9;
@@ -258,7 +258,7 @@ TEST(breaches, "An entry is a breach unless it lets at its page no more than the
     CHECK_EQUAL(kind(&a, write, 103), 0);
     CHECK_EQUAL(kind(&a, held_write, 103), 0);
     CHECK_EQUAL(kind(&a, held_read, 103), 0);
-    CHECK_EQUAL(kind(&a, read, 103), SVQ_BREACH_NOT_GIVEN); /* that grants it for a request which lets it be read */
+    CHECK_EQUAL(kind(&a, read, 103), SVQ_BREACH_NOT_GIVEN); /* a read-only grant needs a request for reading */
     give(&a, 0, 104, LEDGER_PART);
     CHECK_EQUAL(kind(&a, read, 104), SVQ_BREACH_NOT_GIVEN);
     a.audit.exact = 0;
@@ -268,7 +268,7 @@ TEST(breaches, "An entry is a breach unless it lets at its page no more than the
 }
 
 TEST(several_drivers,
-     "Of a page that two drivers have one may give it away; of a guest with rings by hand nothing is said")
+     "One of two drivers may give away a page that both have; for a guest with rings by hand nothing is said")
 {
     struct auditing a;
     open_audit(&a);
@@ -289,7 +289,7 @@ TEST(several_drivers,
     close_audit(&a);
 }
 
-TEST(old_content, "A page that is to be written must not show its secret; where that is not promised nobody looks")
+TEST(old_content, "A page given for writing must not show its secret; the audit looks only where that is promised")
 {
     static uint8_t memory[128 * PAGE];
     struct auditing a;
@@ -305,7 +305,7 @@ TEST(old_content, "A page that is to be written must not show its secret; where 
     close_audit(&a);
 }
 
-/* A driver and a mediator that keep to the rule, over and over: it gives, he grants, he ends, it is back. */
+/* A driver and a mediator that follow the rule, again and again: given away, granted, ended, back. */
 static int done;
 
 static void *keep_the_rule(void *arg)
@@ -321,10 +321,10 @@ static void *keep_the_rule(void *arg)
     return NULL;
 }
 
-TEST(no_race, "An audit beside a driver and a mediator that keep to the rule finds nothing, however they come to meet")
+TEST(no_race, "An audit of a driver and a mediator that follow the rule finds nothing, however their steps interleave")
 {
     struct auditing a;
-    struct svq_ledger *ledgers[SVQ_LEDGERS_MAX]; /* so many that an audit takes its time between looks */
+    struct svq_ledger *ledgers[SVQ_LEDGERS_MAX]; /* enough that an audit takes some time between looks */
     open_audit(&a);
     for (int i = 0; i < SVQ_LEDGERS_MAX; i++)
         ledgers[i] = a.ledgers[i != 0];

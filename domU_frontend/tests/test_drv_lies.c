@@ -70,7 +70,7 @@ static void spills(enum peer_lie lie)
     world_close(&w);
 }
 
-TEST(canaries, "A write beside the status byte or into the header is seen, once")
+TEST(canaries, "A write beside the status byte or into the header is reported, once")
 {
     spills(PEER_SPILL);
     spills(PEER_HEADER);
@@ -94,7 +94,7 @@ TEST(status_not_written, "A completion without a status byte, and a failed one, 
     world_close(&w);
 }
 
-TEST(silent_device, "A device that never answers ends the run in time, and its late answers harm no later run")
+TEST(silent_device, "If a device never answers, the run ends in time, and late answers harm no later run")
 {
     struct svq_drv_req reqs[4] = { flush(), flush(), flush(), flush() };
     struct svq_drv_config config = world_config();
@@ -121,7 +121,7 @@ TEST(silent_device, "A device that never answers ends the run in time, and its l
     world_close(&w);
 }
 
-TEST(queue_reset, "A queue being reset is left alone, the others go on, and it comes back with another size")
+TEST(queue_reset, "A queue in reset is left alone, the others go on, and it comes back with another size")
 {
     struct svq_drv_config config = world_config();
     config.queues = 2;
@@ -153,7 +153,7 @@ TEST(queue_reset, "A queue being reset is left alone, the others go on, and it c
     world_close(&w);
 }
 
-TEST(tags, "Tagged memory names its frame and offset wherever it turns up, and other bytes are no tags")
+TEST(tags, "Tagged memory names its frame and offset wherever it turns up, and other bytes are not tags")
 {
     struct world w;
     uint64_t gfn = 0;
@@ -170,7 +170,7 @@ TEST(tags, "Tagged memory names its frame and offset wherever it turns up, and o
     }
     CHECK_EQUAL(svq_tag_at(page + 1, &gfn, &offset), -ENOENT);
     uint8_t leak[4096];
-    memset(leak, 0x53, sizeof leak); /* the first byte of a tag, over and over */
+    memset(leak, 0x53, sizeof leak); /* the first byte of a tag, again and again */
     memcpy(leak + 1001, page + 160, 16);
     size_t at = 0;
     CHECK_EQUAL(svq_tag_find(leak, sizeof leak, &at, &gfn, &offset), 0xbeef);

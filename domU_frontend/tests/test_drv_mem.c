@@ -14,7 +14,7 @@ static void open_mem(struct svq_drv_mem *mem, struct svq_hv *hv, bool scattered)
     REQUIRE(svq_drv_mem_open(mem, hv, 100, PAGES) == 0);
 }
 
-TEST(translation, "Every address of our pages is found, in order or scattered, and every other is refused")
+TEST(translation, "Every address of our pages is found, in order or scattered, and every other one is refused")
 {
     struct svq_drv_mem mem;
     struct svq_hv hv;
@@ -35,7 +35,7 @@ TEST(translation, "Every address of our pages is found, in order or scattered, a
     }
 }
 
-TEST(straight_runs, "A range goes on exactly as far as its frames follow one another")
+TEST(straight_runs, "A range goes on exactly as far as its frames are consecutive")
 {
     struct svq_drv_mem mem;
     struct svq_hv hv;
@@ -51,7 +51,7 @@ TEST(straight_runs, "A range goes on exactly as far as its frames follow one ano
     svq_drv_mem_close(&mem);
 }
 
-TEST(taking, "Pages are taken where enough frames follow one another, once each, until none are left")
+TEST(taking, "Pages are taken where enough frames are consecutive, once each, until none are left")
 {
     struct svq_drv_mem mem;
     struct svq_hv hv;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The driver's ring on plain memory, against a device that keeps to the specification and one that lies. */
+/* The driver's ring on plain memory, against a device that follows the specification and one that lies. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -62,7 +62,7 @@ static void close_bench(struct bench *b)
     free(b->memory);
 }
 
-/* A chain of `out` readable segments of 10 bytes and `in` writable ones of 20; the head, or why not. */
+/* A chain of `out` readable segments of 10 bytes and `in` writable ones of 20; returns the head, or why not. */
 static int add(struct bench *b, uint32_t out, uint32_t in, const struct svq_drv_table *table)
 {
     struct svq_drv_sg sg[SIZE + 4];
@@ -78,7 +78,7 @@ static int get(struct bench *b, uint16_t *head, uint32_t *len)
     return svq_drv_ring_get(&b->ring, head, len);
 }
 
-TEST(direct_chain, "A direct chain reaches the device segment by segment and comes back with its length")
+TEST(direct_chain, "A direct chain reaches the device segment by segment, and comes back with its length")
 {
     struct bench b;
     open_bench(&b, false);
@@ -106,7 +106,7 @@ TEST(direct_chain, "A direct chain reaches the device segment by segment and com
     close_bench(&b);
 }
 
-TEST(indirect_chain, "An indirect chain takes one descriptor and the device finds all segments in its table")
+TEST(indirect_chain, "An indirect chain takes one descriptor, and the device finds all segments in its table")
 {
     struct bench b;
     open_bench(&b, false);
@@ -121,7 +121,7 @@ TEST(indirect_chain, "An indirect chain takes one descriptor and the device find
     close_bench(&b);
 }
 
-TEST(limits, "A chain is refused for ever when it is too long, and for now when the ring is full")
+TEST(limits, "A chain that is too long is refused for good; while the ring is full, any chain is refused for now")
 {
     struct bench b;
     open_bench(&b, false);
@@ -204,7 +204,7 @@ static void suppression(bool event_idx)
     CHECK(peer_pop(&b.peer, &chain));
     peer_push(&b.peer, chain.head, 0);
     CHECK(!peer_wants_interrupt(&b.peer));
-    CHECK(svq_drv_ring_arm(&b.ring)); /* it came before we asked */
+    CHECK(svq_drv_ring_arm(&b.ring)); /* it arrived before we asked */
     CHECK_EQUAL(get(&b, &head, &len), 1);
     add(&b, 1, 1, NULL);
     svq_drv_ring_publish(&b.ring);
@@ -216,7 +216,8 @@ static void suppression(bool event_idx)
     close_bench(&b);
 }
 
-TEST(suppression_by_event_idx, "With EVENT_IDX both sides are notified exactly when they asked, and flags stay 0")
+TEST(suppression_by_event_idx,
+     "With EVENT_IDX both sides are notified exactly when they asked for it, and flags stay 0")
 {
     suppression(true);
 }
@@ -238,7 +239,7 @@ TEST(event_idx_batches, "With EVENT_IDX a batch that steps over the device's eve
     close_bench(&b);
 }
 
-/* What the ring says to one lie told after one honest completion; and that it stays said until a reset. */
+/* The ring's error for one lie after one honest completion; and that the error stays until a reset. */
 static void lie(int expected, void (*tell)(struct bench *b, uint16_t live, uint16_t done))
 {
     struct bench b;
@@ -309,7 +310,7 @@ static void tell_backwards(struct bench *b, uint16_t live, uint16_t done)
     svq_store_u16(&b->ring.used->idx, 0);
 }
 
-TEST(bad_id, "A used id beyond the ring is refused, also where only its low 16 bits are in range")
+TEST(bad_id, "A used id beyond the ring is refused, even if its low 16 bits are in range")
 {
     lie(-ERANGE, tell_id_at_size);
     lie(-ERANGE, tell_id_in_high_bits);
@@ -327,7 +328,7 @@ TEST(long_len, "A used length beyond the writable bytes is refused")
     lie(-EMSGSIZE, tell_huge);
 }
 
-TEST(index_jump, "A used index beyond what is in flight, or behind what was seen, is refused")
+TEST(index_jump, "A used index beyond what is in flight, or behind what we have seen, is refused")
 {
     lie(-EPROTO, tell_jump);
     lie(-EPROTO, tell_backwards);

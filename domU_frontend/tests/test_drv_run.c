@@ -4,7 +4,7 @@
 
 enum { N = 200, SLOT = 16384 };
 
-/* Request i has SLOT bytes of memory and 8 KiB of disk of its own, at an odd place and of an odd shape. */
+/* Request i has its own SLOT bytes of memory and 8 KiB of disk, at an odd place and of an odd shape. */
 static struct svq_drv_req shaped(const struct world *w, unsigned i, uint32_t type, uint32_t flags)
 {
     static const uint32_t lens[] = { 512, 4096, 8192, 1024, 6144 };
@@ -37,7 +37,7 @@ static void write_and_read_back(bool scattered, uint32_t flags, uint64_t feature
             for (uint32_t k = 0; k < reqs[i].len; k++)
                 va[k] = pass == 0 ? (uint8_t)(i * 7 + k * 3 + k / 256) : 0;
             bytes += reqs[i].len;
-            /* each on its own, so that buffers may overlap */
+            /* one at a time, so that buffers may overlap */
             CHECK_EQUAL(svq_drv_run(w.drv, &reqs[i], 1, 1, &results[i], &w.progress), 0);
             CHECK_EQUAL(results[i].error, 0);
             CHECK_EQUAL(results[i].status, SVQ_DRV_STATUS_OK);
@@ -58,27 +58,27 @@ static void write_and_read_back(bool scattered, uint32_t flags, uint64_t feature
     world_close(&w);
 }
 
-TEST(direct_linear, "Data of any alignment goes to the disk and comes back by direct chains")
+TEST(direct_linear, "Direct chains carry data of any alignment to the disk and back")
 {
     write_and_read_back(false, 0, WORLD_FEATURES, false);
 }
 
-TEST(direct_scattered, "So it does when guest frames are scattered, where segments are split between them")
+TEST(direct_scattered, "So they do if guest frames are scattered, with segments split between them")
 {
     write_and_read_back(true, 0, WORLD_FEATURES & ~(1ULL << VIRTIO_F_EVENT_IDX), true);
 }
 
-TEST(indirect_linear, "So it does by indirect tables")
+TEST(indirect_linear, "Indirect tables carry data of any alignment to the disk and back")
 {
     write_and_read_back(false, SVQ_DRV_REQ_INDIRECT, WORLD_FEATURES, false);
 }
 
-TEST(indirect_scattered, "So it does by indirect tables from scattered frames")
+TEST(indirect_scattered, "So they do from scattered frames")
 {
     write_and_read_back(true, SVQ_DRV_REQ_INDIRECT, WORLD_FEATURES, true);
 }
 
-TEST(indirect_not_agreed, "A request that wants a table goes direct where tables were not agreed")
+TEST(indirect_not_agreed, "A request that wants a table goes direct if tables were not negotiated")
 {
     write_and_read_back(false, SVQ_DRV_REQ_INDIRECT, WORLD_FEATURES & ~(1ULL << VIRTIO_F_INDIRECT_DESC), false);
 }
@@ -121,7 +121,7 @@ TEST(many_in_flight, "At most depth requests are in flight over all queues, and 
     world_close(&w);
 }
 
-TEST(ring_full, "A depth beyond what the ring holds fills the ring and goes on as descriptors come back")
+TEST(ring_full, "With a depth beyond the ring's size, the ring fills, and requests go on as descriptors come back")
 {
     struct svq_drv_config config = world_config();
     config.queue_size = 4;
@@ -154,7 +154,7 @@ TEST(other_types, "Flush has no data, and a type that the device does not know e
     world_close(&w);
 }
 
-TEST(refusals, "A request that cannot be sent is refused with the reason, and the others are done all the same")
+TEST(refusals, "A request that cannot be sent is refused with the reason, and the others complete all the same")
 {
     struct svq_drv_config config = world_config();
     config.max_segments = 6;
@@ -200,13 +200,13 @@ static void stopped(uint32_t how, int expected, unsigned done)
     world_close(&w);
 }
 
-TEST(stop, "A stop asked for by another thread ends the run with nothing more submitted")
+TEST(stop, "If another thread asks for a stop, the run ends, and submits nothing more")
 {
     stopped(SVQ_DRV_STOP_DRAIN, 0, 8);
     stopped(SVQ_DRV_STOP_NOW, -EINTR, 8);
 }
 
-TEST(raw, "Ring memory can be reached raw, kicks reach the device and its interrupts are counted")
+TEST(raw, "Ring memory can be reached directly, kicks reach the device, and its interrupts are counted")
 {
     struct world w;
     struct svq_drv_config config = world_config();
@@ -252,7 +252,8 @@ TEST(notifications, "A device that polls is not kicked, and a driver that waits 
     world_close(&w);
 }
 
-TEST(configurations, "A configuration out of range, too little memory or no port is refused, and nothing is kept")
+TEST(configurations,
+     "A configuration out of range, too little memory or no port is an error that leaves nothing behind")
 {
     struct svq_hv hv = { 0 };
     struct svq_drv *drv = NULL;
@@ -270,7 +271,7 @@ TEST(configurations, "A configuration out of range, too little memory or no port
     small.pages = 10;
     CHECK_EQUAL(svq_drv_create(&hv, &small, &drv), -ENOSPC);
     struct svq_drv_config large_ring = good;
-    large_ring.queue_size = 1024; /* four pages of descriptors, where only pairs follow one another */
+    large_ring.queue_size = 1024; /* four pages of descriptors, where only pairs are contiguous */
     hv.layout.scattered = true;
     CHECK_EQUAL(svq_drv_create(&hv, &large_ring, &drv), -ENOSPC);
     hv.layout.evtchn_error = -ENOMEM;

@@ -151,7 +151,7 @@ static void close_machine(struct machine *m)
     free(m->disk);
 }
 
-/* Writes a disk full of data in an order of its own, many in flight, then reads it all back elsewhere. */
+/* Fills a disk with data in a scrambled order, many requests in flight, then reads it all back into other memory. */
 static void load(uint64_t extra_features, uint32_t poll_us, unsigned depth)
 {
     static struct svq_drv_req reqs[N];

@@ -18,8 +18,8 @@ pytestmark = [pytest.mark.xen, pytest.mark.timeout(900)]
 
 DEVICE, OTHER, THIRD = 40, 41, 42
 PARAMETERS = "/sys/module/virtio_xenbus/parameters"
-HELD = "until it lets go, or its domain is destroyed in dom0, there is no end for {requests} of the driver"
-GONE = "until dom0 has run `shadowvq ctl sweep` there is no end"
+HELD = "until it lets go, or its domain is destroyed in dom0, {requests} of the driver cannot end"
+GONE = "until dom0 has run `shadowvq ctl sweep`,"
 OVER = "nothing of the device can be reached any more"
 
 Make = Callable[..., ScriptedMediator]
@@ -129,9 +129,7 @@ def test_a_mediator_that_is_late_or_starts_anew_proves_nothing(guest: Domain, ma
     mediator.connect()
     read_in_flight(guest, mediator.grow(), 1)
     mediator.say(State.Closing)
-    until_said(
-        guest, "has not closed the device within 1000 ms; until it has, there is no end for 1 request of the driver"
-    )
+    until_said(guest, "has not closed the device within 1000 ms; until it has, 1 request of the driver cannot end")
     mediator.say(State.Initialising)
     guest.run("sleep 3")
     assert (ended(guest), said(guest, "has not closed the device within")) == (set(), 1)

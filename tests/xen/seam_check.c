@@ -2,8 +2,9 @@
 /*
  * The hypervisor seam on real Xen: a mediator's whole use of it, in dom0 or in a mediator domain.
  * usage: seam_check OWN_DOMID FRONTEND_DOMID FRONTEND_MAX_FRAMES dom0|mediator OTHER_DOMID
- * The frontend has never run, so its memory is ours to write. With OTHER_DOMID we have nothing to do. Prints "ok - ..."
- * and "not ok - ..." lines, then "1..N".
+ *
+ * The frontend has never run, so we may write to its memory. OTHER_DOMID is a domain that we do not serve. Prints
+ * "ok - ..." and "not ok - ..." lines, then "1..N".
  */
 #include <errno.h>
 #include <poll.h>
@@ -34,9 +35,9 @@ static void foreign_memory(struct mediator *m)
 
     gfns[PAGES] = no_such_gfn;
     rc = svq_hv_map_foreign(m->hv, m->frontend, gfns, PAGES + 1, 0, errs, &again);
-    check(rc == 0 && errs[0] == 0, rc, "map_foreign maps what is RAM beside a frame that is not");
+    check(rc == 0 && errs[0] == 0, rc, "map_foreign maps RAM beside a frame that is not RAM");
     if (rc == 0) {
-        check(errs[PAGES] == -EINVAL, errs[PAGES], "and says -EINVAL for the frame that is no RAM");
+        check(errs[PAGES] == -EINVAL, errs[PAGES], "and sets -EINVAL for the frame that is not RAM");
         check(((uint8_t *)again)[SVQ_PAGE_SIZE] == 0xa5, 0, "two mappings of one frame show the same bytes");
         rc = svq_hv_unmap_foreign(m->hv, again, PAGES + 1);
         check(rc == 0, rc, "unmap_foreign");
@@ -52,7 +53,8 @@ static void foreign_memory_of_others(struct mediator *m)
     int expected = m->in_dom0 ? -ESRCH : -EPERM;
     int rc = svq_hv_map_foreign(m->hv, other, &gfn, 1, 0, &err, &memory);
     check(rc == expected, rc,
-          m->in_dom0 ? "map_foreign of no domain is -ESRCH" : "map_foreign of dom0 by a mediator domain is -EPERM");
+          m->in_dom0 ? "map_foreign of a missing domain is -ESRCH"
+                     : "map_foreign of dom0 by a mediator domain is -EPERM");
 }
 
 static void grant_table(struct mediator *m)
@@ -74,7 +76,7 @@ static void grant_table(struct mediator *m)
     check(used == 0, 0, "the new frames' entries are all free");
 }
 
-/* We are the grantee ourselves: what counts is that the hypervisor takes the entries that we wrote. */
+/* We are the grantee ourselves: what counts is that the hypervisor accepts the entries that we wrote. */
 static void grants(struct mediator *m)
 {
     uint32_t grefs[PAGES];
@@ -92,13 +94,13 @@ static void grants(struct mediator *m)
           "a granted page and the frontend's page are one");
     check(flags_of(m, 0) == (GTF_PERMIT_ACCESS | GTF_READING | GTF_WRITING), (int)flags_of(m, 0),
           "while mapped, the entry says reading and writing");
-    check(!svq_cas_u64(&m->table[0], &expected, 0), 0, "revoking with compare-and-swap fails while it is mapped");
+    check(!svq_cas_u64(&m->table[0], &expected, 0), 0, "ending it with compare-and-swap fails while it is mapped");
     rc = svq_hv_unmap_grants(m->hv, va, PAGES);
     check(rc == 0 && flags_of(m, 0) == GTF_PERMIT_ACCESS, rc, "unmap_grants clears both bits");
     expected = svq_grant_entry(GTF_PERMIT_ACCESS, m->own, FIRST_GFN);
-    check(svq_cas_u64(&m->table[0], &expected, 0), 0, "revoking succeeds once it is unmapped");
+    check(svq_cas_u64(&m->table[0], &expected, 0), 0, "ending it succeeds once it is unmapped");
     rc = svq_hv_map_grants(m->hv, m->frontend, grefs, PAGES, 1, &va);
-    check(rc == -EACCES, rc, "map_grants of a revoked entry is -EACCES, and maps nothing of its run");
+    check(rc == -EACCES, rc, "map_grants of an ended entry is -EACCES, and maps nothing of its run");
     check(flags_of(m, 1) == GTF_PERMIT_ACCESS, (int)flags_of(m, 1), "the rest of a refused run is not left mapped");
 
     grant(m, 0, GTF_PERMIT_ACCESS | GTF_READONLY);
@@ -120,7 +122,7 @@ static void shared_pages(struct mediator *m)
     int rc = svq_hv_share_pages(m->hv, m->own, PAGES, 1, grefs, &ours);
     if (!check(rc == 0, rc, "share_pages grants pages of our own"))
         return;
-    check(memcmp(ours, zero, sizeof zero) == 0, 0, "shared pages begin as zeroes");
+    check(memcmp(ours, zero, sizeof zero) == 0, 0, "shared pages start as zeros");
     rc = svq_hv_map_grants(m->hv, m->own, grefs, PAGES, 1, &theirs);
     if (check(rc == 0, rc, "map_grants maps shared pages (loopback)")) {
         ((uint8_t *)ours)[5] = 1;
@@ -175,12 +177,12 @@ static void event_channels(struct mediator *m)
         rc = svq_evtchn_unmask(near, (uint32_t)near_port);
         check(rc == 0, rc, "evtchn_unmask");
         rc = next_event(near);
-        check(rc == near_port, rc, "what came while it was masked is seen after unmasking");
+        check(rc == near_port, rc, "an event that came while it was masked is seen after unmasking");
         rc = svq_evtchn_unbind(far, (uint32_t)far_port);
         check(rc == 0, rc, "evtchn_unbind");
     }
     rc = svq_evtchn_bind(far, m->own, 4000);
-    check(rc < 0, rc, "evtchn_bind to no port fails");
+    check(rc < 0, rc, "evtchn_bind to a missing port fails");
     svq_evtchn_close(far);
     svq_evtchn_close(near);
 }
@@ -200,7 +202,7 @@ static void own_pages(struct mediator *m)
     int rc = svq_hv_own_pages(m->hv, 0, PAGES, gfns, &pages), distinct = 1;
     for (int i = 1; i < PAGES; i++)
         distinct &= gfns[i] != gfns[0];
-    check(rc == 0 && gfns[0] != 0 && distinct, rc, "own_pages says its pages' frame numbers");
+    check(rc == 0 && gfns[0] != 0 && distinct, rc, "own_pages reports its pages' frame numbers");
     if (rc == 0) {
         rc = svq_hv_release_own_pages(m->hv, pages, PAGES);
         check(rc == 0, rc, "release_own_pages");
@@ -217,7 +219,7 @@ static void nothing_left(struct mediator *m)
     svq_hv_read_counters(m->hv, &c);
     check(c.foreign_pages_live == 0 && c.grant_pages_live == 0 && c.grant_tables_live == 0 &&
               c.shared_pages_live == 0 && c.ports_live == 0,
-          0, "the counters say that nothing is held any more");
+          0, "the counters say that nothing is held any longer");
     check(c.foreign_maps > 0 && c.grant_maps > 0 && c.notifies > 0, 0, "and what was done");
 }
 
@@ -233,11 +235,11 @@ int main(int argc, char **argv)
     m.max_frames = (uint32_t)atoi(argv[3]);
     m.in_dom0 = strcmp(argv[4], "dom0") == 0;
     m.other = (uint16_t)atoi(argv[5]);
-    setbuf(stdout, NULL); /* what was said before a crash is to be seen */
+    setbuf(stdout, NULL); /* show what was printed before a crash */
     int rc = svq_hv_open_xen(&m.hv);
     if (!check(rc == 0, rc, "open_xen"))
         return 1;
-    check(svq_hv_domid(m.hv) == -ENOSYS, svq_hv_domid(m.hv), "domid is -ENOSYS until it is told");
+    check(svq_hv_domid(m.hv) == -ENOSYS, svq_hv_domid(m.hv), "domid is -ENOSYS until it is set");
     rc = svq_hv_set_domid(m.hv, m.own);
     check(rc == 0 && svq_hv_domid(m.hv) == m.own, rc, "set_domid");
 

@@ -35,7 +35,7 @@ static inline int check(int good, int rc, const char *what)
     if (good)
         printf("ok - %s\n", what);
     else
-        printf("not ok - %s (answer %d: %s; %s)\n", what, rc, strerror(abs(rc)), svq_hv_why());
+        printf("not ok - %s (returned %d: %s; %s)\n", what, rc, strerror(abs(rc)), svq_hv_why());
     return good;
 }
 

@@ -2,7 +2,7 @@
 /*
  * Watches the frames of a guest that balloons, from dom0, until SIGTERM.
  * usage: seam_frames serve|hold FRONTEND_DOMID STATUS_FILE
- *     serve  keeps a part of the guest mapped; when frames change it drops all of it, acknowledges, and maps it anew
+ *     serve  keeps a part of the guest mapped; when frames change it drops all of it, acknowledges, and maps it again
  *     hold   does not acknowledge
  * STATUS_FILE has "changes CHANGES out OUT": how often frames have changed, and how many of those frames are out.
  */
@@ -91,7 +91,7 @@ static int serve(struct guest *guest, struct svq_frames *frames, int hold, const
             if (rc == 0 && !hold)
                 rc = svq_frames_ack(frames);
         } else if (rc == 0 && ready == 0 && !guest->memory) {
-            rc = map_memory(guest); /* the guest is done for now */
+            rc = map_memory(guest); /* the guest has finished for now */
         }
         if (guest->memory || hold)
             say(guest, path);
@@ -99,7 +99,7 @@ static int serve(struct guest *guest, struct svq_frames *frames, int hold, const
     return rc < 0 ? rc : drop_memory(guest);
 }
 
-/* Xen public/hvm/dm_op.h: struct xen_dm_op, as far as these two operations go. */
+/* Xen public/hvm/dm_op.h: struct xen_dm_op, only the fields of these two operations. */
 struct server_op {
     uint32_t op, pad;
     uint16_t first, second; /* to destroy: its id, 0; to create: no buffer, ... */
@@ -108,8 +108,8 @@ struct server_op {
 enum { CREATE_IOREQ_SERVER = 1, DESTROY_IOREQ_SERVER = 6 };
 
 /*
- * Watches, beside a server that another device model in dom0 has: that one is not to be taken over. It goes again, so
- * that a watch which did take it over would hear of nothing.
+ * Watches beside a server of another device model in dom0, which we must not take over. That server goes away again, so
+ * a watch that did take it over would hear nothing.
  */
 static int watch(struct guest *guest, struct svq_frames **frames)
 {

@@ -2,9 +2,10 @@
 /*
  * Two grantees of one entry, in two domains.
  * usage: seam_grantee hold OWN_DOMID FRONTEND_DOMID FOLDER
- *            grants a page of the frontend to ourselves, maps it, makes the entry say that it is dom0's, and says so by
- * a file FOLDER/held; lets go once there is FOLDER/let-go seam_grantee map FRONTEND_DOMID status 0: we can map that
- * entry; 1: -EACCES
+ *            grants a page of the frontend to ourselves, maps it, makes the entry name dom0 as its grantee, and
+ *            creates FOLDER/held; lets go once FOLDER/let-go exists
+ *        seam_grantee map FRONTEND_DOMID
+ *            status 0: we can map that entry; 1: -EACCES
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Xen's rules for grant entries, of which test_hv_grants.c asks the embedded machine the same. We write the entries,
+ * Xen's rules for grant entries; test_hv_grants.c checks the same rules on the embedded machine. We write the entries,
  * and are their grantee as well.
  */
 #include <errno.h>
@@ -32,7 +32,7 @@ struct copy_request {
 };
 enum { COPY_SOURCE_GREF = 1, COPY_DEST_GREF = 2 };
 
-/* Xen's own copy between a page of ours and what entry 0 grants: 0, or the hypervisor's status, or -errno. */
+/* Xen's own copy between a page of ours and the page that entry 0 grants: 0, or the hypervisor's status, or -errno. */
 static int copy(const struct mediator *m, uint8_t *page, int towards_grant)
 {
     struct copy_segment segment = { .len = 64, .flags = towards_grant ? COPY_DEST_GREF : COPY_SOURCE_GREF };
@@ -99,7 +99,7 @@ static void marks(struct mediator *m)
     one_mark(m, SVQ_MARK_MAX);
 }
 
-/* What the mediator does to an entry that its grantee still has mapped, one bit of it at a time. */
+/* What the mediator does to an entry that its grantee still has mapped, one bit at a time. */
 static void without_its_type(struct mediator *m)
 {
     static uint8_t page[SVQ_PAGE_SIZE] __attribute__((aligned(4096)));
@@ -126,7 +126,7 @@ static void without_its_type(struct mediator *m)
     unmap_entry(m, reader);
     check(entry_of(m) == (untyped | GTF_READING), 0, "it counts as mapped until the last unmap");
     unmap_entry(m, first);
-    check(entry_of(m) == untyped, 0, "then the mark is left of its flags");
+    check(entry_of(m) == untyped, 0, "then only the mark remains of its flags");
     rc = map_entry(m, 0, &va);
     check(rc == -EACCES, rc, "and nobody maps it from then on");
     rc = copy(m, page, 0);
@@ -150,7 +150,7 @@ static void held(struct mediator *m)
     unmap_entry(m, first);
     check(svq_entry_end(&m->table[0], granted) == SVQ_HELD, 0, "it stays held by that mapping");
     unmap_entry(m, reader);
-    check(entry_of(m) == kept, 0, "after the last unmap the entry is as it was written");
+    check(entry_of(m) == kept, 0, "after the last unmap the entry is as we wrote it");
     check(svq_entry_end(&m->table[0], granted) == SVQ_ENDED && entry_of(m) == 0, 0, "and ends");
 }
 
@@ -174,7 +174,7 @@ static void held_for_writing(struct mediator *m)
     check(svq_entry_end(&m->table[0], granted) == SVQ_ENDED, 0, "the last unmap frees it");
 }
 
-/* Why an entry is never given another frame, nor cleared whole, while it is mapped. */
+/* Why we never write another frame into a mapped entry, and never clear all of it. */
 static void rewritten(struct mediator *m)
 {
     uint64_t granted = svq_entry_granted(m->own, FIRST_GFN, true, MARK);
@@ -189,7 +189,7 @@ static void rewritten(struct mediator *m)
     write_entry(m, 0);
     rc = map_entry(m, 1, &third);
     check(rc == 0 && ((uint8_t *)third)[0] == 0xa5, rc, "an entry that was cleared whole is mapped again");
-    check(entry_of(m) == 0, 0, "and does not say so");
+    check(entry_of(m) == 0, 0, "without a bit that says so");
     unmap_entry(m, third);
     unmap_entry(m, again);
     unmap_entry(m, first);

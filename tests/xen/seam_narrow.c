@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What the handles that reach one domain's memory can reach besides: nothing. */
+/* The handles that reach one domain's memory can reach nothing else. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>

@@ -196,7 +196,6 @@ static inline bool svq_queue_is_live(const struct svq_queue *q)
     return q->state == SVQ_QUEUE_RUNNING || q->state == SVQ_QUEUE_DRAINING;
 }
 
-<<<<<<< HEAD
 /*
  * trace.c: notes an event. `entry`: the chain's record, where it is placed; NULL: what is known of a chain that is not
  * is in q->chain. Cold: it reads the clock.
@@ -204,10 +203,7 @@ static inline bool svq_queue_is_live(const struct svq_queue *q)
 void svq_trace_note(struct svq_queue *q, enum svq_trace_event event, uint16_t head, int code,
                     struct svq_in_flight *entry, uint32_t used_length);
 
-/* forward.c, complete.c: one pass each; see svq.h. `signal` tells whether the peer asked to be notified. */
-=======
 /* forward.c, complete.c: one pass each; see svq.h. `signal`: whether the peer asked to be notified. */
->>>>>>> 3e64d28 (The mediator's C, its seam and the embedded machine speak plain English)
 int svq_forward_pass(struct svq_queue *q, unsigned budget, bool *signal);
 int svq_complete_pass(struct svq_queue *q, unsigned budget, bool *signal);
 

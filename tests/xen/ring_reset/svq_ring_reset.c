@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * A disk's driver for tests, in place of virtio_blk, which never resets a ring: reads the first page of the disk, then
- * resizes the queue (which is how drivers reset a ring) with a request in it, again and again; each read has to give
- * the same bytes. Its probe fails unless all of that went well; /sys/module/svq_ring_reset/parameters says how far.
+ * A disk's driver for tests, in place of virtio_blk, which never resets a ring: it repeatedly reads the first page of
+ * the disk, then resizes the queue (which is how drivers reset a ring) with a request in it; each read has to give the
+ * same bytes. Its probe fails unless all of that went well; /sys/module/svq_ring_reset/parameters says how far it got.
  */
 #include <linux/completion.h>
 #include <linux/module.h>

@@ -18,6 +18,7 @@ from xen_shadowvq.cli_options import domid_option, json_option, names_a_device, 
 from xen_shadowvq.cli_trace import trace
 from xen_shadowvq.dom0 import Dom0
 from xen_shadowvq.errors import ConfigError
+from xen_shadowvq.new_device import Disk
 from xen_shadowvq.output import printable, say, say_json
 from xen_shadowvq.parameters import Domain, Seconds
 from xen_shadowvq.program import Program
@@ -152,7 +153,7 @@ def attach(
 
     An image that is written to belongs to one device, and to no other program. Several devices may read the same image.
     """
-    disk = toolstack.Disk(image, read_only, direct_io, queues, serial, placement, shareable=shareable)
+    disk = Disk(image, read_only, direct_io, queues, serial, placement, shareable=shareable)
     with Dom0(sim_directory) as dom0:
         domid, mediator, backend = map(dom0.domid, (frontend, mediator_domain, backend_domain))
         device = toolstack.attach(dom0, frontend=domid, mediator=mediator, backend=backend, disk=disk)

@@ -17,7 +17,7 @@ from xen_shadowvq.config import CopyThreshold, Placement
 from xen_shadowvq.dom0 import Declared
 from xen_shadowvq.errors import ConfigError, shown
 from xen_shadowvq.models import Section
-from xen_shadowvq.toolstack import Disk
+from xen_shadowvq.new_device import Disk
 from xen_shadowvq.yaml_source import Loc
 from xenstore_schema import nodes
 from xenstore_schema.spec import DOMID_MAX

@@ -16,8 +16,9 @@ from functools import partial
 
 from xen_shadowvq.answer import Answer
 from xen_shadowvq.config import Config
-from xen_shadowvq.connection import Connection, Ends, Parts, Remains
-from xen_shadowvq.engine import Arena, Worker
+from xen_shadowvq.connection import Ends, Remains
+from xen_shadowvq.connection_slot import ConnectionSlot
+from xen_shadowvq.engine import Worker
 from xen_shadowvq.errors import (
     XENSTORE_TROUBLE,
     ConfigError,
@@ -29,7 +30,6 @@ from xen_shadowvq.errors import (
 from xen_shadowvq.guests import GuestTable
 from xen_shadowvq.held import Leftovers
 from xen_shadowvq.hypervisor import Hypervisor
-from xen_shadowvq.legs import leg2_features
 from xen_shadowvq.life import Life
 from xen_shadowvq.log import get_logger
 from xen_shadowvq.offering import Offering
@@ -80,7 +80,7 @@ class ShadowDevice:
         backend_domid = read_own(store, leg2_path, nodes.SvqFront.BACKEND_ID)
         front_path = nodes.virtio_front_path(frontend=frontend_domid, device=device_id)
         back_path = nodes.svq_back_path(backend=backend_domid, mediator=context.domid, handle=attachment.handle)
-        self._ends = self._read_ends(attachment, frontend_domid, device_id, backend_domid)
+        self._ends = _read_ends(context, attachment, frontend_domid, device_id, backend_domid)
         self._log = get_logger(domid=frontend_domid, device=device_id, backend=backend_domid)
         self._trouble = Trouble(store, path, self._log, (frontend_domid, device_id))
 
@@ -96,30 +96,13 @@ class ShadowDevice:
         self._stats = Answer(store, path, nodes.VirtioBack.STATS_REQUEST, nodes.VirtioBack.STATS)
         self._tracing = Tracing(store, path)
         self._reset_rate = Rate(*RING_RESETS)
-
+        self._slot = ConnectionSlot(
+            context.hypervisor, context.guests, context.workers, self._ends, self._reset_rate, self._tracing, self._log
+        )
         leftovers = Leftovers(store, path, context.hypervisor, frontend_domid, attachment.mark, backend)
         self._remains = Remains(self.front, self.back, leftovers)
         self._begun = False
-        self._connection: Connection | Remains | None = None
-        self._arena: Arena | None = None  # from the first connection on
         self._removing = self._removed = False
-
-    def _read_ends(self, attachment: Attachment, frontend_domid: int, device_id: int, backend_domid: int) -> Ends:
-        """The configuration's policy holds unless the toolstack's nodes override it."""
-        context, configured = self._context, self._context.config.policy_for(frontend_domid, device_id)
-        said = {"placement": attachment.placement, "copy_threshold": attachment.copy_threshold}
-        return Ends(
-            frontend_domid=frontend_domid,
-            device_id=device_id,
-            backend_domid=backend_domid,
-            mediator_domid=context.domid,
-            memory_kib=attachment.memory_kib,
-            memory_is_fixed=configured.memory_is_fixed(context.hypervisor.name),
-            may_balloon=attachment.may_balloon,
-            mark=attachment.mark,
-            policy=configured.model_copy(update={key: value for key, value in said.items() if value is not None}),
-            drain_timeout_s=context.config.limits.drain_timeout_ms / 1000,
-        )
 
     # ---- what the service calls ------------------------------------------------------------------------------------
 
@@ -148,8 +131,7 @@ class ShadowDevice:
     @property
     def due(self) -> float | None:
         """When to call `tick`; None: only news can move it."""
-        connection_due = self._connection.due if self._connection else None
-        return earliest((self._look_due, connection_due, 0.0 if self._can_reopen else None))
+        return earliest((self._look_due, self._slot.due, 0.0 if self._can_reopen else None))
 
     @property
     def _look_due(self) -> float | None:
@@ -169,8 +151,8 @@ class ShadowDevice:
             self._guard(self._look_at_the_peers)
             if self.front.phase in {Phase.OFFERED, Phase.CONNECTED}:
                 self._guard(self._offering.relay_config)
-            if self._connection and self.front.phase is Phase.CONNECTED:
-                self._guard(self._connection.look)
+            if self.front.phase is Phase.CONNECTED:
+                self._guard(self._slot.look)
         else:
             self._guard(self._leave_if_unwanted)
         self._guard(partial(self._stats.look, self.status))
@@ -181,7 +163,7 @@ class ShadowDevice:
 
     def check_fault(self) -> None:
         """Closes the device if a peer broke it."""
-        if self._connection and not self._connection.is_closing and (fault := self._connection.fault()):
+        if fault := self._slot.fault():
             self._fail(fault)
 
     def tick(self) -> None:
@@ -189,14 +171,13 @@ class ShadowDevice:
         if self._look_due is not None and time.monotonic() >= self._look_due:
             self.look()
         self._move_closing()
-        if self._connection:
-            self._guard(self._connection.move)
+        self._guard(self._slot.move)
         if self._can_reopen:
             self.back.feed(Event.REOPEN)
 
     def wind_down(self) -> bool:
         """The service is ending, and requests in flight may still complete. True: none of them could any more."""
-        return self._connection is None or self._connection.is_idle()
+        return self._slot.is_idle()
 
     def release(self) -> None:
         """
@@ -204,17 +185,18 @@ class ShadowDevice:
         comes after this one; leg 1 then stays Closing.
         """
         try:
-            if self._connection and (held := self._connection.end_at_once()):
+            if held := self._slot.end_at_once():
                 self.front.stay_closing()
                 self._log.warning("pages_held_at_exit", pages=held)
         finally:
-            self._let_go()
+            self._slot.release()
 
     def status(self) -> dict[str, object]:
         """What `ctl status` shows."""
-        held = self._connection.held_pages if self._connection else 0
+        held = self._slot.held_pages
         rates = self._offering.rate, self._reset_rate, self._stats.rate
-        report: dict[str, object] = {
+        live = self._context.hypervisor.counters()
+        return {
             "frontend": self._ends.frontend_domid,
             "device": self._ends.device_id,
             "backend": self._ends.backend_domid,
@@ -224,11 +206,9 @@ class ShadowDevice:
             "held_pages": held,
             "held_by": self._ends.backend_domid if held else None,
             "rate_limited": sum(rate.waits for rate in (*self._rounds, *rates)),
+            **self._slot.status(),
+            **{f"mediator_{name}": count for name, count in live.items()},
         }
-        if self._connection:
-            report |= self._connection.status()
-        live = self._context.hypervisor.counters()
-        return report | {f"mediator_{name}": count for name, count in live.items()}
 
     # ---- the beginning ---------------------------------------------------------------------------------------------
 
@@ -247,7 +227,7 @@ class ShadowDevice:
         if self._remains.freed:
             self._log.warning("stale_grants_revoked", revoked=self._remains.freed)
         if not ended:
-            self._connection = self._remains
+            self._slot.take(self._remains)
         self._begun = True
         self.back.begin()
         self.front.begin(releasing=not ended)
@@ -299,31 +279,18 @@ class ShadowDevice:
 
     def _connect(self) -> None:
         """Makes shadow rings of the frontend's rings; CONNECT_DONE comes once the backend has taken those up."""
-        if self._connection is not None and self.back.phase is not Phase.SETTING_UP:
+        if not self._slot.is_empty and self.back.phase is not Phase.SETTING_UP:
             return  # an earlier attempt, which XenStore interrupted, got this far
-        self._free_connection()  # no attempt got this far: nothing of it was started, so nothing is granted
-        offer, acceptance, window = self._offering.accepted()
-        self._connection = made = Connection(self._parts(), self._ends, self.front, self.back, acceptance, window)
-        self._tracing.connected(made.device)
-        in_force = leg2_features(offer, acceptance.features)
-        self.back.write_shadow(in_force, window, made.shadow)
+        self._slot.connect(self.front, self.back, *self._offering.accepted())
         self.back.feed(Event.SETUP_DONE)
-
-    def _parts(self) -> Parts:
-        context, ends = self._context, self._ends
-        if self._arena is None:
-            self._arena = Arena(context.hypervisor, ends.backend_domid)
-        first = (ends.frontend_domid + ends.device_id) % len(context.workers)
-        workers = (*context.workers[first:], *context.workers[:first])
-        return Parts(context.hypervisor, context.guests, workers, self._arena, self._reset_rate, self._log)
 
     def _disconnect(self) -> Event | None:
         """STOPPED comes when the connection is over; at once if there is none."""
         self._offering.unwant()
-        if self._connection is None:
+        if self._slot.is_empty:
             return Event.STOPPED
-        if isinstance(self._connection, Connection) and not self._connection.is_closing:
-            self._connection.close(drain=self.front.peer_looks_alive and self.back.phase is Phase.CONNECTED)
+        if not self._slot.is_closing:
+            self._slot.close(drain=self.front.peer_looks_alive and self.back.phase is Phase.CONNECTED)
         return None
 
     # ---- the leg to the backend: we use what it offers -------------------------------------------------------------
@@ -338,7 +305,7 @@ class ShadowDevice:
                 self._pass_on_reason()
                 self._offering.drop()
                 self.front.feed(Event.FAULT)  # the backend closed, or left: leg 1 follows
-                return None if self._connection and self._connection.waits_for_back else Event.STOPPED
+                return None if self._slot.waits_for_back else Event.STOPPED
             case Action.REMOVE:
                 pass  # leg 1 removes both directories
         return None
@@ -348,13 +315,9 @@ class ShadowDevice:
             self.front.feed(Event.OFFER_READY)
 
     def _start(self) -> None:
-        connection = self._connection
-        if not isinstance(connection, Connection) or connection.is_closing:
-            return
-        if connection.start():
-            self._log.info("device_connected", queues=len(connection.rings))
-        self._rounds[0].pause.reset()
-        self.front.feed(Event.CONNECT_DONE)
+        if self._slot.start():
+            self._rounds[0].pause.reset()
+            self.front.feed(Event.CONNECT_DONE)
 
     def _pass_on_reason(self) -> None:
         """
@@ -366,44 +329,27 @@ class ShadowDevice:
 
     @property
     def _can_reopen(self) -> bool:
-        closing = self._connection is not None and self._connection.is_closing
-        return self.back.can_reopen and not closing and not self._removing
+        return self.back.can_reopen and not self._slot.is_closing and not self._removing
 
     # ---- closing ---------------------------------------------------------------------------------------------------
 
     def _move_closing(self, *, domain_died: bool = False) -> None:
-        if self._connection is None or not self._connection.is_closing:
-            return
         try:
-            if not self._connection.advance(domain_died=domain_died):
+            if not self._slot.advance(domain_died=domain_died):
                 return
         except XENSTORE_TROUBLE as error:
             self._trouble.mention(error)  # the teardown knows when to try again
             return
-        self._free_connection()
         self._log.info("device_closed")
         self.front.feed(Event.STOPPED)
         self.look()
 
     def _remove(self) -> None:
-        self._let_go()  # before anybody sees that the device is gone
+        self._slot.release()  # before anybody sees that the device is gone
         self.back.remove()
         self.front.remove()
         self._removed = True
         self._log.info("device_removed")
-
-    def _let_go(self) -> None:
-        """Releases all that belongs to the device rather than to a single connection."""
-        self._free_connection()
-        if self._arena:
-            self._arena.close()
-            self._arena = None
-
-    def _free_connection(self) -> None:
-        if self._connection:
-            self._tracing.ending()
-            self._connection.free()
-            self._connection = None
 
     # ---- what goes wrong -------------------------------------------------------------------------------------------
 
@@ -435,3 +381,21 @@ class ShadowDevice:
     def _fail(self, error: ShadowVQError) -> None:
         self._trouble.broken(error)
         self.front.feed(Event.FAULT)
+
+
+def _read_ends(context: Context, attachment: Attachment, frontend_domid: int, device_id: int, backend: int) -> Ends:
+    """The configuration's policy holds unless the toolstack's nodes override it."""
+    configured = context.config.policy_for(frontend_domid, device_id)
+    said = {"placement": attachment.placement, "copy_threshold": attachment.copy_threshold}
+    return Ends(
+        frontend_domid=frontend_domid,
+        device_id=device_id,
+        backend_domid=backend,
+        mediator_domid=context.domid,
+        memory_kib=attachment.memory_kib,
+        memory_is_fixed=configured.memory_is_fixed(context.hypervisor.name),
+        may_balloon=attachment.may_balloon,
+        mark=attachment.mark,
+        policy=configured.model_copy(update={key: value for key, value in said.items() if value is not None}),
+        drain_timeout_s=context.config.limits.drain_timeout_ms / 1000,
+    )

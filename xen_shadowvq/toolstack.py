@@ -6,9 +6,8 @@ from __future__ import annotations
 import errno
 import random
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 from xen_shadowvq.devices import POLL_S, Attached, find, orphans, wait_until, who_holds
 from xen_shadowvq.dom0 import (
@@ -23,10 +22,10 @@ from xen_shadowvq.dom0 import (
     unfinished,
 )
 from xen_shadowvq.errors import ConfigError, XenStoreError
-from xen_shadowvq.publish import Entry, rewrite
+from xen_shadowvq.new_device import Disk, NewDevice
+from xen_shadowvq.publish import rewrite
 from xen_shadowvq.xenstore import Transaction
 from xenstore_schema import State, nodes
-from xenstore_schema.spec import Directory, Node
 
 T = TypeVar("T")
 
@@ -34,21 +33,6 @@ TAKE_AWAY_S = 4.0
 """How long removing a device that came to nothing may take, however short its own timeout was."""
 
 _OFFERED = {"InitWait", "Initialised", "Connected"}  # the mediator's states
-
-
-@dataclass(frozen=True)
-class Disk:
-    """A disk to attach. `image` is a path in the backend's domain; None leaves it to the mediator's configuration."""
-
-    image: str
-    read_only: bool = False
-    direct_io: bool = False
-    queues: int = 1
-    serial: str | None = None
-    placement: str | None = None
-    copy_threshold: int | None = None
-    shareable: bool = False
-    """Others may write to the image at the same time."""
 
 
 def attach(
@@ -82,8 +66,7 @@ def attach(
             number = _free_number(dom0, t, frontend, mediator, device)
             handles = going | _taken_handles(t, mediator, backend)
             handle = next(i for i in range(1 << 31) if i not in handles)
-            memory = _memory_kib(t, frontend)
-            _write_pairs(dom0, t, frontend, mediator, backend, number, handle, mark, memory, disk, declared)
+            NewDevice(frontend, mediator, backend, number, handle, mark, disk, declared).write(dom0, t)
             return number
 
         return store.in_transaction(work)
@@ -164,124 +147,6 @@ def tidy(dom0: Dom0, frontend: int | None = None) -> None:
         if dom0.store.is_domain_introduced(record.mediator) and not dom0.sweep(record.frontend, [record.mark]).held:
             dom0.count_swept(record)
             _remove(dom0, find(dom0, record.frontend, record.device), record)
-
-
-def _write_pairs(
-    dom0: Dom0,
-    t: Transaction,
-    frontend: int,
-    mediator: int,
-    backend: int,
-    device: int,
-    handle: int,
-    mark: int,
-    memory: int,
-    disk: Disk,
-    declared: Declared | None,
-) -> None:
-    virtio_back = nodes.virtio_back_path(mediator=mediator, frontend=frontend, device=device)
-    virtio_front = nodes.virtio_front_path(frontend=frontend, device=device)
-    svq_back = nodes.svq_back_path(backend=backend, mediator=mediator, handle=handle)
-    svq_front = nodes.svq_front_path(mediator=mediator, handle=handle)
-    for path, owner, reader in ((svq_back, backend, mediator), (virtio_back, mediator, frontend)):
-        peers_directory = path.rpartition("/")[0]  # its owner removes it with the peer's last device
-        t.mkdir(peers_directory)
-        t.set_perms(peers_directory, _perms(owner, reader))
-    for root, reader in (
-        (nodes.svq_front_root(mediator=mediator), backend),
-        (nodes.virtio_front_root(frontend=frontend), mediator),
-        # dom0's own: the mediator sees by these whether the two domains are still there
-        (nodes.virtio_record_root(frontend=frontend), mediator),
-        (nodes.virtio_record_root(frontend=backend), mediator),
-    ):
-        _make_readable(dom0, t, root, reader)
-    record = nodes.virtio_record_path(frontend=frontend, device=device)
-    name, digest = (declared.name, declared.digest) if declared else (None, None)
-    vr = nodes.VirtioRecord
-    swept, attached = (node.read(t.read, record) or 0 for node in (vr.SWEPT, vr.ATTACHED))  # of earlier ones
-    _write_dir(t, nodes.VIRTIO_RECORD, record, 0, frontend, [
-        (vr.MEDIATOR_ID, mediator), (vr.BACKEND_ID, backend), (vr.SVQ_HANDLE, handle), (vr.GRANT_MARK, mark),
-        (vr.SWEPT, swept), (vr.ATTACHED, (attached + 1) % (vr.ATTACHED.high + 1)),
-        *_optional((vr.DECLARED_AS, name), (vr.DECLARED, digest)),
-    ])  # fmt: skip
-    vb, vf, sb, sf = nodes.VirtioBack, nodes.VirtioFront, nodes.SvqBack, nodes.SvqFront
-    _write_dir(t, nodes.SVQ_BACK, svq_back, backend, mediator, [
-        (sb.FRONTEND, svq_front), (sb.FRONTEND_ID, mediator), (sb.ONLINE, True), (sb.TYPE, "blk"),
-        (sb.PARAMS, disk.image), (sb.MODE, "r" if disk.read_only else "w"), (sb.DIRECT_IO, disk.direct_io),
-        (sb.QUEUES, disk.queues), *_optional((sb.SERIAL, disk.serial), (sb.SHAREABLE, disk.shareable or None)),
-    ])  # fmt: skip
-    _write_dir(t, nodes.SVQ_FRONT, svq_front, mediator, backend, [
-        (sf.BACKEND, svq_back), (sf.BACKEND_ID, backend), (sf.WINDOW_OWNER, frontend),
-    ], disk.queues)  # fmt: skip
-    _write_dir(t, nodes.VIRTIO_BACK, virtio_back, mediator, frontend, [
-        (vb.FRONTEND, virtio_front), (vb.FRONTEND_ID, frontend), (vb.ONLINE, True), (vb.SVQ_HANDLE, handle),
-        (vb.FRONTEND_MEMORY, memory), (vb.FRONTEND_BALLOONS, _may_balloon(t, frontend)), (vb.GRANT_MARK, mark),
-        (vb.QUEUES, disk.queues), *_optional((vb.PLACEMENT, disk.placement), (vb.COPY_THRESHOLD, disk.copy_threshold)),
-    ], disk.queues)  # fmt: skip
-    _write_dir(t, nodes.VIRTIO_FRONT, virtio_front, frontend, mediator, [
-        (vf.BACKEND, virtio_back), (vf.BACKEND_ID, mediator),
-    ], disk.queues)  # fmt: skip
-
-
-def _make_readable(dom0: Dom0, t: Transaction, path: str, reader: int) -> None:
-    """
-    Makes the directory if need be. A domain that may not read what it watches does not hear of its end (XSA-115).
-    Readers that are gone are left out: a list of all there ever were would one day not fit in a message.
-    """
-    t.mkdir(path)
-    owner, *others = t.get_perms(path)
-    if owner != f"n{reader}" and f"r{reader}" not in others:
-        living = [perm for perm in others if dom0.store.is_domain_introduced(int(perm[1:]))]
-        t.set_perms(path, [owner, *living, f"r{reader}"])
-
-
-def _memory_kib(t: Transaction, domid: int) -> int:
-    path = f"/local/domain/{domid}/memory/static-max"
-    text = t.read(path)
-    if text is None or not text.isdecimal():
-        raise ConfigError(f"{path} is {text!r}, expected KiB: the toolstack writes it when it creates a domain")
-    return int(text)
-
-
-def _may_balloon(t: Transaction, domid: int) -> bool:
-    """Whether a guest's memory is below its maximum; libxl counts video memory in one of the two only."""
-    target, video = (t.read(f"/local/domain/{domid}/memory/{name}") for name in ("target", "videoram"))
-    if target is None or not target.isdecimal():
-        return False
-    return int(target) + (int(video) if video and video.isdecimal() else 0) < _memory_kib(t, domid)
-
-
-def _optional(*entries: tuple[Node[Any], Any]) -> Iterator[tuple[Node[Any], Any]]:
-    return (entry for entry in entries if entry[1] is not None)
-
-
-def _perms(owner: int, reader: int) -> list[str]:
-    """
-    Permissions of a directory that one side writes and the other reads. dom0 owns it, and so all that is made in it
-    here: XenStore counts a node against its owner, and limits how many a domain other than dom0 may own.
-    """
-    return ["n0", *([f"b{owner}"] if owner else []), f"r{reader}"]
-
-
-def _write_dir(
-    t: Transaction, directory: Directory, path: str, owner: int, reader: int, entries: list[Entry], queues: int = 0
-) -> None:
-    """
-    Makes a directory with what its owner finds in it: the entries, each node's `initial`, a directory for each queue.
-    """
-    t.mkdir(path)
-    t.set_perms(path, _perms(owner, reader))
-    for n in range(queues):
-        t.mkdir(f"{path}/queue-{n}")
-    for node in directory.nodes:
-        if node.initial is not None:
-            for indices in ((n,) for n in range(queues)) if node.indices else ((),):
-                t.write(node.path(path, *indices), node.initial)
-    for node, value, *_ in entries:
-        try:
-            t.write(node.path(path), node.format(value))
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
 
 
 def detach(dom0: Dom0, frontend: int, device: int, timeout_s: float) -> None:

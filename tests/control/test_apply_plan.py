@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from xen_shadowvq.apply_plan import Declarations, Do, Seen, SeenDevice, SeenDomain, Step, names, plan, plan_guest
 from xen_shadowvq.declarations import Declaration, Wanted
 from xen_shadowvq.dom0 import Declared
-from xen_shadowvq.toolstack import Disk
+from xen_shadowvq.new_device import Disk
 
 WEB, OTHER, MED, DRV = 5, 6, 7, 8
 DOM0 = SeenDomain("Domain-0")

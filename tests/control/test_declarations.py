@@ -11,7 +11,7 @@ import pytest
 from xen_shadowvq.declarations import Declaration, read_directory, read_file
 from xen_shadowvq.declared_files import DeclaredFiles
 from xen_shadowvq.errors import ConfigError
-from xen_shadowvq.toolstack import Disk
+from xen_shadowvq.new_device import Disk
 
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "guests.d" / "web1.yaml"
 ONE = "disks:\n  - image: /srv/a.img\n"

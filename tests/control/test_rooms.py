@@ -15,10 +15,10 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("xenstore_schema", "xen_shadowvq", "dom0_backend", "domU_frontend")
 MEDIATORS_OWN = {
     f"xen_shadowvq.{name}"
-    for name in ("config", "connection", "engine", "guests", "held", "legs", "mediator", "refused_shadow",
-                 "ring_resets", "shadow_device", "teardown", "tracing", "trouble")
+    for name in ("config", "connection", "connection_slot", "engine", "guests", "held", "legs", "mediator",
+                 "refused_shadow", "ring_resets", "shadow_device", "teardown", "tracing", "trouble")
 }  # fmt: skip
-DOM0S_OWN = {f"xen_shadowvq.{name}" for name in ("cli", "devices", "dom0", "sweeping", "toolstack")}
+DOM0S_OWN = {f"xen_shadowvq.{name}" for name in ("cli", "devices", "dom0", "new_device", "sweeping", "toolstack")}
 FOR_DEMONSTRATION = "xen_shadowvq.demo", "xen_shadowvq.bench"
 
 

@@ -14,7 +14,7 @@ import pytest
 from domU_frontend.frontend import Frontend
 from xen_shadowvq import devices, toolstack
 from xen_shadowvq.dom0 import Dom0
-from xen_shadowvq.toolstack import Disk
+from xen_shadowvq.new_device import Disk
 from xenstore_schema import nodes
 
 from .command import Done, run

@@ -17,7 +17,7 @@ from xen_shadowvq import toolstack
 from xen_shadowvq.embedded.machine import PRIVILEGE_ALL, DomainSpec
 from xen_shadowvq.embedded.xs_wire import Message, Op
 from xen_shadowvq.errors import ConfigError
-from xen_shadowvq.toolstack import Disk
+from xen_shadowvq.new_device import Disk
 
 from .command import Done, ask
 from .conftest import Connect, Loop

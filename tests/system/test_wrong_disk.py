@@ -15,7 +15,7 @@ from domU_frontend.frontend import Frontend
 from xen_shadowvq import apply, toolstack
 from xen_shadowvq.domain import xenstore_socket
 from xen_shadowvq.errors import ConfigError
-from xen_shadowvq.toolstack import Disk
+from xen_shadowvq.new_device import Disk
 from xen_shadowvq.xenstore import XenStore
 from xenstore_schema import nodes
 

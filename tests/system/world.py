@@ -26,7 +26,7 @@ from xen_shadowvq.domain import hypervisor_socket
 from xen_shadowvq.embedded.machine import PRIVILEGE_ALL, PRIVILEGE_NONE, DomainSpec, Machine
 from xen_shadowvq.embedded.xs_limits import Limits
 from xen_shadowvq.hypervisor import Hypervisor, grants_per_frame
-from xen_shadowvq.toolstack import Disk
+from xen_shadowvq.new_device import Disk
 from xen_shadowvq.xenstore import XenStore
 
 from .command import REPOSITORY

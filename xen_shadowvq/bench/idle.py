@@ -28,6 +28,7 @@ from xen_shadowvq.dom0 import Dom0
 from xen_shadowvq.domain import hypervisor_socket
 from xen_shadowvq.embedded.machine import DomainSpec, Machine
 from xen_shadowvq.hypervisor import Hypervisor
+from xen_shadowvq.new_device import Disk
 
 FRONTENDS = 8
 DEVICES_EACH = 8
@@ -134,7 +135,7 @@ def _connect(machine: Machine, stack: ExitStack, domid: int, number: int, direct
     image = directory / f"{domid}-{number}.img"
     with image.open("wb") as file:
         file.truncate(_IMAGE_BYTES)
-    backend, disk = _BACKENDS[domid % len(_BACKENDS)], toolstack.Disk(str(image))
+    backend, disk = _BACKENDS[domid % len(_BACKENDS)], Disk(str(image))
     with Dom0(machine.directory, machine.store) as dom0:
         device = toolstack.attach(dom0, frontend=domid, mediator=_MEDIATOR, backend=backend, disk=disk)
     frontend = stack.enter_context(

@@ -25,6 +25,7 @@ from xen_shadowvq.domain import hypervisor_socket
 from xen_shadowvq.embedded.machine import PAGES_PER_MIB, PRIVILEGE_ALL, DomainSpec, Machine
 from xen_shadowvq.errors import ConfigError
 from xen_shadowvq.hypervisor import Hypervisor, grants_per_frame
+from xen_shadowvq.new_device import Disk
 from xen_shadowvq.rpc import Child
 
 MEDIATOR, BACKEND, FRONTEND = 1, 2, 3
@@ -104,7 +105,7 @@ def _processes(machine: Machine, directory: Path, options: Options, disk: Path) 
     config.write_text(f"defaults:\n  placement: {options.placement}\n  window: {options.window}\n")
     link = directory / "disk.img"
     link.symlink_to(disk)
-    disk_spec = toolstack.Disk(str(link), direct_io=options.direct_io, serial="shadowvq-demo")
+    disk_spec = Disk(str(link), direct_io=options.direct_io, serial="shadowvq-demo")
     with ExitStack() as stack:
         dom0 = stack.enter_context(Dom0(directory, machine.store))
         device = toolstack.attach(dom0, frontend=FRONTEND, mediator=MEDIATOR, backend=BACKEND, disk=disk_spec)

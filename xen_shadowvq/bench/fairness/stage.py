@@ -27,6 +27,7 @@ from xen_shadowvq.domain import hypervisor_socket
 from xen_shadowvq.embedded.machine import DomainSpec, Machine
 from xen_shadowvq.guests import GUEST_OWN_FRAMES, gfn_limit
 from xen_shadowvq.hypervisor import Hypervisor, grants_per_frame
+from xen_shadowvq.new_device import Disk
 from xen_shadowvq.rpc import Child, ChildFailed
 
 CASE = "fairness"
@@ -131,7 +132,7 @@ def _attach(dom0: Dom0, directory: Path, domid: int, backend: int, queues: int =
     image = directory / f"{domid}.img"
     image.touch()
     os.truncate(image, _IMAGE_BYTES)
-    disk = toolstack.Disk(str(image), queues=queues)
+    disk = Disk(str(image), queues=queues)
     device = toolstack.attach(dom0, frontend=domid, mediator=_MEDIATOR, backend=backend, disk=disk)
     if not devices.wait_until(lambda: devices.find(dom0, domid, device).state == "InitWait", _CONNECT_S):
         raise BenchmarkFailed(CASE, f"device {device} of domain {domid} is not offered", b"")

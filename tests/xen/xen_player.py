@@ -117,7 +117,7 @@ class Player(FrontendProcess):
             self._frontend.store.next_event(50)
             self._frontend.side.look()
             if self._frontend.side.phase.name == "CLOSED":
-                self._frontend.store.unwatch(self._frontend.side.peer_state_path, "peer")
+                self._frontend.wait_closed(CLOSE_S)
                 return True
             if villain.ring.used_idx != before:
                 return False

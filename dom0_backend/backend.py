@@ -40,7 +40,15 @@ class Backend:
             alert = partial(os.eventfd_write, self._alert_fd, 1)
             self._context = BackendContext(domain.store, domain.hypervisor, domain.domid, alert)
             root = nodes.svq_back_root(backend=domain.domid)
-            self.service = Service(domain.store, root, self._make, self._make_refused, DEVICES_MAX, PATIENCE_S)
+            self.service = Service(
+                domain.store,
+                root,
+                self._make,
+                self._make_refused,
+                DEVICES_MAX,
+                PATIENCE_S,
+                limit="no backend takes more",
+            )
             self.service.on_readable(self._alert_fd)
             self._stack = stack.pop_all()
 

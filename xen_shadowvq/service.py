@@ -85,13 +85,14 @@ class Service:
         make_refused: MakeRefused,
         devices_max: int,
         patience_s: float = 0.0,
+        limit: str = "limits.devices",
     ) -> None:
-        """`patience_s`: how long devices may wind down at the end."""
+        """`limit`: what sets `devices_max`. `patience_s`: how long devices may wind down at the end."""
         self._store = store
         self._root = root
         self._make = make
         self._make_refused = make_refused
-        self._devices_max = devices_max
+        self._devices_max, self._limit = devices_max, limit
         self._patience_s = patience_s
         self._devices: dict[Key, ServedDevice] = {}
         self._refused: set[Key] = set()
@@ -250,7 +251,7 @@ class Service:
         try:
             served = len(self._devices) - len(self._refused)
             if served >= self._devices_max:
-                raise ShadowVQError(f"{path}: {self._devices_max} devices are served already (limits.devices)")
+                raise ShadowVQError(f"{path}: {self._devices_max} devices are served already ({self._limit})")
             device = self._make(*key)
             self._watch_for(device)
         except (*XENSTORE_TROUBLE, XenStoreGone):

@@ -157,8 +157,8 @@ def test_samples_are_gathered_and_rounds_counted(tmp_path: Path) -> None:
     [
         ("""echo '{"case": "floor_ns", "x": 0, "value": 1}'; echo lost >&2; exit 3""", "status 3\nlost"),
         ("kill -ABRT $$", "status -6"),
-        ("echo hello", "no sample\nhello"),
-        ('echo \'{"case": "floor_ns"}\'', "no sample"),
+        ("echo hello", "not a sample\nhello"),
+        ('echo \'{"case": "floor_ns"}\'', "not a sample"),
         ("exit 0", "no samples"),
     ],
 )

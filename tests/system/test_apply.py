@@ -121,7 +121,7 @@ def test_names_and_json(host: Host) -> None:
     }  # fmt: skip
     assert host.world.dom0.records(WEB) == []
     done = host.apply("web3")
-    assert done.status == 2 and done.err.startswith(f"shadowvq: {host.file('web3')}: there is no such file")
+    assert done.status == 2 and done.err.startswith(f"shadowvq: {host.file('web3')}: no such file")
 
 
 def test_a_directory_that_is_not_there_is_no_empty_one(host: Host) -> None:

@@ -318,7 +318,11 @@ for name in ("placement", "copy_threshold", "window", "clear", "memory", "bounce
 
 @pytest.mark.parametrize(
     ("workers", "words"),
-    [("cpus: [999]", "processor 999"), ("count: 2, cpus: [0, 4095]", "processor 4095"), ("cpus: [0, 0]", "1 workers")],
+    [
+        ("cpus: [999]", "processor 999"),
+        ("count: 2, cpus: [0, 4095]", "processor 4095"),
+        ("cpus: [0, 0]", "2 processors, expected at most 1"),
+    ],
 )
 def test_a_processor_that_is_not_there(empty_world: World, workers: str, words: str) -> None:
     """A worker that cannot be pinned as the configuration says is refused: status 2, one line."""

@@ -35,6 +35,7 @@ int sim_area_create(uint32_t slot, enum sim_area_kind kind, int fd, const uint64
     area->slot = slot;
     area->writable = writable;
     area->base.count = count;
+    area->left = count;
     area->base.va = mmap(NULL, count << SVQ_PAGE_SHIFT, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (area->base.va == MAP_FAILED) {
         free(area);
@@ -57,6 +58,14 @@ struct sim_area *sim_area_take(struct sim_hv *sim, const void *va, enum sim_area
 }
 
 void sim_area_unmap(const struct sim_area *area) { (void)munmap(area->base.va, area->base.count << SVQ_PAGE_SHIFT); }
+
+int sim_area_cut(const struct sim_area *area, size_t first, size_t count)
+{
+    uint8_t *va = (uint8_t *)area->base.va + (first << SVQ_PAGE_SHIFT);
+    void *reserved = mmap(va, count << SVQ_PAGE_SHIFT, PROT_NONE,
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    return reserved == MAP_FAILED ? -ENOMEM : 0;
+}
 
 void sim_area_free(struct sim_area *area)
 {

@@ -8,16 +8,16 @@
 #include "sim_client.h"
 
 /* Maps each run of consecutive frames with one call. */
-static int map_runs(uint8_t *va, int fd, const uint64_t *frames, size_t count, int prot)
+static int map_runs(uint8_t *va, int fd, const uint64_t *frames, size_t count, int prot, int flags)
 {
     size_t i = 0;
     while (i < count) {
         size_t run = 1;
         while (i + run < count && frames[i] != SIM_NO_FRAME && frames[i + run] == frames[i] + run)
             run++;
-        if (frames[i] != SIM_NO_FRAME &&
-            mmap(va + (i << SVQ_PAGE_SHIFT), run << SVQ_PAGE_SHIFT, prot, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, fd,
-                 (off_t)(frames[i] << SVQ_PAGE_SHIFT)) == MAP_FAILED)
+        if (frames[i] != SIM_NO_FRAME && mmap(va + (i << SVQ_PAGE_SHIFT), run << SVQ_PAGE_SHIFT, prot,
+                                              MAP_SHARED | MAP_FIXED | MAP_NORESERVE | flags, fd,
+                                              (off_t)(frames[i] << SVQ_PAGE_SHIFT)) == MAP_FAILED)
             return -errno;
         i += run;
     }
@@ -41,7 +41,9 @@ int sim_area_create(uint32_t slot, enum sim_area_kind kind, int fd, const uint64
         free(area);
         return -ENOMEM;
     }
-    int rc = map_runs(area->base.va, fd, frames, count, writable ? PROT_READ | PROT_WRITE : PROT_READ);
+    /* What is granted is used at once, and page by page each first touch would be a fault of its own */
+    int rc = map_runs(area->base.va, fd, frames, count, writable ? PROT_READ | PROT_WRITE : PROT_READ,
+                      kind == SIM_AREA_GRANTS ? MAP_POPULATE : 0);
     if (rc != 0) {
         sim_area_free(area);
         return rc;

@@ -127,7 +127,9 @@ int svq_hv_unmap_grants_part(struct svq_hv *hv, void *va, size_t first, size_t c
 /*
  * 1: unmap_grants_part works here. 0: a mapping ends as a whole, so pages that are not to wait for one another need
  * mappings of their own. xen: 1 in a PV domain with Linux 6.1 or newer. In every other kind of domain, and on Arm,
- * Linux's gntdev keeps all grants of a mapping until its last page is gone, whatever was unmapped before.
+ * Linux's gntdev keeps all grants of a mapping until its last page is gone, whatever was unmapped before. sim: 1 if
+ * SVQ_SIM_PARTS=1 is in the environment when the handle is opened: there, one mapping of scattered pages costs far more
+ * than a mapping of each.
  */
 int svq_hv_can_unmap_part(struct svq_hv *hv);
 

@@ -7,8 +7,9 @@
 
 enum { FRAME = 20, PART_PAGES = 8 };
 
-/* Maps entries 0 to PART_PAGES - 1: frames that lie side by side (step 1) or do not, which the machine maps otherwise.
- */
+__attribute__((constructor)) static void as_in_a_pv_domain(void) { setenv("SVQ_SIM_PARTS", "1", 1); }
+
+/* Maps entries 0 to PART_PAGES - 1: frames that are consecutive (step 1) or not, which the machine maps differently. */
 static uint8_t *map_parts(struct fixture *f, uint32_t step)
 {
     uint32_t grefs[PART_PAGES];
@@ -131,6 +132,19 @@ TEST(parts_left, "Closing a handle ends what is left of a mapping, whose entries
         check_mapped(&f, NULL, 0);
         fixture_stop(&f);
     }
+}
+
+TEST(no_parts, "A machine that was not asked for parts has none, and says so")
+{
+    struct fixture f;
+    unsetenv("SVQ_SIM_PARTS");
+    fixture_start(&f);
+    uint8_t *va = map_parts(&f, 2);
+    CHECK_EQUAL(svq_hv_can_unmap_part(f.backend), 0);
+    CHECK_EQUAL(svq_hv_unmap_grants_part(f.backend, va, 0, 1), -ENOSYS);
+    check_mapped(&f, va, 0xff);
+    CHECK_EQUAL(svq_hv_unmap_grants(f.backend, va, PART_PAGES), 0);
+    fixture_stop(&f);
 }
 
 SVQ_TEST_MAIN()

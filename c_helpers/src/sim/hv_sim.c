@@ -283,6 +283,8 @@ int svq_hv_open_sim(const char *socket_path, struct svq_hv **out)
     pthread_mutex_init(&sim->request_lock, NULL);
     pthread_mutex_init(&sim->peers_lock, NULL);
     svq_hv_maps_init(&sim->areas);
+    const char *parts = getenv("SVQ_SIM_PARTS");
+    sim->parts = parts && strcmp(parts, "1") == 0;
     sim->socket = connect_to(socket_path);
     int rc = sim->socket < 0 ? sim->socket : greet(sim);
     if (rc == 0) {

@@ -55,6 +55,7 @@ struct sim_hv {
     uint16_t slot_of_domid[1 << 16]; /* slot + 1; 0: unknown */
     struct sim_peer peers[SVQ_SIM_DOMAINS_MAX];
     struct svq_hv_maps areas; /* of struct sim_area */
+    int parts;                /* 1: parts of a mapping can be unmapped */
 };
 
 static inline struct sim_hv *sim_of(struct svq_hv *hv) { return (struct sim_hv *)(void *)hv; /* its first member */ }

@@ -330,8 +330,4 @@ int sim_unmap_grants_part(struct svq_hv *hv, void *va, size_t first, size_t coun
     return unmap_window(sim, peer, window, gfn + first, count);
 }
 
-int sim_can_unmap_part(struct svq_hv *hv)
-{
-    (void)hv;
-    return 1;
-}
+int sim_can_unmap_part(struct svq_hv *hv) { return sim_of(hv)->parts; }

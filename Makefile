@@ -92,10 +92,11 @@ check: lint test-c ## lint, C and the quicker Python tests: before each commit, 
 ALL_TESTS := lint test-c test-race test-fuzz test-model test-py test-commands test-module test-xen
 test: $(ALL_TESTS) ## everything, real Xen included: under an hour
 
-lint: build $(VENV)/.dev ## formats, types, line lengths, generated files, links between documents
+lint: build $(VENV)/.dev ## formats, types, exported symbols, line lengths, generated files, links between documents
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/pytest -q tests/engine/test_symbols.py
 	$(BIN)/python -m xenstore_schema.generate --check
 	$(BIN)/python -m tests.repository.lines
 	$(BIN)/python -m tests.repository.links

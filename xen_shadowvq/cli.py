@@ -42,7 +42,7 @@ def main() -> None:
     """
 
 
-@main.command()
+@main.command(short_help="Run the mediator between guests and backends.")
 @sim_option
 @domid_option
 @click.option(
@@ -61,7 +61,7 @@ def mediator(sim_directory: Path | None, domid: int, config_path: Path | None) -
         _run_until_signal(running.service)
 
 
-@main.command()
+@main.command(short_help="Run the backend: images and block devices on shadow rings.")
 @sim_option
 @domid_option
 @click.option(
@@ -79,7 +79,7 @@ def backend(sim_directory: Path | None, domid: int, log_level: log.Level) -> Non
         _run_until_signal(running.service)
 
 
-@main.command("check-config")
+@main.command("check-config", short_help="Check a mediator's configuration file.")
 @click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
 @json_option
 def check_config(path: Path, as_json: bool) -> None:
@@ -98,7 +98,7 @@ def ctl() -> None:
     """Attach, detach and inspect devices. Runs in dom0."""
 
 
-@ctl.command()
+@ctl.command(short_help="Give a guest a disk.")
 @sim_option
 @click.option("--frontend", type=Domain(), required=True, help="Name or id of the domain that gets the disk.")
 @click.option(
@@ -165,7 +165,7 @@ def attach(
             say(f"domain {dom0.domain_name(domid)} now has device {device}")
 
 
-@ctl.command()
+@ctl.command(short_help="Take a device away from a guest.")
 @names_a_device
 @click.option("--timeout", "timeout_s", type=Seconds(), default=30.0, show_default=True, help="Seconds to wait.")
 @json_option
@@ -184,7 +184,7 @@ def detach(sim_directory: Path | None, frontend: str, device: int, timeout_s: fl
             say(f"device {device} of domain {dom0.domain_name(domid)} is gone")
 
 
-@ctl.command()
+@ctl.command(short_help="Take back what mediators that are gone had granted.")
 @sim_option
 @click.argument("frontend", type=Domain(), required=False)
 @json_option
@@ -222,7 +222,7 @@ def _swept_line(dom0: Dom0, one: sweeping.SweptDevice) -> str:
     return f"{outcome}  held: {devices.who_holds(dom0, one.held, one.backend)}" if one.held else outcome
 
 
-@ctl.command()
+@ctl.command(short_help="Tell a guest that a disk's image has a new size.")
 @names_a_device
 @timeout_option
 @json_option
@@ -294,7 +294,7 @@ def status(sim_directory: Path | None, frontend: str, device: int, timeout_s: fl
             say(f"held: {devices.who_holds(dom0, counters['held_pages'], counters['held_by'])}")
 
 
-@main.command()
+@main.command(short_help="Try the whole product on the embedded machine.")
 @click.option(
     "--image",
     type=click.Path(path_type=Path),
@@ -336,7 +336,7 @@ def demo(
     sys.exit(1 if wrong else 0)
 
 
-@main.command()
+@main.command(short_help="Measure the data plane on the embedded machine.")
 @click.option("--rounds", type=click.IntRange(5), default=7, show_default=True, help="Samples of each figure.")
 @click.option(
     "--output", type=click.Path(file_okay=False, path_type=Path), default=Path("build/bench"), show_default=True
@@ -349,7 +349,7 @@ def bench(rounds: int, output: Path, as_json: bool) -> None:
     sys.exit(run_bench(output, rounds, as_json))
 
 
-@main.command("bench-fairness")
+@main.command("bench-fairness", short_help="Measure what a hostile guest costs another one.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Comparisons for each attack.")
 @click.option("--attack", "attacks", multiple=True, help="Run only this attack; may be repeated.")
 @click.option(

@@ -43,7 +43,7 @@ def maker_for(sim_directory: Path | None) -> DomainMaker:
     return NoToolstack() if sim_directory else Xl()
 
 
-@click.command("apply")
+@click.command("apply", short_help="Attach and detach until guests have the disks declared for them.")
 @sim_option
 @directory_option
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
@@ -130,7 +130,7 @@ def _row(one: Outcome, dry_run: bool) -> tuple[str, str, str, str]:
     return guest, device, would.get(one.result, one.result) if dry_run else one.result, one.reason
 
 
-@click.command("guests")
+@click.command("guests", short_help="Run dom0's service for declared disks.")
 @sim_option
 @directory_option
 @click.option(

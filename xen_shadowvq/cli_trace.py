@@ -20,7 +20,7 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-@click.command("trace")
+@click.command("trace", short_help="Show where a queue stands, and its latest events.")
 @names_a_device
 @click.option("--queue", type=click.IntRange(0, 63), default=0, show_default=True, help="Which of its queues.")
 @click.option(
@@ -58,11 +58,12 @@ def trace(
         say(f"domain {dom0.domain_name(domid)}  device {device}  {_where(found)}")
         for line in _standing(found):
             say(line)
-        say("".join(f"{name:>{width}}" if width else f"  {name}" for name, width in _COLUMNS))
+        if found.events:
+            say("".join(f"{name:>{width}}" if width else f"  {name}" for name, width in _COLUMNS))
         for event in found.events:
             say(_event_line(event))
-        if not found.events:
-            say("no events: nothing went wrong, and no chain was traced (--every N)")
+        if not found.events and found.connection == "live":
+            say("  no events: nothing went wrong, and no chain was traced (--every N)")
 
 
 def _where(found: QueueTrace) -> str:

@@ -278,7 +278,7 @@ struct svq_trace_entry {
     uint16_t parts;       /* of the chain; of a parked one its segments. Of these: */
     uint16_t granted;     /* went as grants, */
     uint16_t copied;      /* went through the bounce pool. */
-    uint16_t pages;       /* granted, or, of a parked chain, touched; SVQ_TRACE_HELD: held */
+    uint16_t pages;       /* of what was granted; parked: of all segments; SVQ_TRACE_HELD: held */
     uint32_t bytes;       /* of the chain */
     uint32_t used_length; /* SVQ_TRACE_COMPLETED: what the backend says that it has written */
 };
@@ -302,7 +302,7 @@ struct svq_queue_snapshot {
     uint16_t parked; /* 1: the next chain waits for completions */
     uint16_t size;
     uint16_t in_flight;
-    uint16_t untrusted_avail_idx; /* the driver's; 0 where its ring is not mapped */
+    uint16_t untrusted_avail_idx; /* the driver's; taken_idx if its ring is not mapped */
     uint16_t taken_idx;           /* chains taken from it */
     uint16_t untrusted_used_idx;  /* the backend's */
     uint16_t completed_idx;       /* completions taken from it, and given to the driver */

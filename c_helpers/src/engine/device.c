@@ -358,7 +358,7 @@ static int take_snapshot(void *arg)
         .parked = q->parked,
         .size = q->size,
         .in_flight = q->in_flight_count,
-        .untrusted_avail_idx = q->avail ? svq_load_u16(&q->avail->idx) : 0,
+        .untrusted_avail_idx = q->avail ? svq_load_u16(&q->avail->idx) : q->next_avail,
         .taken_idx = q->next_avail,
         .untrusted_used_idx = q->state == SVQ_QUEUE_EMPTY ? 0 : svq_load_u16(&q->shadow_used->idx),
         .completed_idx = q->shadow_used_seen,

@@ -48,7 +48,7 @@ static void sum_up(struct svq_queue *q, struct svq_in_flight *in_flight, struct 
     for (uint32_t i = 0; i < in_flight->part_count; i++) {
         bool is_granted = parts[i].where == SVQ_GRANTED;
         granted += is_granted;
-        pages += is_granted ? parts[i].pages : 0;
+        pages += is_granted ? svq_pages_touched(parts[i].gpa, parts[i].len) : 0;
         held += is_granted ? parts[i].held + parts[i].lost : 0;
         bytes += parts[i].len;
     }

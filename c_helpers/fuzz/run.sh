@@ -18,7 +18,7 @@ compile() { # SANITIZERS SOURCE
 # What the inputs are to reach is the engine: no more is instrumented, which is twice as fast, too.
 for source in src/*/*.c src/sim/broker/*.c tests/rig.c tests/rig_view.c fuzz/*.c; do
     case $source in
-    src/engine/worker.c) compile address,undefined "$source" ;;
+    src/engine/worker*.c) compile address,undefined "$source" ;;
     src/engine/*) compile fuzzer-no-link,address,undefined "$source" ;;
     *) compile address,undefined "$source" ;;
     esac

@@ -5,6 +5,8 @@
  */
 #include "../src/engine/worker.c"
 
+#include <errno.h>
+
 #include "svq_test.h"
 
 enum { QUEUES = 18, GUESTS = 3, ROUNDS_MAX = 64 };
@@ -48,30 +50,9 @@ int svq_forward_pass(struct svq_queue *q, unsigned chains, bool *signal)
 }
 
 static int no_call(void) { abort(); }
-int svq_evtchn_open(struct svq_hv *hv, struct svq_evtchn **out)
-{
-    (void)hv, (void)out;
-    return no_call();
-}
-void svq_evtchn_close(struct svq_evtchn *ec) { (void)ec, no_call(); }
 int svq_evtchn_fd(struct svq_evtchn *ec)
 {
     (void)ec;
-    return no_call();
-}
-int svq_evtchn_alloc_unbound(struct svq_evtchn *ec, uint16_t domid)
-{
-    (void)ec, (void)domid;
-    return no_call();
-}
-int svq_evtchn_bind(struct svq_evtchn *ec, uint16_t domid, uint32_t port)
-{
-    (void)ec, (void)domid, (void)port;
-    return no_call();
-}
-int svq_evtchn_unbind(struct svq_evtchn *ec, uint32_t port)
-{
-    (void)ec, (void)port;
     return no_call();
 }
 int svq_evtchn_notify(struct svq_evtchn *ec, uint32_t port)
@@ -196,7 +177,7 @@ TEST(debts_end, "A guest that was away owes nothing, and has saved up nothing")
     add(0, 0, 0, 40 * TURN_PAGES);
     add(1, 1, 0, 1);
     play(1);
-    drop_active(&worker, &queue[0].q);
+    svq_worker_drop_active(&worker, &queue[0].q);
     play(41);
     queue[0].forward_cost = TURN_PAGES;
     svq_worker_activate(&worker, &queue[0].q);

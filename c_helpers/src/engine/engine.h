@@ -216,12 +216,14 @@ unsigned svq_queue_stop(struct svq_queue *q);
 void svq_queue_free(struct svq_queue *q);
 
 /*
- * worker.c: the control thread's side of a worker. svq_worker_call has the worker's thread run something between two of
- * its rounds, and waits for the result. Keep it short: everything that the worker serves waits for it.
+ * worker_control.c: the control thread's side of a worker. svq_worker_call has the worker's thread run something
+ * between two of its rounds, and waits for the result. Keep it short: everything that the worker serves waits for it.
  */
 int svq_worker_call(struct svq_worker *worker, int (*run)(void *arg), void *arg);
 int svq_worker_bind_queue(struct svq_worker *worker, struct svq_queue *q);
 void svq_worker_unbind_queue(struct svq_worker *worker, struct svq_queue *q);
+
+/* worker.c: its thread's own. Puts a queue on the list of those that it serves. */
 void svq_worker_activate(struct svq_worker *worker, struct svq_queue *q);
 
 #endif

@@ -36,7 +36,7 @@ struct svq_hv_counters {
     uint64_t foreign_maps;       /* calls of map_foreign */
     uint64_t foreign_pages_live; /* pages now mapped as foreign memory, including those with an error */
     uint64_t grant_maps;         /* calls of map_grants */
-    uint64_t grant_unmaps;       /* calls of unmap_grants and unmap_grants_part: each is a flushing unmap */
+    uint64_t grant_unmaps;       /* calls of unmap_grants: each is a flushing unmap */
     uint64_t grant_pages_mapped; /* pages mapped by grant so far */
     uint64_t grant_pages_live;   /* pages mapped by grant now */
     uint64_t grant_tables_live;  /* grant tables of other domains mapped now */
@@ -113,25 +113,6 @@ int svq_hv_unshare_pages(struct svq_hv *hv, void *va, size_t count);
  */
 int svq_hv_map_grants(struct svq_hv *hv, uint16_t domid, const uint32_t *grefs, size_t count, int writable, void **va);
 int svq_hv_unmap_grants(struct svq_hv *hv, void *va, size_t count);
-
-/*
- * Unmaps pages [first, first + count) of the mapping that begins at `va`, and no others: when it returns 0 their
- * entries say so, while the rest stays mapped where it is. Parts may go in any order; with the last one the mapping is
- * gone, and until then its addresses are given to no other. What is left of a mapping is ended by parts, or by closing
- * the handle, but not by unmap_grants.
- * -EINVAL: no such mapping, or not all of these pages are mapped. -ENOSYS: see below. After any error these pages may
- * still be mapped.
- */
-int svq_hv_unmap_grants_part(struct svq_hv *hv, void *va, size_t first, size_t count);
-
-/*
- * 1: unmap_grants_part works here. 0: a mapping ends as a whole, so pages that are not to wait for one another need
- * mappings of their own. xen: 1 in a PV domain with Linux 6.1 or newer. In every other kind of domain, and on Arm,
- * Linux's gntdev keeps all grants of a mapping until its last page is gone, whatever was unmapped before. sim: 1 if
- * SVQ_SIM_PARTS=1 is in the environment when the handle is opened: there, one mapping of scattered pages costs far more
- * than a mapping of each.
- */
-int svq_hv_can_unmap_part(struct svq_hv *hv);
 
 /*
  * Pages of our own domain's memory whose guest frame numbers we know: a user-space driver builds its rings and buffers

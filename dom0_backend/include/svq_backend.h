@@ -118,7 +118,6 @@ struct svq_be_stats {
     uint64_t no_status;               /* requests returned with length 0, as they had no status byte to write */
     uint64_t map_calls;               /* map_grants calls for frontend pages */
     uint64_t map_pages;               /* pages that those calls mapped */
-    uint64_t unmap_calls;             /* calls that unmapped frontend pages: each is a flush */
     uint64_t map_failures;            /* requests that failed because a frontend page could not be mapped */
     uint64_t cache_misses, cache_evictions;
     uint64_t kicks;          /* event channel notifications received */

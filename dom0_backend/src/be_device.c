@@ -46,7 +46,6 @@ static int check_config(struct svq_be_config *config)
 static int set_up_requests(struct svq_be_device *dev)
 {
     dev->held_tail = &dev->held;
-    dev->done_tail = &dev->done;
     dev->queues = calloc(dev->config.queues, sizeof *dev->queues);
     dev->requests = calloc(dev->config.max_requests, sizeof *dev->requests);
     if (!dev->queues || !dev->requests)

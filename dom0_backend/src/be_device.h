@@ -11,8 +11,6 @@
 #include "be_map.h"
 #include "busy_wait.h"
 
-enum { SVQ_BE_TAKE_MAX = 64 }; /* requests from one queue before the others get their turn */
-
 struct svq_be_queue {
     bool attached;
     bool blocked; /* had no room to map a request: nothing to do before another request ends */
@@ -46,9 +44,6 @@ struct svq_be_device {
     struct svq_be_req *free;
     struct svq_be_req *held; /* in order */
     struct svq_be_req **held_tail;
-    struct svq_be_req *batch[SVQ_BE_TAKE_MAX]; /* scratch: what a pass takes up from one queue */
-    struct svq_be_req *done;                   /* in their order, until the end of the round */
-    struct svq_be_req **done_tail;
     uint32_t live;
     uint32_t in_flight; /* with the I/O engine */
     bool hold;

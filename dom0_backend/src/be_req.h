@@ -5,7 +5,6 @@
 
 #include "be_chain.h"
 #include "be_io.h"
-#include "be_slice.h"
 #include "be_span.h"
 
 enum {
@@ -17,14 +16,13 @@ enum svq_be_req_state {
     SVQ_BE_REQ_FREE,
     SVQ_BE_REQ_HELD,    /* parsed, waits for svq_be_hold(off) */
     SVQ_BE_REQ_RUNNING, /* with the I/O engine */
-    SVQ_BE_REQ_DONE,    /* answered; to be unmapped and returned at the end of the round */
 };
 
 /* What of a request is mapped. */
 struct svq_be_mem {
-    struct svq_be_slice window[2]; /* frontend pages: [0] device-readable, [1] device-writable */
-    uint32_t wanted[2];            /* how many of them it takes; 0: none, or it is unreachable */
-    uint32_t cached;               /* mediator pages held in the cache, in the order of the descriptors */
+    void *window_va[2]; /* frontend pages: [0] device-readable, [1] device-writable */
+    uint32_t window_pages[2];
+    uint32_t cached; /* mediator pages held in the cache */
     uint32_t cache_index[2 * SVQ_BE_REQ_PAGES_MAX];
 };
 
@@ -35,7 +33,7 @@ struct svq_be_range {
 };
 
 struct svq_be_req {
-    struct svq_be_req *next; /* in the free list, the hold list or the list of what is done */
+    struct svq_be_req *next; /* in the free list or the hold list */
     enum svq_be_req_state state;
     uint16_t queue;
     uint16_t head;
@@ -45,7 +43,6 @@ struct svq_be_req {
     bool flushed;      /* write-through: the flush after the write has been done */
     uint32_t type;     /* VIRTIO_BLK_T_*, our copy */
     uint32_t data_len; /* bytes of IN and OUT */
-    uint32_t used_len; /* once it is done */
     uint8_t *status_at;
     struct svq_be_span in;  /* device-writable bytes before the status byte, not yet written */
     struct svq_be_span out; /* device-readable bytes, not yet read */
@@ -55,7 +52,7 @@ struct svq_be_req {
     struct svq_be_range range[SVQ_BE_RANGES_MAX];
     struct svq_be_chain chain;
     struct svq_be_mem mem;
-    struct iovec iov[2][SVQ_BE_REQ_PAGES_MAX]; /* by side, as mem.window; a piece has at least a page of its own */
+    struct iovec iov[2][SVQ_BE_REQ_PAGES_MAX]; /* by side, like window_va; each piece has at least a page of its own */
 };
 
 #endif

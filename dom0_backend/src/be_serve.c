@@ -7,6 +7,8 @@
 #include "barrier.h"
 #include "be_device.h"
 
+enum { TAKE_MAX = 64 }; /* requests from one queue before the others get their turn */
+
 void svq_be_queue_fault(struct svq_be_device *dev, struct svq_be_queue *queue, int fault)
 {
     int index = (int)(queue - dev->queues);
@@ -38,44 +40,18 @@ static void give_free(struct svq_be_device *dev, struct svq_be_req *req)
     svq_store_u64(&dev->stats.live_requests, --dev->live);
 }
 
-/* The answer is written. What else is owed waits for the end of the round, so that few calls do it for many. */
+/* Lifetime strict: nothing of the frontend is mapped by the time the used entry is visible. */
 static void complete(struct svq_be_device *dev, struct svq_be_req *req)
 {
-    req->used_len = svq_be_blk_finish(&dev->blk, req);
-    svq_be_map_done(req);
-    req->state = SVQ_BE_REQ_DONE;
-    req->next = NULL;
-    *dev->done_tail = req;
-    dev->done_tail = &req->next;
-}
-
-/* Lifetime strict: nothing of the frontend is mapped any more when the used entry can be seen. */
-static void return_one(struct svq_be_device *dev, struct svq_be_req *req)
-{
     struct svq_be_queue *queue = &dev->queues[req->queue];
+    uint32_t length = svq_be_blk_finish(&dev->blk, req);
     if (svq_be_unmap_request(&dev->map, req))
         svq_be_queue_fault(dev, queue, SVQ_BE_FAULT_UNMAP); /* not returned: its pages may still be mapped */
     else if (queue->ring.fault != SVQ_BE_FAULT_UNMAP)
-        svq_be_ring_push(&queue->ring, req->head, req->used_len);
+        svq_be_ring_push(&queue->ring, req->head, length);
     give_free(dev, req);
-}
-
-/* Returns all that is done. The first of each run of neighbours unmaps the whole run. True: something. */
-static bool return_done(struct svq_be_device *dev)
-{
-    struct svq_be_req *req = dev->done;
-    if (!req)
-        return false;
-    dev->done = NULL;
-    dev->done_tail = &dev->done;
-    while (req) {
-        struct svq_be_req *next = req->next;
-        return_one(dev, req);
-        req = next;
-    }
     for (uint32_t i = 0; i < dev->config.queues; i++)
         dev->queues[i].blocked = false;
-    return true;
 }
 
 static void run(struct svq_be_device *dev, struct svq_be_req *req)
@@ -127,7 +103,7 @@ void svq_be_drop_held(struct svq_be_device *dev)
     }
 }
 
-/* A head that was just taken: its chain, and the mediator's pages of it. 0, or -errno and the request is not live. */
+/* Parses a head that was just taken: chain, memory, meaning. 0, or -errno and the request is not live. */
 static int parse(struct svq_be_device *dev, struct svq_be_queue *queue, struct svq_be_req *req, uint16_t head)
 {
     struct svq_be_table_reader reader = { .read = svq_be_map_read_table, .context = &dev->map, .table = dev->table };
@@ -136,9 +112,11 @@ static int parse(struct svq_be_device *dev, struct svq_be_queue *queue, struct s
     int rc = svq_be_chain_walk(&queue->ring, head, &dev->map.window, &reader, &req->chain);
     if (rc)
         return rc;
-    rc = svq_be_map_begin(&dev->map, req);
-    if (rc == -EPROTO)
-        queue->ring.fault = SVQ_BE_FAULT_POOL_MAP;
+    rc = svq_be_map_request(&dev->map, req);
+    if (rc == -EPROTO || rc == -EIO)
+        queue->ring.fault = rc == -EIO ? SVQ_BE_FAULT_UNMAP : SVQ_BE_FAULT_POOL_MAP;
+    if (rc == 0)
+        svq_be_blk_begin(&dev->blk, req);
     return rc;
 }
 
@@ -161,44 +139,23 @@ static int take_one(struct svq_be_device *dev, struct svq_be_queue *queue, struc
     return 0;
 }
 
-/* Takes what the queue offers, into dev->batch. How many. */
-static uint32_t gather(struct svq_be_device *dev, struct svq_be_queue *queue)
+/* Takes what the queue offers. True: it took something. */
+static bool take(struct svq_be_device *dev, struct svq_be_queue *queue)
 {
     uint32_t taken = 0;
-    while (taken < SVQ_BE_TAKE_MAX && dev->free && !queue->blocked && !queue->ring.fault) {
+    while (taken < TAKE_MAX && dev->free && !queue->blocked && !queue->ring.fault) {
         struct svq_be_req *req = NULL;
         int rc = take_one(dev, queue, &req);
         if (rc < 0)
             svq_be_queue_fault(dev, queue, queue->ring.fault);
         if (rc <= 0)
             break;
-        dev->batch[taken++] = req;
+        taken++;
+        if (dev->hold)
+            hold(dev, req);
+        else
+            run(dev, req);
     }
-    return taken;
-}
-
-/* A request whose pages are mapped: its meaning, and on it goes. */
-static void begin(struct svq_be_device *dev, struct svq_be_queue *queue, struct svq_be_req *req)
-{
-    if (svq_be_map_stuck(req)) {
-        svq_be_queue_fault(dev, queue, SVQ_BE_FAULT_UNMAP);
-        give_free(dev, req);
-        return;
-    }
-    svq_be_blk_begin(&dev->blk, req);
-    if (dev->hold)
-        hold(dev, req);
-    else
-        run(dev, req);
-}
-
-/* Takes what the queue offers, whose frontend pages are mapped together, and begins it. True: something. */
-static bool take(struct svq_be_device *dev, struct svq_be_queue *queue)
-{
-    uint32_t taken = gather(dev, queue);
-    svq_be_map_window(&dev->map, dev->batch, taken);
-    for (uint32_t i = 0; i < taken; i++)
-        begin(dev, queue, dev->batch[i]);
     return taken > 0;
 }
 
@@ -247,7 +204,6 @@ bool svq_be_serve(struct svq_be_device *dev)
     }
     svq_be_io_submit(dev->io);
     any |= finish_io(dev);
-    any |= return_done(dev);
     for (uint32_t i = 0; i < dev->config.queues; i++) {
         if (dev->queues[i].attached)
             publish(dev, &dev->queues[i]);

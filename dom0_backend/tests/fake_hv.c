@@ -22,9 +22,8 @@ struct grant {
 struct mapping {
     void *va;
     uint16_t domid;
-    uint32_t count, left;
+    uint32_t count;
     uint32_t *grefs;
-    bool *gone;
 };
 
 struct port {
@@ -47,8 +46,8 @@ static struct {
     uint8_t *base;
     uint32_t next_frame;
     struct grant grants[FAKE_DOMAINS][FAKE_GREFS];
-    uint32_t mapped[FAKE_DOMAINS], calls[FAKE_DOMAINS], unmap_calls[FAKE_DOMAINS];
-    bool refuse_unmap[FAKE_DOMAINS], no_parts;
+    uint32_t mapped[FAKE_DOMAINS], calls[FAKE_DOMAINS];
+    bool refuse_unmap[FAKE_DOMAINS];
     struct mapping mappings[MAPPINGS];
     struct port ports[PORTS];
     struct svq_hv handle;
@@ -69,9 +68,7 @@ void fake_reset(void)
     world.next_frame = 0;
     memset(world.grants, 0, sizeof world.grants);
     memset(world.calls, 0, sizeof world.calls);
-    memset(world.unmap_calls, 0, sizeof world.unmap_calls);
     memset(world.refuse_unmap, 0, sizeof world.refuse_unmap);
-    world.no_parts = false;
     memset(world.ports, 0, sizeof world.ports);
 }
 
@@ -118,24 +115,6 @@ uint32_t fake_map_calls(uint16_t domid)
     return count;
 }
 
-uint32_t fake_unmap_calls(uint16_t domid)
-{
-    pthread_mutex_lock(&world.lock);
-    uint32_t count = world.unmap_calls[domid];
-    pthread_mutex_unlock(&world.lock);
-    return count;
-}
-
-uint32_t fake_entry_mapped(uint16_t domid, uint32_t gref)
-{
-    pthread_mutex_lock(&world.lock);
-    uint32_t count = world.grants[domid][gref].maps;
-    pthread_mutex_unlock(&world.lock);
-    return count;
-}
-
-void fake_no_parts(bool none) { world.no_parts = none; }
-
 void fake_refuse_unmap(uint16_t domid, bool refuse)
 {
     pthread_mutex_lock(&world.lock);
@@ -167,8 +146,6 @@ static int map_locked(uint16_t domid, const uint32_t *grefs, size_t count, int w
     REQUIRE(mapping->va != MAP_FAILED);
     mapping->domid = domid;
     mapping->count = (uint32_t)count;
-    mapping->left = (uint32_t)count;
-    mapping->gone = calloc(count, sizeof *mapping->gone);
     mapping->grefs = malloc(count * sizeof *grefs);
     memcpy(mapping->grefs, grefs, count * sizeof *grefs);
     for (size_t i = 0; i < count; i++) {
@@ -193,56 +170,25 @@ int svq_hv_map_grants(struct svq_hv *hv, uint16_t domid, const uint32_t *grefs, 
     return rc;
 }
 
-/* Addresses stay the mapping's until all of it is gone, as behind the real seam. */
-static int unmap_locked(void *va, size_t first, size_t count, bool whole)
-{
-    struct mapping *mapping = world.mappings;
-    while (mapping->va != va)
-        REQUIRE(++mapping < world.mappings + MAPPINGS);
-    REQUIRE(first + count <= mapping->count && (!whole || (first == 0 && count == mapping->count)));
-    world.unmap_calls[mapping->domid]++;
-    for (size_t i = first; i < first + count; i++) {
-        REQUIRE(!mapping->gone[i]);
-        mapping->gone[i] = true;
-        world.grants[mapping->domid][mapping->grefs[i]].maps--;
-    }
-    world.mapped[mapping->domid] -= (uint32_t)count;
-    REQUIRE(mmap((uint8_t *)va + first * SVQ_PAGE_SIZE, count * SVQ_PAGE_SIZE, PROT_NONE,
-                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED);
-    int rc = world.refuse_unmap[mapping->domid] ? -EINVAL : 0;
-    mapping->left -= (uint32_t)count;
-    if (mapping->left == 0) {
-        munmap(va, mapping->count * SVQ_PAGE_SIZE);
-        free(mapping->grefs);
-        free(mapping->gone);
-        mapping->va = NULL;
-    }
-    return rc;
-}
-
 int svq_hv_unmap_grants(struct svq_hv *hv, void *va, size_t count)
 {
+    struct mapping *mapping = world.mappings;
+    int rc = 0;
     (void)hv;
     pthread_mutex_lock(&world.lock);
-    int rc = unmap_locked(va, 0, count, true);
+    while (mapping->va != va)
+        REQUIRE(++mapping < world.mappings + MAPPINGS);
+    REQUIRE_EQUAL(mapping->count, count);
+    if (world.refuse_unmap[mapping->domid])
+        rc = -EINVAL;
+    for (uint32_t i = 0; i < mapping->count; i++)
+        world.grants[mapping->domid][mapping->grefs[i]].maps--;
+    world.mapped[mapping->domid] -= mapping->count;
+    munmap(va, count * SVQ_PAGE_SIZE);
+    free(mapping->grefs);
+    mapping->va = NULL;
     pthread_mutex_unlock(&world.lock);
     return rc;
-}
-
-int svq_hv_unmap_grants_part(struct svq_hv *hv, void *va, size_t first, size_t count)
-{
-    (void)hv;
-    pthread_mutex_lock(&world.lock);
-    REQUIRE(!world.no_parts);
-    int rc = unmap_locked(va, first, count, false);
-    pthread_mutex_unlock(&world.lock);
-    return rc;
-}
-
-int svq_hv_can_unmap_part(struct svq_hv *hv)
-{
-    (void)hv;
-    return !world.no_parts;
 }
 
 int svq_evtchn_open(struct svq_hv *hv, struct svq_evtchn **out)

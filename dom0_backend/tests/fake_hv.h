@@ -21,9 +21,6 @@ void fake_revoke(uint16_t domid, uint32_t gref);
 
 uint32_t fake_mapped(uint16_t domid); /* pages of the domain that are mapped now */
 uint32_t fake_map_calls(uint16_t domid);
-uint32_t fake_unmap_calls(uint16_t domid);                 /* of whole mappings and of parts */
-uint32_t fake_entry_mapped(uint16_t domid, uint32_t gref); /* how many times one entry is mapped now */
-void fake_no_parts(bool none);                             /* until reset: a mapping ends as a whole */
 void fake_refuse_unmap(uint16_t domid, bool refuse);
 
 #endif

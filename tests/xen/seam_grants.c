@@ -11,7 +11,7 @@
 #include "grant_entry.h"
 #include "seam_check.h"
 
-enum { MARK = 93, OTHER_PAGE = 1, PART_PAGES = 8, PART_ROUNDS = 50 };
+enum { MARK = 93, OTHER_PAGE = 1 };
 
 /* Linux include/uapi/xen/gntdev.h */
 struct copy_segment {
@@ -68,9 +68,7 @@ static void unmap_entry(const struct mediator *m, void *va)
 
 static void write_entry(const struct mediator *m, uint64_t entry) { svq_release_u64(&m->table[0], entry); }
 
-static uint64_t entry_of_index(const struct mediator *m, uint32_t index) { return svq_acquire_u64(&m->table[index]); }
-
-static uint64_t entry_of(const struct mediator *m) { return entry_of_index(m, 0); }
+static uint64_t entry_of(const struct mediator *m) { return svq_acquire_u64(&m->table[0]); }
 
 static void one_mark(const struct mediator *m, uint64_t mark)
 {
@@ -212,98 +210,6 @@ static void other_bits(struct mediator *m)
     write_entry(m, 0);
 }
 
-/* Entries 0 to PART_PAGES - 1, several for each page of the frontend; their mapping by a handle. */
-static uint8_t *map_parts(const struct mediator *m, struct svq_hv *hv, int writable)
-{
-    uint32_t grefs[PART_PAGES];
-    void *va = NULL;
-    for (uint32_t i = 0; i < PART_PAGES; i++) {
-        svq_release_u64(&m->table[i], svq_entry_granted(m->own, FIRST_GFN + i % PAGES, writable, MARK));
-        grefs[i] = window_gref(i);
-    }
-    int rc = svq_hv_map_grants(hv, m->frontend, grefs, PART_PAGES, writable, &va);
-    check(rc == 0, rc, "a run of entries is mapped with one call");
-    return rc == 0 ? va : NULL;
-}
-
-/* Do the entries say that those in the mask are mapped and no others, and do these show their pages? */
-static int are_mapped(const struct mediator *m, const uint8_t *va, int writable, uint32_t mask)
-{
-    int good = 1;
-    for (uint32_t i = 0; i < PART_PAGES; i++) {
-        uint64_t flags = !(mask >> i & 1) ? 0 : GTF_READING | (writable ? GTF_WRITING : 0);
-        good &= entry_of_index(m, i) == (svq_entry_granted(m->own, FIRST_GFN + i % PAGES, writable, MARK) | flags);
-        good &= !flags || va[(size_t)i << SVQ_PAGE_SHIFT] == 0xa5;
-    }
-    return good;
-}
-
-static void parts_in_any_order(const struct mediator *m, int writable)
-{
-    static const struct {
-        uint32_t first, count, left; /* left: which stay mapped */
-    } steps[] = { { 3, 2, 0xe7 }, { 0, 1, 0xe6 }, { 7, 1, 0x66 }, { 5, 2, 0x06 }, { 1, 1, 0x04 }, { 2, 1, 0 } };
-    uint8_t *va = map_parts(m, m->hv, writable);
-    check(va && are_mapped(m, va, writable, 0xff), 0, "all of its entries say so");
-    for (size_t i = 0; va && i < sizeof steps / sizeof steps[0]; i++) {
-        int rc = svq_hv_unmap_grants_part(m->hv, va, steps[i].first, steps[i].count);
-        check(rc == 0 && are_mapped(m, va, writable, steps[i].left), rc,
-              "a part is unmapped: its entries are free, the others stay mapped and readable");
-        if (i == 0) {
-            rc = svq_hv_unmap_grants_part(m->hv, va, 4, 2);
-            check(rc == -EINVAL && are_mapped(m, va, writable, steps[i].left), rc,
-                  "what is gone is not unmapped again");
-            rc = svq_hv_unmap_grants(m->hv, va, PART_PAGES);
-            check(rc == -EINVAL && are_mapped(m, va, writable, steps[i].left), rc, "nor is the whole any more");
-            if (writable)
-                va[5 << SVQ_PAGE_SHIFT] = 0xa5; /* what stays is of use */
-        }
-    }
-}
-
-/* gntdev must have let go of each mapping too, and its addresses be free: over and over it works. */
-static void parts_again(const struct mediator *m)
-{
-    int good = 1;
-    for (int round = 0; round < PART_ROUNDS; round++) {
-        uint32_t grefs[PART_PAGES];
-        void *va = NULL;
-        for (uint32_t i = 0; i < PART_PAGES; i++)
-            grefs[i] = window_gref(i);
-        good &= svq_hv_map_grants(m->hv, m->frontend, grefs, PART_PAGES, 0, &va) == 0;
-        for (uint32_t i = 0; good && i < PART_PAGES; i++)
-            good &= svq_hv_unmap_grants_part(m->hv, va, (i * 3 + (uint32_t)round) % PART_PAGES, 1) == 0;
-    }
-    check(good && are_mapped(m, NULL, 0, 0), 0, "so it goes over and over, page by page");
-}
-
-static void parts_left(const struct mediator *m)
-{
-    struct svq_hv *second = NULL;
-    int rc = svq_hv_open_xen(&second);
-    if (!check(rc == 0, rc, "another handle"))
-        return;
-    uint8_t *va = map_parts(m, second, 1);
-    if (va) {
-        rc = svq_hv_unmap_grants_part(second, va, 2, 3);
-        check(rc == 0 && are_mapped(m, va, 1, 0xe3), rc, "unmaps a part");
-    }
-    svq_hv_close(second);
-    check(are_mapped(m, NULL, 1, 0), 0, "closing it ends what was left");
-}
-
-static void parts(const struct mediator *m)
-{
-    if (!check(svq_hv_can_unmap_part(m->hv) == 1, svq_hv_can_unmap_part(m->hv), "a part of a mapping can be unmapped"))
-        return;
-    parts_in_any_order(m, 0);
-    parts_again(m);
-    parts_in_any_order(m, 1);
-    parts_left(m);
-    for (uint32_t i = 0; i < PART_PAGES; i++)
-        svq_release_u64(&m->table[i], 0);
-}
-
 void grant_rules(struct mediator *m)
 {
     marks(m);
@@ -312,5 +218,4 @@ void grant_rules(struct mediator *m)
     held_for_writing(m);
     rewritten(m);
     other_bits(m);
-    parts(m);
 }

@@ -181,23 +181,6 @@ int svq_hv_unmap_grants(struct svq_hv *hv, void *va, size_t count)
     return rc;
 }
 
-int svq_hv_unmap_grants_part(struct svq_hv *hv, void *va, size_t first, size_t count)
-{
-    if (!va || bad_count(count) || first > SVQ_HV_MAP_PAGES_MAX)
-        return -EINVAL;
-    if (!svq_hv_can_unmap_part(hv))
-        return -ENOSYS;
-    int rc = hv->ops->unmap_grants_part(hv, va, first, count);
-    if (rc == 0) {
-        COUNT(hv, hypercalls, 1);
-        COUNT(hv, grant_unmaps, 1);
-        COUNT(hv, grant_pages_live, -(int64_t)count);
-    }
-    return rc;
-}
-
-int svq_hv_can_unmap_part(struct svq_hv *hv) { return hv->ops->can_unmap_part(hv); }
-
 int svq_hv_own_pages(struct svq_hv *hv, uint64_t first_gfn, size_t count, uint64_t *gfns, void **va)
 {
     if (!gfns || !va || bad_count(count))

@@ -60,8 +60,6 @@ struct svq_hv_ops {
     int (*unshare_pages)(struct svq_hv *hv, void *va, size_t count);
     int (*map_grants)(struct svq_hv *hv, uint16_t domid, const uint32_t *grefs, size_t count, int writable, void **va);
     int (*unmap_grants)(struct svq_hv *hv, void *va, size_t count);
-    int (*unmap_grants_part)(struct svq_hv *hv, void *va, size_t first, size_t count); /* only if can_unmap_part */
-    int (*can_unmap_part)(struct svq_hv *hv);
     int (*own_pages)(struct svq_hv *hv, uint64_t first_gfn, size_t count, uint64_t *gfns, void **va);
     int (*release_own_pages)(struct svq_hv *hv, void *va, size_t count);
     int (*set_readonly)(struct svq_hv *hv, uint16_t domid, uint64_t gfn, int readonly);

@@ -200,8 +200,6 @@ static const struct svq_hv_ops sim_ops = {
     .unshare_pages = unshare_pages,
     .map_grants = sim_map_grants,
     .unmap_grants = sim_unmap_grants,
-    .unmap_grants_part = sim_unmap_grants_part,
-    .can_unmap_part = sim_can_unmap_part,
     .own_pages = own_pages,
     .release_own_pages = release_own_pages,
     .set_readonly = set_readonly,
@@ -283,8 +281,6 @@ int svq_hv_open_sim(const char *socket_path, struct svq_hv **out)
     pthread_mutex_init(&sim->request_lock, NULL);
     pthread_mutex_init(&sim->peers_lock, NULL);
     svq_hv_maps_init(&sim->areas);
-    const char *parts = getenv("SVQ_SIM_PARTS");
-    sim->parts = parts && strcmp(parts, "1") == 0;
     sim->socket = connect_to(socket_path);
     int rc = sim->socket < 0 ? sim->socket : greet(sim);
     if (rc == 0) {

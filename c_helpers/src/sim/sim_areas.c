@@ -8,16 +8,16 @@
 #include "sim_client.h"
 
 /* Maps each run of consecutive frames with one call. */
-static int map_runs(uint8_t *va, int fd, const uint64_t *frames, size_t count, int prot, int flags)
+static int map_runs(uint8_t *va, int fd, const uint64_t *frames, size_t count, int prot)
 {
     size_t i = 0;
     while (i < count) {
         size_t run = 1;
         while (i + run < count && frames[i] != SIM_NO_FRAME && frames[i + run] == frames[i] + run)
             run++;
-        if (frames[i] != SIM_NO_FRAME && mmap(va + (i << SVQ_PAGE_SHIFT), run << SVQ_PAGE_SHIFT, prot,
-                                              MAP_SHARED | MAP_FIXED | MAP_NORESERVE | flags, fd,
-                                              (off_t)(frames[i] << SVQ_PAGE_SHIFT)) == MAP_FAILED)
+        if (frames[i] != SIM_NO_FRAME &&
+            mmap(va + (i << SVQ_PAGE_SHIFT), run << SVQ_PAGE_SHIFT, prot, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, fd,
+                 (off_t)(frames[i] << SVQ_PAGE_SHIFT)) == MAP_FAILED)
             return -errno;
         i += run;
     }
@@ -35,15 +35,12 @@ int sim_area_create(uint32_t slot, enum sim_area_kind kind, int fd, const uint64
     area->slot = slot;
     area->writable = writable;
     area->base.count = count;
-    area->left = count;
     area->base.va = mmap(NULL, count << SVQ_PAGE_SHIFT, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (area->base.va == MAP_FAILED) {
         free(area);
         return -ENOMEM;
     }
-    /* What is granted is used at once, and page by page each first touch would be a fault of its own */
-    int rc = map_runs(area->base.va, fd, frames, count, writable ? PROT_READ | PROT_WRITE : PROT_READ,
-                      kind == SIM_AREA_GRANTS ? MAP_POPULATE : 0);
+    int rc = map_runs(area->base.va, fd, frames, count, writable ? PROT_READ | PROT_WRITE : PROT_READ);
     if (rc != 0) {
         sim_area_free(area);
         return rc;
@@ -60,14 +57,6 @@ struct sim_area *sim_area_take(struct sim_hv *sim, const void *va, enum sim_area
 }
 
 void sim_area_unmap(const struct sim_area *area) { (void)munmap(area->base.va, area->base.count << SVQ_PAGE_SHIFT); }
-
-int sim_area_cut(const struct sim_area *area, size_t first, size_t count)
-{
-    uint8_t *va = (uint8_t *)area->base.va + (first << SVQ_PAGE_SHIFT);
-    void *reserved = mmap(va, count << SVQ_PAGE_SHIFT, PROT_NONE,
-                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
-    return reserved == MAP_FAILED ? -ENOMEM : 0;
-}
 
 void sim_area_free(struct sim_area *area)
 {

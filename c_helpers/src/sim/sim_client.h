@@ -39,8 +39,7 @@ struct sim_area {
     struct svq_hv_map base; /* of an enum sim_area_kind */
     uint32_t slot;
     int writable;
-    size_t left;      /* pages that were not unmapped by themselves */
-    uint32_t grefs[]; /* of SIM_AREA_GRANTS; SIM_NO_GREF: that page was */
+    uint32_t grefs[]; /* of SIM_AREA_GRANTS */
 };
 
 struct sim_hv {
@@ -55,7 +54,6 @@ struct sim_hv {
     uint16_t slot_of_domid[1 << 16]; /* slot + 1; 0: unknown */
     struct sim_peer peers[SVQ_SIM_DOMAINS_MAX];
     struct svq_hv_maps areas; /* of struct sim_area */
-    int parts;                /* 1: parts of a mapping can be unmapped */
 };
 
 static inline struct sim_hv *sim_of(struct svq_hv *hv) { return (struct sim_hv *)(void *)hv; /* its first member */ }
@@ -92,23 +90,18 @@ static inline int sim_peer_is_hole(const struct sim_peer *peer, uint64_t gfn)
 
 /* sim_areas.c: maps `count` frames one after another; frames of SIM_NO_FRAME stay without access. */
 #define SIM_NO_FRAME UINT64_MAX
-#define SIM_NO_GREF UINT32_MAX
 int sim_area_create(uint32_t slot, enum sim_area_kind kind, int fd, const uint64_t *frames, size_t count, int writable,
                     struct sim_area **out);
 void sim_area_publish(struct sim_hv *sim, struct sim_area *area);
 /* Takes the area that starts at `va` off the list, if it has that kind and size (0: any size). */
 struct sim_area *sim_area_take(struct sim_hv *sim, const void *va, enum sim_area_kind kind, size_t count);
 void sim_area_unmap(const struct sim_area *area);
-/* Unmaps a part, whose addresses stay the area's. -ENOMEM: nothing was done. */
-int sim_area_cut(const struct sim_area *area, size_t first, size_t count);
 void sim_area_free(struct sim_area *area);
 void sim_areas_free(struct sim_hv *sim);
 
 /* sim_grants.c */
 int sim_map_grants(struct svq_hv *hv, uint16_t domid, const uint32_t *grefs, size_t count, int writable, void **va);
 int sim_unmap_grants(struct svq_hv *hv, void *va, size_t count);
-int sim_unmap_grants_part(struct svq_hv *hv, void *va, size_t first, size_t count);
-int sim_can_unmap_part(struct svq_hv *hv);
 
 /* sim_frames.c */
 int sim_frames_watch(struct svq_hv *hv, uint16_t domid, struct svq_frames **out);

@@ -228,32 +228,9 @@ int sim_map_grants(struct svq_hv *hv, uint16_t domid, const uint32_t *grefs, siz
     return rc;
 }
 
-/* True: none of these pages has been unmapped by itself. */
-static int all_mapped(const struct sim_area *area, size_t first, size_t count)
-{
-    if (first > area->base.count || count > area->base.count - first)
-        return 0;
-    for (size_t i = first; i < first + count; i++) {
-        if (area->grefs[i] == SIM_NO_GREF)
-            return 0;
-    }
-    return 1;
-}
-
-/* Takes the area at `va`, if all of these pages of it are mapped. */
-static struct sim_area *take_area(struct sim_hv *sim, const void *va, size_t first, size_t count, size_t area_count)
-{
-    struct sim_area *area = sim_area_take(sim, va, SIM_AREA_GRANTS, area_count);
-    if (area && !all_mapped(area, first, count)) {
-        sim_area_publish(sim, area);
-        area = NULL;
-    }
-    return area;
-}
-
 static int unmap_area(struct sim_hv *sim, void *va, size_t count)
 {
-    struct sim_area *area = take_area(sim, va, 0, count, count);
+    struct sim_area *area = sim_area_take(sim, va, SIM_AREA_GRANTS, count);
     if (!area)
         return -EINVAL;
     uint32_t slot = area->slot;
@@ -265,32 +242,16 @@ static int unmap_area(struct sim_hv *sim, void *va, size_t count)
     return 0;
 }
 
-static int unmap_area_part(struct sim_hv *sim, void *va, size_t first, size_t count)
+int sim_unmap_grants(struct svq_hv *hv, void *va, size_t count)
 {
-    struct sim_area *area = take_area(sim, va, first, count, 0);
-    if (!area)
+    struct sim_hv *sim = sim_of(hv);
+    uint64_t gfn;
+    int window, rc = 0;
+    struct sim_peer *peer = sim_peer_at(sim, va, &window, &gfn);
+    if (!peer)
+        return unmap_area(sim, va, count);
+    if (((uintptr_t)va & (SVQ_PAGE_SIZE - 1)) != 0 || count > peer->pages - gfn)
         return -EINVAL;
-    uint32_t slot = area->slot;
-    int rc = sim_area_cut(area, first, count); /* before the flags say so */
-    for (size_t i = first; rc == 0 && i < first + count; i++) {
-        unpin(sim, &sim->peers[slot], area->grefs[i], area->writable);
-        area->grefs[i] = SIM_NO_GREF;
-    }
-    area->left -= rc == 0 ? count : 0;
-    if (area->left > 0)
-        sim_area_publish(sim, area);
-    else
-        sim_area_free(area);
-    if (rc == 0)
-        sim_peer_put(sim, slot, count);
-    return rc;
-}
-
-static int unmap_window(struct sim_hv *sim, struct sim_peer *peer, int window, uint64_t gfn, size_t count)
-{
-    if (count > peer->pages - gfn)
-        return -EINVAL;
-    int rc = 0;
     size_t done;
     uint32_t gref;
     for (done = 0; done < count; done++) {
@@ -302,32 +263,3 @@ static int unmap_window(struct sim_hv *sim, struct sim_peer *peer, int window, u
     sim_peer_put(sim, sim_peer_slot(sim, peer), done);
     return rc;
 }
-
-int sim_unmap_grants(struct svq_hv *hv, void *va, size_t count)
-{
-    struct sim_hv *sim = sim_of(hv);
-    uint64_t gfn;
-    int window;
-    struct sim_peer *peer = sim_peer_at(sim, va, &window, &gfn);
-    if (!peer)
-        return unmap_area(sim, va, count);
-    if (((uintptr_t)va & (SVQ_PAGE_SIZE - 1)) != 0)
-        return -EINVAL;
-    return unmap_window(sim, peer, window, gfn, count);
-}
-
-/* Pages of a window are handed out one by one, so there a part is like any other run of them. */
-int sim_unmap_grants_part(struct svq_hv *hv, void *va, size_t first, size_t count)
-{
-    struct sim_hv *sim = sim_of(hv);
-    uint64_t gfn;
-    int window;
-    struct sim_peer *peer = sim_peer_at(sim, va, &window, &gfn);
-    if (!peer)
-        return unmap_area_part(sim, va, first, count);
-    if (((uintptr_t)va & (SVQ_PAGE_SIZE - 1)) != 0 || first > peer->pages - gfn)
-        return -EINVAL;
-    return unmap_window(sim, peer, window, gfn + first, count);
-}
-
-int sim_can_unmap_part(struct svq_hv *hv) { return sim_of(hv)->parts; }

@@ -94,13 +94,7 @@ static int map_grants(struct svq_hv *hv, uint16_t domid, const uint32_t *grefs, 
 
 static int unmap_grants(struct svq_hv *hv, void *va, size_t count)
 {
-    struct xen_hv *xen = xen_of(hv);
-    struct xen_map *map = xen_map_take(xen, va, XEN_MAP_GRANTS, count);
-    if (map && map->gone) { /* by parts, then: who thinks that all of it is mapped is mistaken */
-        xen_map_publish(xen, map, va);
-        map = NULL;
-    }
-    return map ? xen_map_undo(xen, map) : -EINVAL;
+    return xen_unmap(xen_of(hv), va, XEN_MAP_GRANTS, count);
 }
 
 /* Mappings outlive the descriptors that made them, so they go first. */
@@ -131,8 +125,6 @@ static const struct svq_hv_ops xen_ops = {
     .unshare_pages = unshare_pages,
     .map_grants = map_grants,
     .unmap_grants = unmap_grants,
-    .unmap_grants_part = xen_unmap_grants_part,
-    .can_unmap_part = xen_can_unmap_part,
     .own_pages = xen_own_pages,
     .release_own_pages = xen_release_own_pages,
     .set_readonly = xen_set_readonly,

@@ -28,10 +28,6 @@ struct xen_map {
     struct svq_hv_map base;    /* of an enum xen_map_kind */
     void *resource;            /* of XEN_MAP_TABLE */
     struct xen_domain *domain; /* of XEN_MAP_FOREIGN and XEN_MAP_TABLE: the owner; the mapping is one of its users */
-    /* of XEN_MAP_GRANTS, once a part of it was unmapped by itself */
-    uint64_t index;  /* gntdev's name for the mapping */
-    size_t gone;     /* pages that were */
-    uint64_t bits[]; /* which ones */
 };
 
 struct xen_hv {
@@ -39,7 +35,6 @@ struct xen_hv {
     const struct xen_libs *libs;
     pthread_mutex_t lock;  /* of what follows */
     void *gnttab, *gntshr; /* opened when first used: not every domain has every device node */
-    int parts;             /* 0: not known yet; 1: gntdev can unmap a part of a mapping; -1: it cannot */
     struct xen_domain *domains;
 
     struct svq_hv_maps maps; /* of struct xen_map; they have their own lock */
@@ -63,12 +58,6 @@ int xen_map_undo(struct xen_hv *xen, struct xen_map *map);
 void xen_maps_undo_all(struct xen_hv *xen);
 
 static inline int xen_negative_errno(void) { return errno > 0 ? -errno : -EIO; }
-
-/* xen_parts.c: a mapping of grants that is unmapped part by part. */
-int xen_can_unmap_part(struct svq_hv *hv);
-int xen_unmap_grants_part(struct svq_hv *hv, void *va, size_t first, size_t count);
-/* Ends what is left of a mapping of which a part is gone. 0, or -1 and errno. */
-int xen_end_parts(const struct xen_hv *xen, const struct xen_map *map);
 
 /* xen_domains.c */
 /* The domain's handle, which counts the caller as a user from now on. NULL: *rc says why. */

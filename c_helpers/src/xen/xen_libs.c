@@ -16,16 +16,9 @@ struct symbol {
 #define SYMBOL(field) { "xen" #field, offsetof(struct xen_libs, field), 0 }
 
 static const struct symbol gnttab_symbols[] = {
-    SYMBOL(gnttab_open),
-    SYMBOL(gnttab_close),
-    SYMBOL(gnttab_map_domain_grant_refs),
-    SYMBOL(gnttab_unmap),
-    { "xengnttab_fd", offsetof(struct xen_libs, gnttab_fd), 1 },
-    SYMBOL(gntshr_open),
-    SYMBOL(gntshr_close),
-    SYMBOL(gntshr_share_pages),
-    SYMBOL(gntshr_unshare),
-    { NULL, 0, 0 },
+    SYMBOL(gnttab_open),        SYMBOL(gnttab_close),   SYMBOL(gnttab_map_domain_grant_refs),
+    SYMBOL(gnttab_unmap),       SYMBOL(gntshr_open),    SYMBOL(gntshr_close),
+    SYMBOL(gntshr_share_pages), SYMBOL(gntshr_unshare), { NULL, 0, 0 },
 };
 
 static const struct symbol foreignmemory_symbols[] = {

@@ -19,7 +19,6 @@ struct xen_libs {
     int (*gnttab_close)(void *gnttab);
     void *(*gnttab_map_domain_grant_refs)(void *gnttab, uint32_t count, uint32_t domid, uint32_t *refs, int prot);
     int (*gnttab_unmap)(void *gnttab, void *start, uint32_t count);
-    int (*gnttab_fd)(void *gnttab); /* NULL where missing */
     /* grants to others */
     void *(*gntshr_open)(void *logger, unsigned int flags);
     int (*gntshr_close)(void *gntshr);

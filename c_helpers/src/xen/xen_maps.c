@@ -8,8 +8,7 @@
 
 struct xen_map *xen_map_new(enum xen_map_kind kind, size_t count)
 {
-    size_t words = kind == XEN_MAP_GRANTS ? count / 64 + 1 : 0;
-    struct xen_map *map = calloc(1, sizeof *map + words * sizeof map->bits[0]);
+    struct xen_map *map = calloc(1, sizeof *map);
     if (map) {
         map->base.kind = kind;
         map->base.count = count;
@@ -34,9 +33,7 @@ static int undo(const struct xen_hv *xen, const struct xen_map *map)
     case XEN_MAP_FOREIGN:
         return xen->libs->foreignmemory_unmap(map->domain->foreignmemory, map->base.va, map->base.count);
     case XEN_MAP_TABLE: return xen->libs->foreignmemory_unmap_resource(map->domain->foreignmemory, map->resource);
-    case XEN_MAP_GRANTS:
-        return map->gone ? xen_end_parts(xen, map)
-                         : xen->libs->gnttab_unmap(xen->gnttab, map->base.va, (uint32_t)map->base.count);
+    case XEN_MAP_GRANTS: return xen->libs->gnttab_unmap(xen->gnttab, map->base.va, (uint32_t)map->base.count);
     case XEN_MAP_SHARED: return xen->libs->gntshr_unshare(xen->gntshr, map->base.va, (uint32_t)map->base.count);
     default: /* XEN_MAP_OWN */ return munmap(map->base.va, map->base.count << SVQ_PAGE_SHIFT);
     }

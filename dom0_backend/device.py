@@ -166,7 +166,7 @@ class BackendDevice:
 
     @property
     def gone(self) -> bool:
-        return self.side.phase is Phase.GONE
+        return self.side.is_over
 
     def begin(self) -> None:
         self.look()

@@ -113,6 +113,11 @@ class Side:
         """When to call `look` without any news; None: nothing waits for that."""
         return earliest((self._pause.due, self._look_pause.due, self._rounds.due if self._rounds else None))
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the device is gone, and nothing that this took is still to be tried again."""
+        return self.phase is Phase.GONE and not self._owed
+
     def begin(self, *, releasing: bool = False) -> None:
         """
         Takes up the pair as a new process finds it, and looks at the peer. With `releasing`, resources of the process

@@ -121,12 +121,7 @@ def status(dom0: Dom0, found: Attached, timeout_s: float) -> dict[str, Any]:
     """
     store, back = dom0.store, found.backend_path
     asked = _ask(dom0, back, nodes.SvqBack.STATS_REQUEST)
-    request = _ask(dom0, found.path, nodes.VirtioBack.STATS_REQUEST)
-    answer = _read_answer(store, found.path, request, nodes.VirtioBack.STATS, timeout_s) if request else None
-    if answer is None:
-        held = f"; {who_holds(dom0, found.held_pages, found.held_by)}" if found.held_pages else ""
-        name = dom0.domain_name(found.mediator)
-        raise ConfigError(f"the mediator in domain {name} does not answer; is its service running?{held}")
+    answer = _ask_mediator(dom0, found, nodes.VirtioBack.STATS_REQUEST, nodes.VirtioBack.STATS, timeout_s)
     untrusted_backend = _read_answer(store, back, asked, nodes.SvqBack.STATS, BACKEND_ANSWER_S) if asked else None
     counters = {name: n for name, n in (untrusted_backend or {}).items() if _is_counter(name, n)}
     return {f"backend_{name}": n for name, n in counters.items()} | answer
@@ -175,17 +170,15 @@ def trace(dom0: Dom0, found: Attached, queue: int, every: int | None, timeout_s:
     them (0: none). ConfigError: the device has no such queue, or the mediator does not answer.
     """
     back, deadline = nodes.VirtioBack, time.monotonic() + timeout_s
-    entries = {back.TRACE_QUEUE: queue} | ({} if every is None else {back.TRACE_EVERY: every})
-    while True:  # somebody else may ask for another queue meanwhile
-        request = _ask(dom0, found.path, back.TRACE_REQUEST, entries)
+    about = {back.TRACE_QUEUE: queue} | ({} if every is None else {back.TRACE_EVERY: every})
+    while True:
         left_s = max(0.0, deadline - time.monotonic())
-        untrusted = _read_answer(dom0.store, found.path, request, back.TRACE, left_s) if request else None
-        told = QueueTrace.unpacked(untrusted) if untrusted is not None else None
-        if told is None:
-            name = dom0.domain_name(found.mediator)
-            raise ConfigError(f"the mediator in domain {name} does not answer; is its service running?")
-        if told.queue == queue:
+        told = QueueTrace.unpacked(_ask_mediator(dom0, found, back.TRACE_REQUEST, back.TRACE, left_s, about))
+        if told is not None and told.queue == queue:
             break
+        if told is None or time.monotonic() >= deadline:
+            raise ConfigError(_no_answer(dom0, found))
+        time.sleep(POLL_S)  # somebody else has asked for another queue meanwhile
     if told.connection == "none" and told.queues:
         device = f"device {found.device} of domain {dom0.domain_name(found.frontend)}"
         raise ConfigError(f"{device} has {told.queues} queue{'s' if told.queues > 1 else ''}, counted from 0")
@@ -252,6 +245,27 @@ def _orphan(dom0: Dom0, record: Record) -> Attached:
 def _is_listed(record: Record, devices: list[Attached]) -> bool:
     key = record.frontend, record.device, record.mediator
     return any((one.frontend, one.device, one.mediator) == key for one in devices)
+
+
+def _ask_mediator(
+    dom0: Dom0,
+    found: Attached,
+    request: Node[int],
+    answer: Node[dict[str, Any]],
+    timeout_s: float,
+    about: Mapping[Node[int], int] | None = None,
+) -> dict[str, Any]:
+    """Its answer. ConfigError: there is none."""
+    number = _ask(dom0, found.path, request, about)
+    untrusted = _read_answer(dom0.store, found.path, number, answer, timeout_s) if number else None
+    if untrusted is None:
+        raise ConfigError(_no_answer(dom0, found))
+    return untrusted
+
+
+def _no_answer(dom0: Dom0, found: Attached) -> str:
+    held = f"; {who_holds(dom0, found.held_pages, found.held_by)}" if found.held_pages else ""
+    return f"the mediator in domain {dom0.domain_name(found.mediator)} does not answer; is its service running?{held}"
 
 
 def _ask(dom0: Dom0, path: str, request: Node[int], about: Mapping[Node[int], int] | None = None) -> int | None:

@@ -98,6 +98,19 @@ def test_before_a_connection_and_without_a_mediator(world: World) -> None:
     assert "does not answer" in done.err
 
 
+def test_a_mediator_that_answers_for_another_queue(world: World) -> None:
+    """Whatever a mediator's domain answers, the command ends in its time and says that there was no answer."""
+    world.attach(world.image("disk.img"))
+    path = world.found(0).path
+    world.mediator.stop()
+    lie = {"nonce": 2**31 - 1, **QueueTrace(queue=1, queues=2, connection="live", every=0).packed()}
+    world.store.write(nodes.VirtioBack.TRACE.path(path), nodes.VirtioBack.TRACE.format(lie))
+    done = ctl(world, "trace", str(FRONTEND), "0", "--timeout=0.3")
+    world.mediator.resume()
+    assert done.status == 2
+    assert "does not answer" in done.err
+
+
 def test_a_long_trace_fits() -> None:
     """Whatever the numbers, what goes into XenStore fits there: the latest events, with which it comes back."""
     most = 2**64 - 1

@@ -12,8 +12,8 @@ from xen_shadowvq.cli_options import json_option, names_a_device, timeout_option
 from xen_shadowvq.dom0 import Dom0
 from xen_shadowvq.output import say, say_json
 from xen_shadowvq.trace import QueueTrace, TraceEvent
+from xenstore_schema import nodes
 
-_EVERY_MAX = 2**32 - 1
 _COLUMNS = (
     ("age", 12), ("event", 10), ("head", 6), ("parts", 6), ("granted", 8), ("copied", 7), ("pages", 6), ("bytes", 11),
     ("used length", 12), ("check", 0),
@@ -22,11 +22,17 @@ _COLUMNS = (
 
 @click.command("trace", short_help="Show where a queue stands, and its latest events.")
 @names_a_device
-@click.option("--queue", type=click.IntRange(0, 63), default=0, show_default=True, help="Which of its queues.")
+@click.option(
+    "--queue",
+    type=click.IntRange(0, nodes.VirtioBack.TRACE_QUEUE.high),
+    default=0,
+    show_default=True,
+    help="Which of its queues.",
+)
 @click.option(
     "--every",
-    type=click.IntRange(0, _EVERY_MAX),
-    help="Trace every Nth chain as well from now on; 0: none. It stays so until it is changed.",
+    type=click.IntRange(0, nodes.VirtioBack.TRACE_EVERY.high),
+    help="Trace every Nth chain as well from now on, until this is given again; 0: none.",
     metavar="N",
 )
 @timeout_option

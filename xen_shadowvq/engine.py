@@ -226,7 +226,7 @@ class Device:
         facts |= {"value": int(fault.value), "limit": int(fault.limit)}
         facts["expected"] = ffi.string(lib.svq_err_text(fault.code)).decode()
         facts["source"] = ffi.string(lib.svq_err_source(fault.code)).decode()
-        return DeviceBroken(ffi.string(lib.svq_err_name(fault.code)).decode(), **facts)
+        return DeviceBroken(self.name_of_error(fault.code), **facts)
 
     def stats(self) -> dict[str, int]:
         """struct svq_queue_stats, summed over the queues."""

@@ -60,8 +60,9 @@ class Tracing:
 
     def _trace_every(self, every: int) -> None:
         self._every = every
-        for n in range(self._device.num_queues if self._device else 0):
-            self._device.trace_every(n, every)  # type: ignore[union-attr]
+        if self._device is not None:
+            for n in range(self._device.num_queues):
+                self._device.trace_every(n, every)
 
     def _trace_of(self, queue: int) -> QueueTrace:
         if self._device is not None and queue < self._device.num_queues:

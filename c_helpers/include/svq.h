@@ -302,11 +302,11 @@ struct svq_queue_snapshot {
     uint16_t parked; /* 1: the next chain waits for completions */
     uint16_t size;
     uint16_t in_flight;
-    uint16_t untrusted_avail_idx; /* the driver's; taken_idx if its ring is not mapped */
-    uint16_t taken_idx;           /* chains taken from it */
-    uint16_t untrusted_used_idx;  /* the backend's */
-    uint16_t completed_idx;       /* completions taken from it, and given to the driver */
-    uint8_t live[1024 / 8];       /* the heads in flight: bit h % 8 of byte h / 8 */
+    uint16_t untrusted_avail_idx;         /* the driver's; taken_idx if its ring is not mapped */
+    uint16_t taken_idx;                   /* chains taken from it */
+    uint16_t untrusted_used_idx;          /* the backend's */
+    uint16_t completed_idx;               /* completions taken from it, and given to the driver */
+    uint8_t live[SVQ_QUEUE_SIZE_MAX / 8]; /* the heads in flight: bit h % 8 of byte h / 8 */
 };
 /* Taken between two rounds of the queue's worker. */
 int svq_queue_read_snapshot(struct svq_device *dev, uint16_t index, struct svq_queue_snapshot *out);

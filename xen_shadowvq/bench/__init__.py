@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,9 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from xen_shadowvq import log
 from xen_shadowvq.bench import idle, report, samples
+from xen_shadowvq.bench.delivery import deliver
 from xen_shadowvq.errors import ConfigError
 from xen_shadowvq.native import native_folder
-from xen_shadowvq.output import say
 
 __all__ = ["run_bench"]
 
@@ -54,15 +53,14 @@ def run_bench(out: Path, rounds: int, json_only: bool) -> int:
             measured |= samples.run_case(program, case, rounds, step(_TITLES[case], rounds))
         cost = idle.measure(IDLE_WINDOWS, step(f"{idle.FRONTENDS * idle.DEVICES_EACH} idle devices", IDLE_WINDOWS))
     made = report.make(measured, cost, rounds, facts)
-    text = json.dumps(report.as_json(made), indent=2)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "engine.json").write_text(text + "\n")
-    plot.draw(made, out / "engine.png")
-    if json_only:
-        sys.stdout.write(text + "\n")
-    else:
-        report.show(made, console)
-        say(f"also in {out / 'engine.json'} and {out / 'engine.png'}")
+    deliver(
+        out,
+        "engine",
+        report.as_json(made),
+        lambda path: plot.draw(made, path),
+        lambda: report.show(made, console),
+        json_only=json_only,
+    )
     return 0
 
 

@@ -154,10 +154,12 @@ static struct svq_queue *queue_of(const struct svq_device *dev, uint16_t index)
 }
 
 /* Only the worker may touch a queue that it serves, so it does this for the control thread. */
-static int call(struct svq_queue *q, int (*run)(void *queue))
+static int call_with(struct svq_queue *q, int (*run)(void *arg), void *arg)
 {
-    return q->worker ? svq_worker_call(q->worker, run, q) : run(q);
+    return q->worker ? svq_worker_call(q->worker, run, arg) : run(arg);
 }
+
+static int call(struct svq_queue *q, int (*run)(void *queue)) { return call_with(q, run, q); }
 
 static int start_queue(void *queue)
 {
@@ -333,9 +335,7 @@ static int set_every(void *arg)
 int svq_queue_trace_every(struct svq_device *dev, uint16_t index, uint32_t every)
 {
     struct every arg = { queue_of(dev, index), every };
-    if (!arg.q)
-        return -EINVAL;
-    return arg.q->worker ? svq_worker_call(arg.q->worker, set_every, &arg) : set_every(&arg);
+    return arg.q ? call_with(arg.q, set_every, &arg) : -EINVAL;
 }
 
 int svq_queue_read_trace(const struct svq_device *dev, uint16_t index, struct svq_trace_entry out[SVQ_TRACE_ENTRIES])
@@ -345,7 +345,7 @@ int svq_queue_read_trace(const struct svq_device *dev, uint16_t index, struct sv
 }
 
 struct snapshot {
-    const struct svq_queue *q;
+    struct svq_queue *q;
     struct svq_queue_snapshot *out;
 };
 
@@ -370,9 +370,7 @@ static int take_snapshot(void *arg)
 int svq_queue_read_snapshot(struct svq_device *dev, uint16_t index, struct svq_queue_snapshot *out)
 {
     struct snapshot arg = { queue_of(dev, index), out };
-    if (!arg.q)
-        return -EINVAL;
-    return arg.q->worker ? svq_worker_call(arg.q->worker, take_snapshot, &arg) : take_snapshot(&arg);
+    return arg.q ? call_with(arg.q, take_snapshot, &arg) : -EINVAL;
 }
 
 int svq_queue_forward(struct svq_device *dev, uint16_t index, unsigned budget)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +10,9 @@ from pathlib import Path
 from rich.console import Console
 
 from xen_shadowvq import log
+from xen_shadowvq.bench.delivery import deliver
 from xen_shadowvq.bench.report import machine_facts
 from xen_shadowvq.errors import ConfigError
-from xen_shadowvq.output import say
 
 __all__ = ["run_fairness"]
 
@@ -47,13 +46,12 @@ def run_fairness(out: Path, rounds: int, names: Sequence[str], json_only: bool) 
     with console.status("starting") as status, open_stage() as stage:
         measured = order.measure(stage, chosen, rounds, lambda beside: status.update(f"beside: {beside}"))
     made = report.make(measured, rounds, stage.precedence, facts)
-    text = json.dumps(report.as_json(made), indent=2)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "fairness.json").write_text(text + "\n")
-    plot.draw(made, out / "fairness.png")
-    if json_only:
-        sys.stdout.write(text + "\n")
-    else:
-        report.show(made, console)
-        say(f"also in {out / 'fairness.json'} and {out / 'fairness.png'}")
+    deliver(
+        out,
+        "fairness",
+        report.as_json(made),
+        lambda path: plot.draw(made, path),
+        lambda: report.show(made, console),
+        json_only=json_only,
+    )
     return 0

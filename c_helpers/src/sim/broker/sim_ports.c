@@ -34,6 +34,15 @@ static void answer_port(struct sim_reply *reply, uint32_t port, const struct sim
     reply->fd_count = 2;
 }
 
+/* One of its descriptors could not be had, errno says why: neither is kept. */
+static int not_opened(struct sim_port *record)
+{
+    int err = errno;
+    sim_close(&record->wait_fd);
+    sim_close(&record->notify_fd);
+    return -err;
+}
+
 int sim_port_alloc(struct sim_connection *connection, uint16_t remote_domid, struct sim_reply *reply)
 {
     struct sim_domain *domain = connection->domain;
@@ -43,12 +52,8 @@ int sim_port_alloc(struct sim_connection *connection, uint16_t remote_domid, str
         return port;
     record.wait_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     record.notify_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (record.wait_fd < 0 || record.notify_fd < 0) {
-        int err = errno;
-        sim_close(&record.wait_fd);
-        sim_close(&record.notify_fd);
-        return -err;
-    }
+    if (record.wait_fd < 0 || record.notify_fd < 0)
+        return not_opened(&record);
     domain->ports[port] = record;
     set_state(domain, (uint32_t)port, SIM_PORT_UNBOUND);
     answer_port(reply, (uint32_t)port, &record);
@@ -76,12 +81,8 @@ int sim_port_bind(struct svq_sim_machine *machine, struct sim_connection *connec
     record.remote_port = remote_port;
     record.wait_fd = fcntl(theirs->notify_fd, F_DUPFD_CLOEXEC, 0);
     record.notify_fd = fcntl(theirs->wait_fd, F_DUPFD_CLOEXEC, 0);
-    if (record.wait_fd < 0 || record.notify_fd < 0) {
-        int err = errno;
-        sim_close(&record.wait_fd);
-        sim_close(&record.notify_fd);
-        return -err;
-    }
+    if (record.wait_fd < 0 || record.notify_fd < 0)
+        return not_opened(&record);
     domain->ports[port] = record;
     theirs->remote_port = (uint32_t)port;
     set_state(domain, (uint32_t)port, SIM_PORT_CONNECTED);

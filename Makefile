@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SYSROOT := $(CURDIR)/$(VENV)/sysroot
 FUZZ_SECONDS ?= 20
+FUZZ_SEED ?= 1
 BUILD_TYPE ?= Release
 CLANG ?= $(firstword $(shell for one in clang clang-14 clang-15 clang-16; do command -v $$one; done; true))
 JOBS := $(shell nproc)
@@ -124,8 +125,8 @@ build-race: build
 test-race: build-race ## C tests of threads, with the thread sanitizer
 	$(BIN)/ctest --test-dir build/tsan --output-on-failure -j $(JOBS) -L race
 
-test-fuzz: build tools-for-tests ## the rings, fuzzed (FUZZ_SECONDS=20)
-	c_helpers/fuzz/run.sh "$(CLANG)" build/fuzz $(FUZZ_SECONDS)
+test-fuzz: build tools-for-tests ## the rings, fuzzed (FUZZ_SECONDS=20 FUZZ_SEED=1; 0: a new one each time)
+	c_helpers/fuzz/run.sh "$(CLANG)" build/fuzz $(FUZZ_SECONDS) $(FUZZ_SEED)
 
 test-py: build $(VENV)/.dev ## all Python tests that need no Xen: engine, XenStore, control, the system in processes
 	$(BIN)/pytest -n $(JOBS) --dist loadfile

@@ -97,8 +97,9 @@ struct fuzz {
 #define FUZZ_MUST(condition)                                                                                           \
     do {                                                                                                               \
         if (!(condition))                                                                                              \
-            __builtin_trap();                                                                                          \
+            fuzz_failed(__FILE__, __LINE__, #condition);                                                               \
     } while (0)
+_Noreturn void fuzz_failed(const char *file, int line, const char *condition);
 
 static inline struct svq_queue *fuzz_queue(const struct fuzz_lane *lane)
 {

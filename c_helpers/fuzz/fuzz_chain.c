@@ -8,6 +8,7 @@
  * 6 EVENT_IDX of the driver, 7 of the backend. Byte 1: bits 0-1 placement of the second device, 2 its window is the
  * other kind, 3 it is another mediator's, 4 the guest balloons, 5 the window is guarded. Then steps, see `step`.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -229,6 +230,12 @@ static void set_up(struct fuzz *f, uint8_t first, uint8_t second)
     for (unsigned l = 0; l < FUZZ_LANES; l++)
         memset(f->lane[l].q, 0, sizeof *f->lane[l].q);
     memset(f->rig->ram + rig_gpa(RIG_TABLE_GFN), 0, FUZZ_TABLES * SVQ_PAGE_SIZE);
+}
+
+void fuzz_failed(const char *file, int line, const char *condition)
+{
+    fprintf(stderr, "%s:%d: not true: %s\n", file, line, condition);
+    abort();
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -83,6 +83,27 @@ static void set_alone(struct fuzz *f, struct fuzz_chain *chain)
         }
 }
 
+/*
+ * A chain that was not forwarded, since it has a fault or lacks something, may have had its writable pages cleared
+ * before that was found: the driver gave them away for writing.
+ */
+static void note_cleared(struct fuzz *f, const struct fuzz_lane *lane)
+{
+    const struct svq_queue *q = fuzz_queue(lane);
+    struct fuzz_described what = { .count = 0 };
+    if (!q->clears || q->in_flight[q->chain->head].live || svq_load_u16(&lane->q->avail->idx) == q->next_avail)
+        return;
+    for (uint32_t i = 0; i < q->chain->count && what.count < FUZZ_SIZE; i++)
+        if (q->chain->segments[i].writable)
+            what.seg[what.count++] = (struct vring_desc){ .addr = q->chain->segments[i].gpa,
+                                                          .len = q->chain->segments[i].len };
+    for (unsigned l = 0; l < FUZZ_LANES; l++)
+        for (unsigned head = 0; head < FUZZ_SIZE; head++) {
+            struct fuzz_chain *chain = &f->lane[l].chain[head];
+            chain->alone = chain->alone && !any_overlap(&chain->what, &what);
+        }
+}
+
 /* Byte `at` of what the chain's segments with that access describe. */
 static const uint8_t *described_byte(const struct fuzz *f, const struct fuzz_described *what, bool writable,
                                      uint64_t at)
@@ -95,7 +116,7 @@ static const uint8_t *described_byte(const struct fuzz *f, const struct fuzz_des
             return f->rig->ram + seg->addr + at;
         at -= seg->len;
     }
-    __builtin_trap();
+    FUZZ_MUST(!"the chain describes that byte");
 }
 
 /* The backend reads what the driver has there; pages that it may write show nothing of their old contents. */
@@ -221,6 +242,7 @@ void fuzz_check_new_chains(struct fuzz *f, struct fuzz_lane *lane)
             take_in(f, lane, head);
             heads |= 1u << head;
         }
+    note_cleared(f, lane);
     for (uint16_t head = 0; head < FUZZ_SIZE; head++)
         if (heads >> head & 1)
             check_chain(f, lane, head);

@@ -157,6 +157,12 @@ SEEDS = {
     "two-mediators": program(EXACT | ALL, kept(lane(2), BLK, GO, CRASH, SWEEP, lane(0), STOP), second=OTHER_MEDIATOR),
     "around-the-window": program(EXACT | DYNAMIC | CLEAR, RUN, (offer(6) + TRIP) * 12),
     "guarded": program(EXACT | DYNAMIC | ALL, kept(LET_GO, ANSWER, COMPLETE), second=GUARDED),
+    "cleared-by-a-refused-chain": program(
+        EXACT | DYNAMIC | CLEAR,
+        RUN + offer(6) + FORWARD + step(10, 1) + b"\x00\x60\x21" + lane(2),
+        desc(1, page(2), pages(2), NEXT | WRITE, 2),
+        desc(2, b"\x02\x0b\x00", exactly(1), WRITE) + offer(1) + FORWARD + lane(0) + COMPLETE,
+    ),
     "small-window": program(
         EXACT | DYNAMIC | CLEAR, RUN, (offer(6) + lane(1) + RUN + offer(6)), FORWARD, lane(0), FORWARD
     ),

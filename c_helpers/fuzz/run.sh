@@ -1,10 +1,10 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-or-later
-# Builds the fuzz target with clang and fuzzes for some seconds: run.sh CLANG FOLDER SECONDS
-# What it finds stays in FOLDER/corpus for the next run; a crash is written to FOLDER.
+# Builds the fuzz target with clang and fuzzes for some seconds: run.sh CLANG FOLDER SECONDS SEED
+# What it finds stays in FOLDER/corpus for the next run; a crash is written to FOLDER. SEED 0 is another one each time.
 set -eu
 
-clang=$1 folder=$2 seconds=$3
+clang=$1 folder=$2 seconds=$3 seed=$4
 mkdir -p "$folder/corpus" "$folder/objects"
 folder=$(cd "$folder" && pwd)
 cd "$(dirname "$0")/.."
@@ -25,5 +25,5 @@ for source in src/*/*.c src/sim/broker/*.c tests/rig.c tests/rig_view.c fuzz/*.c
 done
 "$clang" -fsanitize=fuzzer,address,undefined "$folder"/objects/*.o -lpthread -ldl -o "$folder/fuzz_chain"
 python3 fuzz/make_seeds.py "$folder/seeds"
-"$folder/fuzz_chain" -max_total_time="$seconds" -max_len=1024 -len_control=0 -print_final_stats=1 -verbosity=0 \
-    -artifact_prefix="$folder/" "$folder/corpus" "$folder/seeds"
+"$folder/fuzz_chain" -seed="$seed" -max_total_time="$seconds" -max_len=1024 -len_control=0 -print_final_stats=1 \
+    -verbosity=0 -artifact_prefix="$folder/" "$folder/corpus" "$folder/seeds"

@@ -225,4 +225,19 @@ TEST(gone, "A queue that breaks, or was stopped, leaves the list, and the others
     CHECK(order[0] == &queue[0] && order[1] == &queue[3]);
 }
 
+TEST(polling, "Work that a quiet queue shows counts as found by polling, and work that an event announced does not")
+{
+    start();
+    worker.busy_wait.lost = 3;
+    add(0, 0, 0, 1);
+    play(2);
+    CHECK_EQUAL(worker.busy_wait.lost, 3);
+    queue[0].forwards = false;
+    play(1);
+    CHECK_EQUAL(worker.busy_wait.lost, 3);
+    queue[0].forwards = true;
+    play(1);
+    CHECK_EQUAL(worker.busy_wait.lost, 0);
+}
+
 SVQ_TEST_MAIN()

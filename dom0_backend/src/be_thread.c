@@ -28,8 +28,12 @@ static bool busy_wait(struct svq_be_device *dev)
     do {
         for (int i = 0; i < SPINS_PER_LOOK; i++)
             svq_spin_hint();
-        if (call_pending(dev) || svq_be_serve(dev))
+        if (call_pending(dev))
             return true;
+        if (svq_be_serve(dev)) {
+            svq_busy_wait_won(&dev->busy_wait, svq_now_ns() - start);
+            return true;
+        }
     } while (svq_now_ns() - start < dev->busy_wait.ns);
     return false;
 }

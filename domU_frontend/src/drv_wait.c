@@ -26,8 +26,10 @@ static bool spin(struct svq_drv *d, uint64_t start_ns)
         return any_pending(d);
     do {
         for (int i = 0; i < SPIN_LOOKS; i++) {
-            if (any_pending(d))
+            if (any_pending(d)) {
+                svq_busy_wait_won(&d->busy_wait, svq_now_ns() - start_ns);
                 return true;
+            }
             svq_spin_hint();
         }
     } while (svq_now_ns() - start_ns < d->busy_wait.ns);

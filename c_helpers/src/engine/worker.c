@@ -24,7 +24,7 @@ void svq_worker_activate(struct svq_worker *worker, struct svq_queue *q)
     if (q->active)
         return;
     q->active = true;
-    q->idle_since_ns = svq_now_ns();
+    q->idle_since_ns = 0; /* an event has said that there is work */
     q->next_active = worker->active;
     worker->active = q;
 }
@@ -110,6 +110,8 @@ static bool serve_one(struct svq_worker *worker, struct svq_queue *q, unsigned *
     charge(worker, q);
     if (n > 0) {
         *moved += (unsigned)n;
+        if (q->idle_since_ns)
+            svq_busy_wait_won(&worker->busy_wait, svq_now_ns() - q->idle_since_ns);
         q->idle_since_ns = 0;
     } else if (n < 0) {
         svq_worker_post(

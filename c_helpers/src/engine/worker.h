@@ -51,7 +51,6 @@ struct svq_worker {
     uint64_t round;
     bool waiting;                   /* the last round left queues over */
     struct svq_busy_wait busy_wait; /* up to poll_us_max */
-    uint64_t slept_at_ns;
     struct svq_worker_stats stats;
 };
 

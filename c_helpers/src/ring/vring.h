@@ -18,7 +18,6 @@ enum {
     VRING_DESC_F_INDIRECT = 4,      /* 2.7.5 */
     VRING_AVAIL_F_NO_INTERRUPT = 1, /* 2.7.6 */
     VRING_USED_F_NO_NOTIFY = 1,     /* 2.7.8 */
-    VRING_SIZE_MAX = 32768,         /* 2.7: "Queue Size value is always a power of 2", at most 32768 */
     VRING_DESC_ALIGN = 16,          /* 2.7 */
     VRING_AVAIL_ALIGN = 2,
     VRING_USED_ALIGN = 4,

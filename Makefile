@@ -23,10 +23,9 @@ CMAKE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DSVQ
 C_FILES = $(shell find c_helpers dom0_backend domU_frontend tests -name '*.[ch]')
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: test-xen-next-life
 .PHONY: help demo xen-demo bench bench-fairness bundle check test test-c test-race test-fuzz test-py test-model \
-  test-module test-commands test-xen coverage lint format generate build build-c build-race debug clean tools-for-xen \
-  tools-for-tests
+  test-module test-commands test-xen test-xen-next-life coverage lint format generate build build-c build-race \
+  debug clean tools-for-xen tools-for-tests
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -103,7 +102,7 @@ lint: build $(VENV)/.dev ## formats, types, exported symbols, line lengths, gene
 	$(BIN)/python -m tests.repository.links
 	@echo "clang-format --dry-run"; $(BIN)/clang-format --dry-run -Werror $(C_FILES)
 
-format: $(VENV)/.dev ## puts the Python sources into their format
+format: $(VENV)/.dev ## puts the C and Python sources into their format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	@$(BIN)/clang-format -i $(C_FILES)
@@ -111,14 +110,14 @@ format: $(VENV)/.dev ## puts the Python sources into their format
 generate: build ## makes anew what comes from xenstore_schema/nodes.yaml
 	$(BIN)/python -m xenstore_schema.generate
 
-build-c: build
+build-c: build ## C with the address and undefined-behaviour sanitizers, and its tests, in build/asan
 	$(CMAKE) -B build/asan -DSVQ_TESTS=ON -DSVQ_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=Debug
 	$(BIN)/cmake --build build/asan
 
 test-c: build-c ## C unit tests, with the address and undefined-behaviour sanitizers
 	$(BIN)/ctest --test-dir build/asan --output-on-failure -j $(JOBS) -LE race
 
-build-race: build
+build-race: build ## the same with the thread sanitizer, in build/tsan
 	$(CMAKE) -B build/tsan -DSVQ_TESTS=ON -DSVQ_SANITIZE=thread -DCMAKE_BUILD_TYPE=Debug
 	$(BIN)/cmake --build build/tsan
 
@@ -149,7 +148,7 @@ test-xen: build $(VENV)/.dev tools-for-xen ## what is tested on real Xen, in QEM
 	$(BIN)/pytest -m xen -n auto -v --durations=20 tests/xen
 
 # Not part of `make test`, whose other tests need the mediator domain that this replaces: the next one is made by xl.
-test-xen-next-life: build $(VENV)/.dev tools-for-xen
+test-xen-next-life: build $(VENV)/.dev tools-for-xen ## real Xen again: xl makes a guest's next mediator domain
 	$(BIN)/pytest -m xen -v tests/xen/separate/next_life.py
 
 # A child of a test that ends by _exit would leave its counts unwritten.

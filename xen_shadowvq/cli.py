@@ -14,7 +14,15 @@ from rich.console import Console
 from xen_shadowvq import config as configuration
 from xen_shadowvq import devices, log, sweeping, toolstack
 from xen_shadowvq.cli_apply import apply, guests
-from xen_shadowvq.cli_options import domid_option, json_option, names_a_device, sim_option, timeout_option
+from xen_shadowvq.cli_demo import bench, bench_fairness, demo
+from xen_shadowvq.cli_options import (
+    domid_option,
+    json_option,
+    log_level_option,
+    names_a_device,
+    sim_option,
+    timeout_option,
+)
 from xen_shadowvq.cli_trace import trace
 from xen_shadowvq.dom0 import Dom0
 from xen_shadowvq.errors import ConfigError
@@ -64,9 +72,7 @@ def mediator(sim_directory: Path | None, domid: int, config_path: Path | None) -
 @main.command(short_help="Run the backend: images and block devices on shadow rings.")
 @sim_option
 @domid_option
-@click.option(
-    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
-)
+@log_level_option
 def backend(sim_directory: Path | None, domid: int, log_level: log.Level) -> None:
     """Run the backend: serve raw images and block devices as virtio-blk on shadow rings.
 
@@ -280,7 +286,11 @@ def _device_line(dom0: Dom0, device: devices.Attached) -> str:
 @timeout_option
 @json_option
 def status(sim_directory: Path | None, frontend: str, device: int, timeout_s: float, as_json: bool) -> None:
-    """Show the mediator's counters of one device."""
+    """Show the counters of one device.
+
+    They are the mediator's, since the device connected, summed over its queues; those that begin with `backend_` are
+    the backend's own. docs/xen-host.md says what each means.
+    """
     with Dom0(sim_directory) as dom0:
         counters = devices.status(dom0, devices.find(dom0, dom0.domid(frontend), device), timeout_s)
         if as_json:
@@ -294,76 +304,10 @@ def status(sim_directory: Path | None, frontend: str, device: int, timeout_s: fl
             say(f"held: {devices.who_holds(dom0, counters['held_pages'], counters['held_by'])}")
 
 
-@main.command(short_help="Try the whole product on the embedded machine.")
-@click.option(
-    "--image",
-    type=click.Path(path_type=Path),
-    help="A raw disk image; the demo works on a copy. Default: make one.",
-)
-@click.option(
-    "--output", type=click.Path(file_okay=False, path_type=Path), default=Path("build/demo"), show_default=True
-)
-@click.option("--placement", type=click.Choice(["exact", "page", "copy"]), default="exact", show_default=True)
-@click.option("--window", type=click.Choice(["direct", "dynamic"]), default="direct", show_default=True)
-@click.option("--direct-io", is_flag=True, help="Bypass the page cache.")
-@click.option("--seed", type=int, default=1, show_default=True, help="Seed of the random mix of requests.")
-@json_option
-def demo(
-    image: Path | None, output: Path, placement: str, window: str, direct_io: bool, seed: int, as_json: bool
-) -> None:
-    """Run the whole product on the embedded machine, and attack it.
-
-    Frontend, mediator and backend are three processes. A disk is read and written through shadow virtqueues, compared
-    and checked; then the backend tries every page and every grant of the frontend. It needs neither Xen nor root.
-    """
-    from xen_shadowvq.demo import report as reports  # noqa: PLC0415 - only the demo needs all of the product
-    from xen_shadowvq.demo import runner  # noqa: PLC0415
-    from xen_shadowvq.demo.progress import progress  # noqa: PLC0415
-
-    console = Console(stderr=as_json)
-    log.configure("warning", "auto", sys.stderr)
-    options = runner.Options(output, image, placement, window, direct_io, seed)
-    with progress(console) as step:
-        report = runner.run(options, step)
-    reports.show(report, console)
-    if as_json:
-        say_json(report)
-    else:
-        say(f"also in {output / 'report.json'}")
-    wrong = reports.failures(report)
-    for text in wrong:
-        say(f"check failed: {text}", color="red", err=True)
-    sys.exit(1 if wrong else 0)
-
-
-@main.command(short_help="Measure the data plane on the embedded machine.")
-@click.option("--rounds", type=click.IntRange(5), default=7, show_default=True, help="Samples of each figure.")
-@click.option(
-    "--output", type=click.Path(file_okay=False, path_type=Path), default=Path("build/bench"), show_default=True
-)
-@json_option
-def bench(rounds: int, output: Path, as_json: bool) -> None:
-    """Measure the data plane on the embedded machine: against a relay without checks, by size, at rest."""
-    from xen_shadowvq.bench import run_bench  # noqa: PLC0415 - draws plots
-
-    sys.exit(run_bench(output, rounds, as_json))
-
-
-@main.command("bench-fairness", short_help="Measure what a hostile guest costs another one.")
-@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Comparisons for each attack.")
-@click.option("--attack", "attacks", multiple=True, help="Run only this attack; may be repeated.")
-@click.option(
-    "--output", type=click.Path(file_okay=False, path_type=Path), default=Path("build/bench"), show_default=True
-)
-@json_option
-def bench_fairness(rounds: int, attacks: tuple[str, ...], output: Path, as_json: bool) -> None:
-    """Measure what a hostile frontend costs another one on the same worker, on the embedded machine."""
-    from xen_shadowvq.bench.fairness import run_fairness  # noqa: PLC0415 - draws plots
-
-    sys.exit(run_fairness(output, rounds, attacks, as_json))
-
-
 main.add_command(guests)
+main.add_command(demo)
+main.add_command(bench)
+main.add_command(bench_fairness)
 ctl.add_command(apply)
 ctl.add_command(trace)
 

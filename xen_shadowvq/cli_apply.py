@@ -15,7 +15,7 @@ import click
 from xen_shadowvq import apply as applying
 from xen_shadowvq import apply_plan, log
 from xen_shadowvq.apply import Outcome
-from xen_shadowvq.cli_options import json_option, sim_option
+from xen_shadowvq.cli_options import json_option, log_level_option, sim_option
 from xen_shadowvq.declarations import DIRECTORY, Declarations, read_directory
 from xen_shadowvq.dom0 import Dom0, with_name
 from xen_shadowvq.errors import ConfigError, ShadowVQError
@@ -133,9 +133,7 @@ def _row(one: Outcome, dry_run: bool) -> tuple[str, str, str, str]:
 @click.command("guests", short_help="Run dom0's service for declared disks.")
 @sim_option
 @directory_option
-@click.option(
-    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
-)
+@log_level_option
 def guests(sim_directory: Path | None, directory: Path, log_level: log.Level) -> None:
     """Run dom0's service that attaches declared disks whenever their guests run.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -25,7 +26,25 @@ domid_option = click.option(
 timeout_option = click.option(
     "--timeout", "timeout_s", type=Seconds(), default=ANSWER_S, show_default=True, help="Seconds to wait."
 )
+log_level_option = click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="Log this and what is worse.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, for machines.")
+
+
+def output_option(folder: str) -> Callable[..., Any]:
+    """--output of a command that writes files, by default into `folder`."""
+    return click.option(
+        "--output",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=Path(folder),
+        show_default=True,
+        help="Folder of all that it writes.",
+    )
 
 
 def names_a_device(command: Callable[..., None]) -> Callable[..., None]:

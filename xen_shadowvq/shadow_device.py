@@ -225,7 +225,7 @@ class ShadowDevice:
             self._trouble.waits(error)
             return False
         if self._remains.freed:
-            self._log.warning("stale_grants_revoked", revoked=self._remains.freed)
+            self._log.warning("stale_grants_ended", ended=self._remains.freed)
         if not ended:
             self._slot.take(self._remains)
         self._begun = True

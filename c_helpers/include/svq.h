@@ -188,7 +188,7 @@ struct svq_queue_stats {
     uint64_t bytes_zero_copy;
     uint64_t bytes_bounced;
     uint64_t grants;           /* pages */
-    uint64_t revokes;          /* pages */
+    uint64_t grants_ended;     /* pages */
     uint64_t window_taken;     /* entries that were not free: we copied instead, or searched on */
     uint64_t parked;           /* how often the queue waited for its own completions (back-pressure) */
     uint64_t kicks_received;   /* from the driver */

@@ -107,7 +107,7 @@ TEST(still_mapped, "While the backend maps one page, nothing of the request retu
         CHECK(rig_is_filled(&rig, SMALL(32), 0x77, 1));
         CHECK_EQUAL(rig_window_in_use(&rig), 1);
         struct svq_queue_stats stats = rig_stats(&rig, 0);
-        CHECK(stats.held == 1 && stats.grants == 6 && stats.revokes == 5 && stats.completions == 0);
+        CHECK(stats.held == 1 && stats.grants == 6 && stats.grants_ended == 5 && stats.completions == 0);
         CHECK_EQUAL(rig_complete(&rig), SVQ_E_GRANT_BUSY); /* latched */
         CHECK_EQUAL(rig_close_device(&rig), 1);
         CHECK_EQUAL(rig_window_in_use(&rig), 1); /* held: never granted to anybody else */
@@ -227,7 +227,7 @@ TEST(statistics, "Bytes, parts, grants and chains in the statistics add up over 
     CHECK_EQUAL(stats.segments, 120);
     CHECK_EQUAL(stats.parts, sum.parts);
     CHECK_EQUAL(stats.grants, sum.grants);
-    CHECK_EQUAL(stats.revokes, sum.grants);
+    CHECK_EQUAL(stats.grants_ended, sum.grants);
     CHECK_EQUAL(stats.bytes_bounced, sum.bytes_bounced);
     CHECK_EQUAL(stats.bytes_zero_copy + stats.bytes_bounced, sum.bytes_zero_copy);
     CHECK(stats.parked == 0 && stats.held == 0 && stats.window_taken == 0);

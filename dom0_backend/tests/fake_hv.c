@@ -91,7 +91,7 @@ void fake_grant(uint16_t domid, uint32_t gref, uint32_t frame, bool writable)
     pthread_mutex_unlock(&world.lock);
 }
 
-void fake_revoke(uint16_t domid, uint32_t gref)
+void fake_end_grant(uint16_t domid, uint32_t gref)
 {
     pthread_mutex_lock(&world.lock);
     REQUIRE_EQUAL(world.grants[domid][gref].maps, 0);

@@ -17,7 +17,7 @@ uint32_t fake_frames(uint32_t count); /* the first of `count` fresh zeroed frame
 uint8_t *fake_va(uint32_t frame);     /* as their owner sees it; consecutive frames are contiguous */
 
 void fake_grant(uint16_t domid, uint32_t gref, uint32_t frame, bool writable);
-void fake_revoke(uint16_t domid, uint32_t gref);
+void fake_end_grant(uint16_t domid, uint32_t gref);
 
 uint32_t fake_mapped(uint16_t domid); /* pages of the domain that are mapped now */
 uint32_t fake_map_calls(uint16_t domid);

@@ -290,10 +290,10 @@ TEST(pool_not_granted, "A mediator page without the described grant stops the qu
         bufs[1] = rig_pool(&rig, 0, 1, i != 1); /* 1: granted read-only, but described as writable */
         bufs[1].writable = true;
         if (i == 0)
-            fake_revoke(MEDIATOR, bufs[0].gref);
+            fake_end_grant(MEDIATOR, bufs[0].gref);
         rig_offer(&rig, 0, bufs, 2);
         if (i == 2)
-            fake_revoke(MEDIATOR, rig.next_pool - 1);
+            fake_end_grant(MEDIATOR, rig.next_pool - 1);
         rig_kick(&rig, 0);
         expect_fault(faults[i], 0);
         rig_close(&rig);
@@ -313,14 +313,14 @@ TEST(window_not_granted, "A frontend page without a grant costs its request IOER
             bufs[2] = rig_window(&rig, 4095, 1, true);
             rig_offer(&rig, 0, bufs, 3);
         }
-        fake_revoke(FRONTEND, bufs[1].gref);
+        fake_end_grant(FRONTEND, bufs[1].gref);
         rig_kick(&rig, 0);
         rig_wait(&rig, 0);
         REQUIRE_EQUAL(bufs[2].va[0], VIRTIO_BLK_S_IOERR);
         REQUIRE_EQUAL(fake_mapped(FRONTEND), 0);
     }
     offer_read(0, 1, bufs);
-    fake_revoke(FRONTEND, bufs[1].gref);
+    fake_end_grant(FRONTEND, bufs[1].gref);
     rig_kick(&rig, 0);
     rig_wait(&rig, 0);
     REQUIRE_EQUAL(rig_stats(&rig).map_failures, 3);

@@ -138,7 +138,7 @@ def test_a_killed_mediator_is_replaced(world: World, connect: Connect, loop: Loo
     frontend.wait_closed()
     assert world.granted(FRONTEND) == 0
     first.abandon()
-    assert world.mediator.events("stale_grants_revoked") or world.mediator.events("pages_held")
+    assert world.mediator.events("stale_grants_ended") or world.mediator.events("pages_held")
     assert world.machine.zombies() == []
     frontend.reconnect()
     second = loop(frontend, seed=2)

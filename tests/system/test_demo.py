@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from xen_shadowvq.demo.aftermath import KEPT
 from xen_shadowvq.demo.image import make_image, sha256
 
-from .command import Done, run
+from .command import REPOSITORY, TIMEOUT_S, Done, ask, command, run
 from .demo_promises import GOOD
 
 IMAGE_MIB = 24
@@ -119,3 +121,19 @@ def test_demo_names_an_image_that_it_cannot_use(tmp_path: Path, kind: str, words
     assert done.status == 2
     lines = done.err.splitlines()
     assert len(lines) == 1 and str(path) in lines[0] and words in lines[0]
+
+
+def test_demo_that_is_kept(tmp_path: Path) -> None:
+    """With --keep the machine stays up, and the commands that it names work on it, until Enter is pressed; then the
+    demo ends as it always does."""
+    line = command("demo", f"--output={tmp_path}", "--keep", "--json")
+    pipe = subprocess.PIPE
+    with subprocess.Popen(line, text=True, cwd=REPOSITORY, stdin=pipe, stdout=pipe, stderr=pipe) as kept:
+        assert kept.stderr
+        named = [words[1:] for words in map(str.split, islice((text for text in kept.stderr if " ctl " in text), 3))]
+        answers = [ask(*words) for words in named]
+        out, _ = kept.communicate("\n", timeout=TIMEOUT_S)
+    assert [words[1] for words in named] == ["list", "status", "trace"]
+    assert [answer.status for answer in answers] == [0, 0, 0]
+    assert "Connected" in answers[0].out and "grants_ended" in answers[1].out and "queue 0 of 1" in answers[2].out
+    assert kept.returncode == 0 and json.loads(out)["restored_sha256_match"] is True

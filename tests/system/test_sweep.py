@@ -72,8 +72,8 @@ def test_a_new_mediator_takes_back_before_it_says_anything(world: World, connect
     assert heads(world, device) is None
     assert keeper.reachable(request.grefs) == [request.grefs[page] for page in KEPT]
     is_not_closed(frontend)
-    (line,) = world.mediator.events("stale_grants_revoked")
-    assert line["revoked"] == PAGES - len(KEPT)
+    (line,) = world.mediator.events("stale_grants_ended")
+    assert line["ended"] == PAGES - len(KEPT)
 
     keeper.let_go()
     frontend.wait_closed()

@@ -41,7 +41,7 @@ _FIGURES = {
     "bytes_zero_copy": ("zero copy (granted)", "{:,} bytes"),
     "bytes_bounced": ("copied (bounced)", "{:,} bytes"),
     "grants": ("pages granted", "{:,}"),
-    "revokes": ("grants ended", "{:,}"),
+    "grants_ended": ("grants ended", "{:,}"),
     "maps_per_request": ("backend map calls per request", "{:.3f}"),
     "notifications_per_request": ("notifications per request, all four ways", "{:.3f}"),
     "latency_p50_us": ("latency, median", "{:,.0f} us"),

@@ -43,7 +43,10 @@ Step = Callable[[str, int], Callable[[int], None]]
 
 @dataclass(frozen=True)
 class Options:
-    """What the operator may choose. `image` None: make one."""
+    """
+    What the operator may choose. `image` None: make one. `keep`: called with the machine's folder, the guest's name
+    and the device before the device is closed, and returns when everything may end.
+    """
 
     output: Path
     image: Path | None = None
@@ -51,6 +54,7 @@ class Options:
     window: str = "direct"
     direct_io: bool = False
     seed: int = 1
+    keep: Callable[[Path, str, int], None] | None = None
 
 
 def run(options: Options, step: Step) -> dict[str, Any]:
@@ -174,6 +178,9 @@ class _Demo:
             "window_in_use_at_end": self._status()["window_in_use"],
             "canaries_broken": self._p.frontend.call("counters")["canaries_broken"],
         }
+        if self._options.keep:
+            self._step("everything stays up, for you to look at", 0)
+            self._options.keep(self._machine.directory, "frontend", self._p.device)
         self._step("closing the device", 0)
         self._p.frontend.call("disconnect")
         self._step("asking the file system checker", 0)
@@ -299,7 +306,7 @@ class _Demo:
             "bytes_zero_copy": mediator["bytes_zero_copy"],
             "bytes_bounced": mediator["bytes_bounced"],
             "grants": mediator["grants"],
-            "revokes": mediator["revokes"],
+            "grants_ended": mediator["grants_ended"],
             "backpressure_waits": mediator["parked"],
             "kicks_per_request": round(mediator["kicks_sent"] / requests, 4),
             "interrupts_per_request": round(mediator["interrupts_sent"] / requests, 4),

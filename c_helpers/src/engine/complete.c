@@ -25,7 +25,7 @@ static inline int end_access(struct svq_queue *q, uint16_t head, struct svq_part
             continue;
         if (parts[i].pages == 1 && svq_likely(svq_end_page(q, &parts[i], 0) == SVQ_ENDED)) {
             parts[i].pages = 0;
-            q->tally.revokes++;
+            q->tally.grants_ended++;
             continue;
         }
         unsigned held = svq_end_grants(q, &parts[i], &code);

@@ -54,7 +54,7 @@ struct svq_part {
 
 /* What passes did since their counters were last made public: plain words, one reader. */
 struct svq_tally {
-    uint64_t segments, parts, zero_copy, bounced, grants, revokes;
+    uint64_t segments, parts, zero_copy, bounced, grants, grants_ended;
 };
 
 /* A chain at the backend. A chain of one part keeps it here and needs one shadow descriptor; others have a block. */
@@ -183,7 +183,7 @@ static inline void svq_publish_tally(struct svq_queue *q)
     svq_count(&q->stats.bytes_zero_copy, q->tally.zero_copy);
     svq_count(&q->stats.bytes_bounced, q->tally.bounced);
     svq_count(&q->stats.grants, q->tally.grants);
-    svq_count(&q->stats.revokes, q->tally.revokes);
+    svq_count(&q->stats.grants_ended, q->tally.grants_ended);
     q->tally = (struct svq_tally){ 0 };
 }
 

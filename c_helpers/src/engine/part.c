@@ -24,7 +24,7 @@ __attribute__((noinline)) unsigned svq_end_grants(struct svq_queue *q, struct sv
     unsigned tampered = expected > held + ended ? expected - held - ended : 0;
     if (svq_unlikely(tampered && q->window->config.guarded))
         part->lost = (part->lost + tampered) & 0x7fff;
-    q->tally.revokes += expected > held ? expected - held : 0;
+    q->tally.grants_ended += expected > held ? expected - held : 0;
     if (!part->held)
         svq_count(&q->stats.held, held);
     if (svq_unlikely(held || tampered))

@@ -285,7 +285,7 @@ static void untally(struct svq_queue *q, const struct svq_part *parts, uint32_t 
         if (parts[i].where == SVQ_GRANTED) {
             q->tally.zero_copy -= parts[i].len;
             q->tally.grants -= parts[i].pages;
-            q->tally.revokes -= parts[i].pages; /* svq_unplace_chain is about to end them */
+            q->tally.grants_ended -= parts[i].pages; /* svq_unplace_chain is about to end them */
         } else {
             q->tally.bounced -= parts[i].len;
         }
@@ -328,7 +328,7 @@ static __attribute__((cold, noinline)) int take_back(struct svq_queue *q, struct
         b->entry->live = 1; /* it stays in flight until stopping the device finds that the backend let go */
         q->in_flight_count++;
         q->tally.grants += held;
-        q->tally.revokes += held; /* untally took them away */
+        q->tally.grants_ended += held; /* untally took them away */
     }
     if (SVQ_REJECTS(code, code)) {
         q->chain->bad_value = held;

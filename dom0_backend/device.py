@@ -125,7 +125,7 @@ class BackendDevice:
         self._hangs_from: float | None = None  # when what the thread does has taken too long
         self._hang_told = False
         self._winding_down = False
-        self._frontend: int | None = None  # as the mediator says
+        self._frontend: int | None = None  # as dom0 says
         self._begun = False
         self._flush_failed = False  # ever since the device was attached
         self._flush_told = False  # in XenStore
@@ -318,7 +318,7 @@ class BackendDevice:
         found = self._store.in_transaction(
             lambda t: read_directory(t.read, nodes.SVQ_BACK, self.path, State.Initialising)
         )
-        self._image_path = found[nodes.SvqBack.PARAMS]
+        self._image_path, self._frontend = found[nodes.SvqBack.PARAMS], found[nodes.SvqBack.WINDOW_OWNER]
         self._do(partial(self._open, found), partial(self._opened, self._round, found[nodes.SvqBack.QUEUES]))
 
     def _opened(self, of_round: int, queues: int, result: Image | Exception) -> None:
@@ -386,12 +386,14 @@ class BackendDevice:
             return image
 
     def _connect(self) -> None:
-        if self._image is None:
+        if self._image is None or self._frontend is None:
             raise PeerProtocolError(self.side.peer_path, "Initialised", "no connection before the offer")
         peer = self.side.peer_path
         found = self._store.in_transaction(lambda t: read_directory(t.read, nodes.SVQ_FRONT, peer, State.Initialised))
-        front = nodes.SvqFront
-        self._frontend = found[front.WINDOW_OWNER]
+        front, queues = nodes.SvqFront, found[nodes.SvqFront.NUM_QUEUES]
+        offered = nodes.SvqBack.NUM_QUEUES.read(self._store.read, self.path) or 0
+        if queues > offered:
+            raise PeerProtocolError(front.NUM_QUEUES.path(peer), str(queues), f"at most the {offered} that are offered")
         serial = nodes.SvqBack.SERIAL.read(self._store.read, self.path) or f"shadowvq-{self._mediator}-{self._handle}"
         self.device = BlkDevice(
             self._context.hypervisor,
@@ -399,14 +401,14 @@ class BackendDevice:
             BlkConfig(
                 features=found[front.FEATURES_ACCEPTED],
                 mediator_domid=self._mediator,
-                window_owner=found[front.WINDOW_OWNER],
+                window_owner=self._frontend,
                 window_first=found[front.WINDOW_FIRST],
                 window_count=found[front.WINDOW_COUNT],
-                queues=found[front.NUM_QUEUES],
+                queues=queues,
                 serial=serial,
             ),
         )
-        for n in range(found[front.NUM_QUEUES]):
+        for n in range(queues):
             size, refs = found.at(front.QUEUE_SIZE, n), found.at(front.QUEUE_RING_REFS, n)
             parts = split_ring_refs(refs, size)
             if parts is None:
@@ -416,7 +418,7 @@ class BackendDevice:
         self.device.start()
         if self._service:
             self._service.on_readable(self.device.error_fd)
-        self._log.info("device_connected", queues=found[front.NUM_QUEUES])
+        self._log.info("device_connected", queues=queues)
 
     def _begin_close(self) -> None:
         """Cancels what is under way, and then has the thread close what is open."""

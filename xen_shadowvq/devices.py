@@ -19,13 +19,14 @@ from xenstore_schema.spec import Node
 
 POLL_S, POLL_MAX_S = 0.02, 0.25
 BACKEND_ANSWER_S = 2.0
+ABSENT = "absent"
 SECTOR_BYTES = 512
 _COUNTER, _COUNTER_MAX = re.compile(r"[a-z0-9_]{1,40}"), 2**64 - 1
 
 
 @dataclass(frozen=True)
 class Attached:
-    """One device: its domains, and where its two pairs stand. `handle` is None if the mediator's half is gone."""
+    """One device: its domains, and where its two pairs stand. `handle` is None if dom0 never knew it."""
 
     frontend: int
     device: int
@@ -48,9 +49,14 @@ class Attached:
         return nodes.virtio_back_path(mediator=self.mediator, frontend=self.frontend, device=self.device)
 
     @property
+    def is_mediated(self) -> bool:
+        """Whether the mediator's half of leg 1 is there."""
+        return self.state != ABSENT
+
+    @property
     def backend_path(self) -> str:
-        """The backend's directory on leg 2. ConfigError: nobody can tell any more which one that is."""
-        if self.handle is None:
+        """The backend's directory on leg 2. ConfigError: the mediator's half is gone, so nobody would answer."""
+        if self.handle is None or not self.is_mediated:
             frontend = with_name(self.frontend, self.frontend_name)
             mediator = with_name(self.mediator, self.mediator_name)
             raise ConfigError(f"device {self.device} of domain {frontend}: its mediator, {mediator}, is gone")
@@ -203,21 +209,20 @@ def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
 
 
 def _look(dom0: Dom0, frontend: int, device: int, mediator: int) -> Attached | None:
-    """While the guest exists, dom0's record says who has the device; a mediator's word counts only without a record."""
+    """
+    While the guest exists, dom0's record says who has the device, and no other mediator has it, whatever that one says.
+    """
     store, record = dom0.store, dom0.record(frontend, device)
     path = nodes.virtio_back_path(mediator=mediator, frontend=frontend, device=device)
-    if record is not None and record.mediator == mediator and record.handle is not None:
-        if store.read(f"{path}/state") is None:
+    if record is None:
+        claimed = _claimed(dom0, frontend, device, mediator)
+        if claimed is None:
             return None
-        handle, backend = record.handle, record.backend
+        handle, backend = claimed
+    elif record.mediator != mediator or record.handle is None or store.read(f"{path}/state") is None:
+        return None
     else:
-        said = _said(store, nodes.VirtioBack.SVQ_HANDLE, path)
-        if said is None:
-            return None
-        by = _said(store, nodes.SvqFront.BACKEND_ID, nodes.svq_front_path(mediator=mediator, handle=said))
-        if by is None:
-            return None
-        handle, backend = said, by
+        handle, backend = record.handle, record.backend
     svq_back = nodes.svq_back_path(backend=backend, mediator=mediator, handle=handle)
     states = (_state_name(store, path), _state_name(store, svq_back))
     # Read after the states: services write the reason first, so a state that has one is not seen without it.
@@ -226,6 +231,25 @@ def _look(dom0: Dom0, frontend: int, device: int, mediator: int) -> Attached | N
     orphaned = not store.is_domain_introduced(mediator)
     names = (dom0.name_of(domid) for domid in (frontend, mediator, backend))
     return Attached(frontend, device, mediator, backend, handle, *states, error, held, orphaned, *names)
+
+
+def _claimed(dom0: Dom0, frontend: int, device: int, mediator: int) -> tuple[int, int] | None:
+    """
+    Handle and backend of a device as its mediator names them, where dom0's record has gone with the guest. A backend
+    counts only if its own directory, where no mediator can write, has that pair: nobody is to be blamed for pages, let
+    alone destroyed, on a mediator's word.
+    """
+    if dom0.store.is_domain_introduced(frontend):
+        return None  # a guest that exists has records of all its devices
+    path = nodes.virtio_back_path(mediator=mediator, frontend=frontend, device=device)
+    handle = _said(dom0.store, nodes.VirtioBack.SVQ_HANDLE, path)
+    if handle is None:
+        return None
+    backend = _said(dom0.store, nodes.SvqFront.BACKEND_ID, nodes.svq_front_path(mediator=mediator, handle=handle))
+    if backend is None:
+        return None
+    back = nodes.svq_back_path(backend=backend, mediator=mediator, handle=handle)
+    return (handle, backend) if _said(dom0.store, nodes.SvqBack.FRONTEND_ID, back) == mediator else None
 
 
 def _said(store: XenStore, node: Node[int], path: str) -> int | None:
@@ -239,7 +263,7 @@ def _said(store: XenStore, node: Node[int], path: str) -> int | None:
 def _orphan(dom0: Dom0, record: Record) -> Attached:
     here = record.frontend, record.device, record.mediator, record.backend
     names = (dom0.name_of(domid) for domid in (record.frontend, record.mediator, record.backend))
-    return Attached(*here, None, "absent", "absent", None, 0, True, *names)
+    return Attached(*here, record.handle, ABSENT, ABSENT, None, 0, True, *names)
 
 
 def _is_listed(record: Record, devices: list[Attached]) -> bool:

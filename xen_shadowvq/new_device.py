@@ -99,10 +99,11 @@ class NewDevice:
         _write_dir(t, nodes.SVQ_BACK, self._svq_back, self.backend, self.mediator, [
             (sb.FRONTEND, self._svq_front), (sb.FRONTEND_ID, self.mediator), (sb.ONLINE, True), (sb.TYPE, "blk"),
             (sb.PARAMS, disk.image), (sb.MODE, "r" if disk.read_only else "w"), (sb.DIRECT_IO, disk.direct_io),
-            (sb.QUEUES, disk.queues), *_optional((sb.SERIAL, disk.serial), (sb.SHAREABLE, disk.shareable or None)),
+            (sb.QUEUES, disk.queues), (sb.WINDOW_OWNER, self.frontend),
+            *_optional((sb.SERIAL, disk.serial), (sb.SHAREABLE, disk.shareable or None)),
         ])  # fmt: skip
         _write_dir(t, nodes.SVQ_FRONT, self._svq_front, self.mediator, self.backend, [
-            (sf.BACKEND, self._svq_back), (sf.BACKEND_ID, self.backend), (sf.WINDOW_OWNER, self.frontend),
+            (sf.BACKEND, self._svq_back), (sf.BACKEND_ID, self.backend),
         ], disk.queues)  # fmt: skip
 
     def _write_leg1(self, t: Transaction) -> None:

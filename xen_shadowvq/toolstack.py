@@ -17,7 +17,6 @@ from xen_shadowvq.dom0 import (
     Dom0,
     Record,
     numbers,
-    only_back_is_left,
     read_records,
     unfinished,
 )
@@ -170,13 +169,11 @@ def detach(dom0: Dom0, frontend: int, device: int, timeout_s: float) -> None:
         with dom0.alone(deadline):
             if dom0.record(frontend, device) is None:  # else it has been attached again meanwhile
                 _remove(dom0, found, None)
-    if (handle := found.handle) is not None:
-        back = found.backend_path
-        left_s = max(POLL_S, deadline - time.monotonic())
-        # Where the other half is there again, so is another device, for which the backend had let go.
-        if not wait_until(lambda: not only_back_is_left(dom0.store, found.mediator, found.backend, handle), left_s):
-            name = dom0.domain_name(found.backend)
-            raise ConfigError(f"backend domain {name} did not let go of {back} within {timeout_s:g} s")
+    back = _half_of_backend(found, record)
+    left_s = max(POLL_S, deadline - time.monotonic())
+    if back is not None and not wait_until(lambda: dom0.store.read(f"{back}/online") != "0", left_s):
+        name = dom0.domain_name(found.backend)
+        raise ConfigError(f"backend domain {name} did not let go of {back} within {timeout_s:g} s")
 
 
 def wait_offered(dom0: Dom0, frontend: int, device: int, timeout_s: float) -> None:
@@ -211,7 +208,7 @@ def abandon(dom0: Dom0, frontend: int, device: int, timeout_s: float) -> None:
     """
     record = dom0.record(frontend, device)
     found = find(dom0, frontend, device)
-    if record is None or found.handle is None:
+    if record is None or found.handle is None or not found.is_mediated:
         detach(dom0, frontend, device, timeout_s)
         return
     halves = (found.path, nodes.svq_front_path(mediator=found.mediator, handle=found.handle), found.backend_path)
@@ -275,12 +272,30 @@ def _take_back(dom0: Dom0, found: Attached, record: Record, deadline: float) -> 
         time.sleep(POLL_S)
 
 
+def _half_of_backend(found: Attached, record: Record | None) -> str | None:
+    """
+    The backend's directory of the pair, by dom0's own record if there is one. None: dom0 never knew it. Once `_remove`
+    has been there, `online` is 0 in it until the backend has let go: then it is gone, or another device's.
+    """
+    handle = record.handle if record else found.handle
+    if handle is None:
+        return None
+    return nodes.svq_back_path(backend=found.backend, mediator=found.mediator, handle=handle)
+
+
 def _remove(dom0: Dom0, found: Attached, record: Record | None) -> None:
-    """Removes what is left of a device that nobody mediates and for which nothing is granted. The record goes last."""
+    """
+    Removes what is left of a device that nobody mediates and for which nothing is granted. The record goes last.
+
+    The backend is told to let go in its own directory: a mediator that keeps its half, or makes it again, must not keep
+    the image.
+    """
     store = dom0.store
     store.rm(found.path)
-    if found.handle is not None:
-        store.rm(nodes.svq_front_path(mediator=found.mediator, handle=found.handle))
+    back = _half_of_backend(found, record)
+    if back is not None:
+        rewrite(store, back, online="0")
+        store.rm(nodes.svq_front_path(mediator=found.mediator, handle=int(back.rpartition("/")[2])))
     store.rm(nodes.virtio_front_path(frontend=found.frontend, device=found.device))
     if record is not None:
         dom0.forget(record)

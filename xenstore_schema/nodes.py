@@ -364,6 +364,12 @@ class SvqBack:
     """Answer to GET_ID (virtio 5.2.6); absent: made from the handle."""
     QUEUES: Final[Node[int]] = Node("svq.back", "queues", "u16", "toolstack", default="1", min=1, max=64)
     """Queues to offer."""
+    WINDOW_OWNER: Final[Node[int]] = Node(
+        "svq.back", "window-owner", "domid", "toolstack", required_from=State.Initialising
+    )
+    """Domain that owns the grant references in addresses with bit 62 set: the frontend. All other references are
+    the mediator's. It is in this directory, which the mediator can only read: else a mediator could have the
+    backend serve its guest from another guest's pages."""
     VERSION: Final[Node[int]] = Node("svq.back", "version", "u16", "backend", required_from=State.InitWait, min=1)
     """Version of this protocol that the backend speaks."""
     DEVICE_TYPE: Final[Node[int]] = Node(
@@ -423,6 +429,7 @@ SVQ_BACK: Final = Directory(
         SvqBack.SHAREABLE,
         SvqBack.SERIAL,
         SvqBack.QUEUES,
+        SvqBack.WINDOW_OWNER,
         SvqBack.VERSION,
         SvqBack.DEVICE_TYPE,
         SvqBack.FEATURES,
@@ -485,11 +492,6 @@ class SvqFront:
         "svq.front", "queue-{n}/event-channel", "u32", "mediator", required_from=State.Initialised, min=1
     )
     """Unbound event channel port for the backend."""
-    WINDOW_OWNER: Final[Node[int]] = Node(
-        "svq.front", "window-owner", "domid", "toolstack", required_from=State.Initialising
-    )
-    """Domain that owns the grant references in addresses with bit 62 set: the frontend. All other references are
-    the mediator's."""
     WINDOW_FIRST: Final[Node[int]] = Node(
         "svq.front", "window-first", "u32", "mediator", required_from=State.Initialised
     )
@@ -524,7 +526,6 @@ SVQ_FRONT: Final = Directory(
         SvqFront.QUEUE_SIZE,
         SvqFront.QUEUE_RING_REFS,
         SvqFront.QUEUE_EVENT_CHANNEL,
-        SvqFront.WINDOW_OWNER,
         SvqFront.WINDOW_FIRST,
         SvqFront.WINDOW_COUNT,
         SvqFront.LIFETIME,

@@ -122,7 +122,7 @@ class Topology:
         pairs = f"/local/domain/{self.mediator.domid}/device/svq"
         first, count = self.machine.run(
             f"for pair in $(xenstore-list {pairs}); do path={pairs}/$pair; "
-            f"if [ $(xenstore-read $path/window-owner) = {self.frontend.domid} ]; then "
+            f"if [ $(xenstore-read $(xenstore-read $path/backend)/window-owner) = {self.frontend.domid} ]; then "
             "xenstore-read $path/window-first $path/window-count; fi; done"
         ).stdout.split()
         return int(first), int(count)

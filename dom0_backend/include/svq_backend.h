@@ -228,8 +228,8 @@ int svq_be_start(struct svq_be_device *dev);
 /*
  * Takes no more requests, waits for those in flight and returns them, drops held ones without returning them, and ends
  * the thread. Afterwards nothing of the frontend is mapped. Harmless if not running. What is to be copied to the
- * frontend, but ends half a second later or more, is dropped too: nothing of it is mapped, so the mediator may have
- * ended its grants by then, and may have given the same references to another request.
+ * frontend, but ends 0.2 s later or more, is dropped too: nothing of it is mapped, so the mediator may have ended its
+ * grants by then, and may have given the same references to another request.
  */
 int svq_be_stop(struct svq_be_device *dev);
 void svq_be_destroy(struct svq_be_device *dev); /* stops; unmaps rings and cached pages; closes ports */

@@ -13,7 +13,7 @@
 
 enum {
     TAKE_MAX = 64,                     /* requests from one queue before the others get their turn */
-    COPY_UNTIL_NS = 500 * 1000 * 1000, /* after svq_be_stop: svq_backend.h says why */
+    COPY_UNTIL_NS = 200 * 1000 * 1000, /* after svq_be_stop: svq_backend.h says why */
 };
 
 static void list_init(struct svq_be_req_list *list)

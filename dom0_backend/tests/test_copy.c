@@ -311,34 +311,47 @@ static void *stop_it(void *unused)
     return NULL;
 }
 
+/* A read whose operation ends so long after stop. Returns whether it was returned. */
+static bool stop_with_a_read(uint32_t us)
+{
+    struct buf bufs[3];
+    pthread_t stopping;
+    slow = true;
+    data_request(VIRTIO_BLK_T_IN, 1, 0, 4096, bufs);
+    rig_offer(&rig, 0, bufs, 3);
+    rig_kick(&rig, 0);
+    while (rig_stats(&rig).live_requests == 0)
+        usleep(100);
+    REQUIRE_EQUAL(pthread_create(&stopping, NULL, stop_it, NULL), 0);
+    usleep(us);
+    slow = false;
+    rig_kick(&rig, 0);
+    pthread_join(stopping, NULL);
+    bool returned = svq_load_u16(&rig.q[0].used->idx) == 1;
+    REQUIRE_EQUAL(fake_copied(FRONTEND), returned ? 1 : 0);
+    REQUIRE(returned ? holds_image(bufs[1].va, 512, 4096) : all(bufs[1].va, 4096, 0xa5));
+    REQUIRE_EQUAL(rig_stats(&rig).live_requests, 0);
+    return returned;
+}
+
 TEST(stop_late,
      "What ends soon after stop is copied out and returned; what ends late is neither, as it may be no more ours")
 {
-    for (int late = 0; late <= 1; late++) {
-        struct buf bufs[3];
-        pthread_t stopping;
+    start(16);
+    bool uring = rig_stats(&rig).io_engine == SVQ_BE_ENGINE_URING;
+    rig_close(&rig);
+    if (!uring) /* this kernel ends every operation at once */
+        return;
+    start(16);
+    REQUIRE(!stop_with_a_read(300000));
+    rig_close(&rig);
+    bool returned = false;
+    for (int tries = 0; tries < 10 && !returned; tries++) { /* on a busy machine, soon may be late */
         start(16);
-        if (rig_stats(&rig).io_engine != SVQ_BE_ENGINE_URING) { /* this kernel ends every operation at once */
-            rig_close(&rig);
-            return;
-        }
-        slow = true;
-        data_request(VIRTIO_BLK_T_IN, 1, 0, 4096, bufs);
-        rig_offer(&rig, 0, bufs, 3);
-        rig_kick(&rig, 0);
-        while (rig_stats(&rig).live_requests == 0)
-            usleep(100);
-        REQUIRE_EQUAL(pthread_create(&stopping, NULL, stop_it, NULL), 0);
-        usleep(late ? 700000 : 50000);
-        slow = false;
-        rig_kick(&rig, 0);
-        pthread_join(stopping, NULL);
-        REQUIRE_EQUAL(fake_copied(FRONTEND), late ? 0 : 1);
-        REQUIRE_EQUAL(svq_load_u16(&rig.q[0].used->idx), late ? 0 : 1);
-        REQUIRE(late ? all(bufs[1].va, 4096, 0xa5) : holds_image(bufs[1].va, 512, 4096));
-        REQUIRE_EQUAL(rig_stats(&rig).live_requests, 0);
+        returned = stop_with_a_read(1000);
         rig_close(&rig);
     }
+    REQUIRE(returned);
 }
 
 TEST(cannot_copy, "A size that is demanded where nothing can be copied is refused with a sentence; auto maps")

@@ -40,6 +40,11 @@ elif [ "$role" = mediator ]; then
 else
     modules="$modules xen-gntdev"
     mkdir -p "$root/var/lib/shadowvq"
+    if [ ! -e "$root/etc/shadowvq/backend.yaml" ]; then
+        mkdir -p "$root/etc/shadowvq"
+        cp "$image/deploy/backend.yaml" "$root/etc/shadowvq/backend.yaml"
+        say "/etc/shadowvq/backend.yaml is new, with the defaults"
+    fi
     say "put images into /var/lib/shadowvq"
 fi
 mkdir -p "$root/etc/modules-load.d" "$root/etc/systemd/system"

@@ -7,6 +7,7 @@ import os
 from contextlib import ExitStack
 from functools import partial
 
+from dom0_backend.config import BackendConfig
 from dom0_backend.device import BackendContext, BackendDevice
 from xen_shadowvq.domain import OwnDomain, Sim
 from xen_shadowvq.lockfile import only_one
@@ -26,9 +27,10 @@ class Backend:
 
     Args:
         sim: None on real Xen; else the embedded machine's directory and the id of our own domain.
+        config: None: the defaults.
     """
 
-    def __init__(self, sim: Sim | None = None) -> None:
+    def __init__(self, sim: Sim | None = None, config: BackendConfig | None = None) -> None:
         self.devices: dict[tuple[int, int], BackendDevice] = {}
         self._stack = ExitStack()
         with ExitStack() as stack:
@@ -38,7 +40,9 @@ class Backend:
             self._alert_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             stack.callback(os.close, self._alert_fd)
             alert = partial(os.eventfd_write, self._alert_fd, 1)
-            self._context = BackendContext(domain.store, domain.hypervisor, domain.domid, alert)
+            self._context = BackendContext(
+                domain.store, domain.hypervisor, domain.domid, alert, config or BackendConfig()
+            )
             root = nodes.svq_back_root(backend=domain.domid)
             self.service = Service(
                 domain.store,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import TypeVar
 
 from dom0_backend.blk import BlkConfig, BlkDevice, Image, RingRefs
 from dom0_backend.chores import Chores, Then
+from dom0_backend.config import PAGE, BackendConfig
 from dom0_backend.holders import holders
 from xen_shadowvq import features
 from xen_shadowvq.answer import Answer
@@ -81,7 +83,25 @@ class BackendContext:
     hypervisor: Hypervisor
     domid: int
     alert: Callable[[], None]
+    config: BackendConfig
     images: dict[Image, BackendDevice] = field(default_factory=dict)
+    told: list[str] = field(default_factory=list)  # what was logged once for all devices
+
+    def tell_grant_copy(self, device: BlkDevice) -> None:
+        """Logs, once, what is copied in place of being mapped: the same for every device."""
+        if self.told:
+            return
+        self.told.append("grant_copy")
+        wanted, pages, found = self.config.grant_copy, device.stats()["copy_pages"], device.crossover()
+        facts = {"grant_copy": wanted, "pages": pages, "bytes": pages * PAGE}
+        if found.error:
+            reason = f"buffers are mapped, whatever their size: nothing can be copied ({os.strerror(found.error)})"
+            get_logger().warning("grant_copy_chosen", **facts, reason=reason)
+        elif wanted == "auto":
+            measured = {"map_ns": found.map_ns, "copy_ns": found.copy_ns, "copy_16_ns": found.copy_16_ns}
+            get_logger().info("grant_copy_chosen", **facts, **measured)
+        else:
+            get_logger().info("grant_copy_chosen", **facts)
 
     def users(self, path: Path) -> tuple[list[str], bool]:
         """Who has an image, as far as is known here, and whether any of them is known to keep it."""
@@ -406,6 +426,7 @@ class BackendDevice:
                 window_count=found[front.WINDOW_COUNT],
                 queues=queues,
                 serial=serial,
+                copy_pages=self._context.config.copy_pages,
             ),
         )
         for n in range(queues):
@@ -415,6 +436,7 @@ class BackendDevice:
                 text, path = front.QUEUE_RING_REFS.format(refs), front.QUEUE_RING_REFS.path(peer, n)
                 raise PeerProtocolError(path, text, f"a reference for each page of a ring of {size} descriptors")
             self.device.attach(n, RingRefs(size, *parts, found.at(front.QUEUE_EVENT_CHANNEL, n)))
+        self._context.tell_grant_copy(self.device)
         self.device.start()
         if self._service:
             self._service.on_readable(self.device.error_fd)

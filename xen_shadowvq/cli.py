@@ -16,6 +16,7 @@ from xen_shadowvq import devices, log, sweeping, toolstack
 from xen_shadowvq.cli_apply import apply, guests
 from xen_shadowvq.cli_demo import bench, bench_fairness, demo
 from xen_shadowvq.cli_options import (
+    config_option,
     domid_option,
     json_option,
     log_level_option,
@@ -53,9 +54,7 @@ def main() -> None:
 @main.command(short_help="Run the mediator between guests and backends.")
 @sim_option
 @domid_option
-@click.option(
-    "--config", "config_path", type=click.Path(dir_okay=False, path_type=Path), help="YAML configuration file."
-)
+@config_option
 def mediator(sim_directory: Path | None, domid: int, config_path: Path | None) -> None:
     """Run the mediator: check, place and relay every request between frontends and backends.
 
@@ -72,16 +71,19 @@ def mediator(sim_directory: Path | None, domid: int, config_path: Path | None) -
 @main.command(short_help="Run the backend: images and block devices on shadow rings.")
 @sim_option
 @domid_option
+@config_option
 @log_level_option
-def backend(sim_directory: Path | None, domid: int, log_level: log.Level) -> None:
+def backend(sim_directory: Path | None, domid: int, config_path: Path | None, log_level: log.Level) -> None:
     """Run the backend: serve raw images and block devices as virtio-blk on shadow rings.
 
     `shadowvq ctl attach` says which image belongs to which device.
     """
+    from dom0_backend import config as backend_configuration  # noqa: PLC0415 - a backend's
     from dom0_backend.backend import Backend  # noqa: PLC0415 - loads the device library, which only backends need
 
+    config = backend_configuration.load(config_path) if config_path else None
     log.configure(log_level, "auto")
-    with Backend((sim_directory, domid) if sim_directory else None) as running:
+    with Backend((sim_directory, domid) if sim_directory else None, config) as running:
         _run_until_signal(running.service)
 
 

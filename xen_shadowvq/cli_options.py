@@ -13,6 +13,9 @@ from xen_shadowvq.parameters import Domain, Seconds
 
 ANSWER_S = 10.0
 
+config_option = click.option(
+    "--config", "config_path", type=click.Path(dir_okay=False, path_type=Path), help="YAML configuration file."
+)
 sim_option = click.option(
     "--sim",
     "sim_directory",

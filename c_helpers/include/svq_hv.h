@@ -39,6 +39,8 @@ struct svq_hv_counters {
     uint64_t grant_unmaps;       /* calls of unmap_grants: each is a flushing unmap */
     uint64_t grant_pages_mapped; /* pages mapped by grant so far */
     uint64_t grant_pages_live;   /* pages mapped by grant now */
+    uint64_t grant_copies;       /* calls of copy_grants */
+    uint64_t grant_bytes_copied; /* by those calls */
     uint64_t grant_tables_live;  /* grant tables of other domains mapped now */
     uint64_t shared_pages_live;  /* own pages granted to others now */
     uint64_t notifies;           /* event channel notifications sent */
@@ -113,6 +115,24 @@ int svq_hv_unshare_pages(struct svq_hv *hv, void *va, size_t count);
  */
 int svq_hv_map_grants(struct svq_hv *hv, uint16_t domid, const uint32_t *grefs, size_t count, int writable, void **va);
 int svq_hv_unmap_grants(struct svq_hv *hv, void *va, size_t count);
+
+/* A piece of a granted page that the hypervisor copies, to or from memory of our own. */
+struct svq_hv_copy {
+    void *local; /* ordinary memory of this process, not itself mapped by grant */
+    uint32_t gref;
+    uint16_t offset;  /* in the granted page, which the piece does not leave */
+    uint16_t length;  /* bytes, at least 1 */
+    int32_t to_grant; /* 1: into the granted page; 0: out of it */
+    int32_t result;   /* set by the call: 0 or -errno, as of map_grants */
+};
+
+/*
+ * Copies pieces of pages that `domid` has granted to us, without mapping any: only while a piece is being copied do the
+ * entry's flags carry GTF_reading (and GTF_writing for to_grant). Each piece has a result of its own, and a piece that
+ * fails keeps none of the others from being copied. Returns 0 if the call was made; -ENOSYS: the library or the kernel
+ * has no such call. Then and after any other error, every result is that error.
+ */
+int svq_hv_copy_grants(struct svq_hv *hv, uint16_t domid, struct svq_hv_copy *ops, size_t count);
 
 /*
  * Pages of our own domain's memory whose guest frame numbers we know: a user-space driver builds its rings and buffers

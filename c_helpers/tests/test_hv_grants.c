@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Who may map a grant entry, and what that does to it: the embedded machine follows Xen's map_grant_ref
+ * Who may map a grant entry or copy by it, and what that does to it: the embedded machine follows Xen's map_grant_ref
  * (xen/common/grant_table.c). tests/xen/seam_grants.c asks the same of Xen itself.
  */
 #include "grant_entry.h"
@@ -290,6 +290,99 @@ TEST(held_writable, "A grantee that has a held entry mapped writable keeps writi
     CHECK_EQUAL(end_it(&f, granted), SVQ_HELD);
     unmap_all(&backend);
     CHECK_EQUAL(end_it(&f, granted), SVQ_ENDED);
+    fixture_stop(&f);
+}
+
+/* One piece: the last `length` bytes of the page. */
+static int copy_it(struct svq_hv *hv, uint32_t gref, void *local, uint16_t length, int to_grant)
+{
+    struct svq_hv_copy op = {
+        .local = local,
+        .gref = gref,
+        .offset = (uint16_t)(SVQ_PAGE_SIZE - length),
+        .length = length,
+        .to_grant = to_grant,
+    };
+    CHECK_EQUAL(svq_hv_copy_grants(hv, FRONTEND, &op, 1), 0);
+    return op.result;
+}
+
+TEST(copy, "A copy moves the described bytes and no others, both ways, and leaves neither mapping nor flag")
+{
+    struct fixture f;
+    uint8_t local[SVQ_PAGE_SIZE + 1];
+    fixture_start(&f);
+    uint32_t gref = fixture_grant(&f, 0, BACKEND, FRAME, 0);
+    uint8_t *page = f.ram + FRAME * SVQ_PAGE_SIZE;
+    memset(page, 0x11, SVQ_PAGE_SIZE);
+    memset(local, 0x22, sizeof local);
+    CHECK_EQUAL(copy_it(f.backend, gref, local, 100, 1), 0);
+    CHECK(page[3995] == 0x11 && page[3996] == 0x22 && page[4095] == 0x22 && page[4096] == 0);
+    memset(page, 0x33, SVQ_PAGE_SIZE);
+    CHECK_EQUAL(copy_it(f.backend, gref, local, 4096, 0), 0);
+    CHECK(local[0] == 0x33 && local[4095] == 0x33 && local[4096] == 0x22);
+    CHECK_EQUAL(fixture_flags(&f, 0), GTF_PERMIT_ACCESS);
+    struct svq_hv_counters counters;
+    svq_hv_read_counters(f.backend, &counters);
+    CHECK_EQUAL(counters.grant_copies, 2);
+    CHECK_EQUAL(counters.grant_bytes_copied, 4196);
+    CHECK_EQUAL(counters.hypercalls, 2);
+    CHECK_EQUAL(counters.grant_maps + counters.grant_pages_live, 0);
+    fixture_stop(&f);
+}
+
+TEST(copy_rules,
+     "The entry decides about a copy as about a mapping; one piece that is refused does not stop the others")
+{
+    enum { PIECES = 7 };
+    struct fixture f;
+    uint8_t local[PIECES];
+    struct svq_hv_copy ops[PIECES];
+    fixture_start(&f);
+    const struct {
+        uint32_t gref;
+        int to_grant, result;
+    } cases[PIECES] = {
+        { fixture_grant(&f, 0, BACKEND, FRAME, 0), 1, 0 },
+        { fixture_grant(&f, 1, BACKEND, FRAME, GTF_READONLY), 1, -EACCES },
+        { fixture_grant(&f, 2, BACKEND, FRAME, GTF_READONLY), 0, 0 },
+        { fixture_grant(&f, 3, STRANGER, FRAME, 0), 0, -EACCES },
+        { fixture_grant(&f, 4, BACKEND, HOLE_GFN, 0), 0, -EINVAL },
+        { fixture_grant(&f, 5, BACKEND, FRAME, 1 << 8), 0, -EACCES }, /* GTF_sub_page */
+        { 1 << 20, 0, -ENOENT },
+    };
+    for (int i = 0; i < PIECES; i++) {
+        local[i] = 1;
+        ops[i] = (struct svq_hv_copy){
+            .local = &local[i], .gref = cases[i].gref, .length = 1, .to_grant = cases[i].to_grant
+        };
+    }
+    CHECK_EQUAL(svq_hv_copy_grants(f.backend, FRONTEND, ops, PIECES), 0);
+    for (int i = 0; i < PIECES; i++)
+        CHECK_EQUAL(ops[i].result, cases[i].result);
+    CHECK_EQUAL(f.ram[FRAME * SVQ_PAGE_SIZE], 1);
+    CHECK_EQUAL(svq_hv_copy_grants(f.backend, 77, ops, 2), -ESRCH);
+    CHECK(ops[0].result == -ESRCH && ops[1].result == -ESRCH);
+    fixture_stop(&f);
+}
+
+TEST(copy_beside_mapping,
+     "While its grantee has an entry mapped, it may copy too, whatever the entry says; then no more")
+{
+    struct fixture f;
+    struct grantee backend = { 0 };
+    uint8_t local = 5;
+    fixture_start(&f);
+    backend.hv = f.backend;
+    uint32_t gref = fixture_grant(&f, 0, BACKEND, FRAME, 0);
+    REQUIRE(map_it(&backend, gref, 1) == 0);
+    __atomic_fetch_and(&f.entries[0], ~(uint64_t)GTF_TYPE_MASK, __ATOMIC_SEQ_CST);
+    CHECK_EQUAL(copy_it(f.backend, gref, &local, 1, 1), 0);
+    CHECK_EQUAL(fixture_flags(&f, 0), GTF_READING | GTF_WRITING);
+    unmap_all(&backend);
+    CHECK_EQUAL(copy_it(f.backend, gref, &local, 1, 0), -EACCES);
+    CHECK_EQUAL(copy_it(f.backend, gref, &local, 1, 1), -EACCES);
+    CHECK_EQUAL(fixture_flags(&f, 0), 0);
     fixture_stop(&f);
 }
 

@@ -33,6 +33,9 @@ static struct {
     int version_2;
     unsigned long frame;
     int event_pipe[2];
+    uint32_t copied[4];  /* pieces of each call of grant_copy */
+    int copies;          /* calls */
+    int16_t copy_status; /* of a piece with an odd gref */
 } fake;
 
 static uint8_t memory[8 * SVQ_PAGE_SIZE] __attribute__((aligned(4096)));
@@ -161,6 +164,32 @@ static int fake_unmap_grants(void *handle, void *va, uint32_t count)
     return unmapped(va, count);
 }
 
+/* The granted pages are those of `memory`, by gref. */
+static void copy_piece(struct xen_copy_segment *piece)
+{
+    int from_grant = piece->flags == 1; /* GNTCOPY_source_gref; 2: GNTCOPY_dest_gref */
+    CHECK(from_grant || piece->flags == 2);
+    union xen_copy_end granted = from_grant ? piece->source : piece->dest;
+    uint8_t *page = memory + (size_t)(granted.foreign.ref % 8) * SVQ_PAGE_SIZE + granted.foreign.offset;
+    CHECK_EQUAL(granted.foreign.domid, 7);
+    piece->status = granted.foreign.ref % 2 ? fake.copy_status : 0;
+    if (piece->status == 0)
+        memcpy(from_grant ? piece->dest.virt : page, from_grant ? page : piece->source.virt, piece->len);
+}
+
+static int fake_grant_copy(void *handle, uint32_t count, struct xen_copy_segment *pieces)
+{
+    CHECK(handle == &fake.gnttab_opened);
+    fake.copied[fake.copies++ % 4] = count;
+    if (fake.fail_errno) {
+        (void)fails();
+        return -1;
+    }
+    for (uint32_t i = 0; i < count; i++)
+        copy_piece(&pieces[i]);
+    return 0;
+}
+
 static void *fake_share(void *handle, uint32_t domid, int count, uint32_t *refs, int writable)
 {
     CHECK(handle == &fake.gntshr_opened && domid == 9);
@@ -271,6 +300,7 @@ static const struct xen_libs fake_libs = {
     .gnttab_close = fake_close,
     .gnttab_map_domain_grant_refs = fake_map_grants,
     .gnttab_unmap = fake_unmap_grants,
+    .gnttab_grant_copy = fake_grant_copy,
     .gntshr_open = fake_gntshr_open,
     .gntshr_close = fake_close,
     .gntshr_share_pages = fake_share,
@@ -479,6 +509,91 @@ TEST(grants, "Refused grants read as in the embedded machine, and after a failed
     svq_hv_read_counters(hv, &counters);
     CHECK_EQUAL(counters.grant_pages_live, 3);
     CHECK_EQUAL(svq_hv_unmap_grants(hv, va, 3), 0);
+    stop(hv);
+}
+
+TEST(copies, "A copy names the granted page at its own end; each piece has the result that a mapping would have")
+{
+    static const struct {
+        int16_t status; /* GNTST_* */
+        int result;
+    } cases[] = { { -1, -EACCES },  { -2, -ESRCH },   { -3, -ENOENT },  { -8, -EACCES }, { -9, -EINVAL },
+                  { -10, -EINVAL }, { -12, -EAGAIN }, { -13, -ENOSPC }, { -77, -EIO } };
+    struct svq_hv *hv = start();
+    uint8_t local[2][SVQ_PAGE_SIZE] = { "into the grant" };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct svq_hv_copy ops[] = {
+            { .local = local[0], .gref = 2, .offset = 100, .length = 15, .to_grant = 1 },
+            { .local = local[0], .gref = 3, .offset = 0, .length = 4096, .to_grant = 1 },
+            { .local = local[1], .gref = 2, .offset = 100, .length = 3996 },
+        };
+        fake.copy_status = cases[i].status;
+        CHECK_EQUAL(svq_hv_copy_grants(hv, 7, ops, 3), 0);
+        CHECK(ops[0].result == 0 && ops[1].result == cases[i].result && ops[2].result == 0);
+        CHECK(strcmp((char *)local[1], "into the grant") == 0);
+    }
+    struct svq_hv_counters counters;
+    svq_hv_read_counters(hv, &counters);
+    CHECK_EQUAL(counters.grant_copies, 9);
+    CHECK_EQUAL(counters.hypercalls, 9);
+    CHECK_EQUAL(counters.grant_bytes_copied, 9 * (15 + 3996));
+    CHECK_EQUAL(counters.grant_maps, 0);
+    stop(hv);
+}
+
+TEST(many_copies, "Many pieces are few calls of the library and of the hypervisor; a failed call fails its own pieces")
+{
+    enum { PIECES = 100 };
+    struct svq_hv *hv = start();
+    struct svq_hv_copy ops[PIECES];
+    uint8_t byte;
+    for (int i = 0; i < PIECES; i++)
+        ops[i] = (struct svq_hv_copy){ .local = &byte, .gref = 2, .length = 1 };
+    CHECK_EQUAL(svq_hv_copy_grants(hv, 7, ops, PIECES), 0);
+    CHECK_EQUAL(fake.copies, 2);
+    CHECK_EQUAL(fake.copied[0] + fake.copied[1], PIECES);
+    struct svq_hv_counters counters;
+    svq_hv_read_counters(hv, &counters);
+    CHECK_EQUAL(counters.hypercalls, 7); /* 16 pieces each */
+    fake.fail_errno = EFAULT;
+    CHECK_EQUAL(svq_hv_copy_grants(hv, 7, ops, PIECES), 0);
+    CHECK_EQUAL(ops[0].result, -EFAULT);
+    CHECK_EQUAL(ops[fake.copied[2] - 1].result, -EFAULT);
+    CHECK_EQUAL(ops[PIECES - 1].result, 0);
+    stop(hv);
+}
+
+TEST(no_copies, "Where kernel or library cannot copy, the call and all pieces say so; bad pieces reach neither")
+{
+    struct svq_hv *hv = start();
+    uint8_t byte;
+    struct svq_hv_copy ops[2] = { { .local = &byte, .gref = 2, .length = 1 },
+                                  { .local = &byte, .gref = 2, .length = 1 } };
+    fake.fail_errno = ENOENT;
+    CHECK_EQUAL(svq_hv_copy_grants(hv, 7, ops, 2), -ENOENT); /* no gntdev */
+    CHECK(ops[0].result == -ENOENT && ops[1].result == -ENOENT);
+    CHECK_EQUAL(svq_hv_copy_grants(hv, 7, ops, 2), 0);
+    fake.fail_errno = ENOTTY;
+    CHECK_EQUAL(svq_hv_copy_grants(hv, 7, ops, 2), -ENOSYS);
+    CHECK(ops[0].result == -ENOSYS && ops[1].result == -ENOSYS);
+    fake.copies = 0;
+    ops[1].length = 0;
+    CHECK_EQUAL(svq_hv_copy_grants(hv, 7, ops, 2), -EINVAL);
+    ops[1].length = 97;
+    ops[1].offset = 4000; /* beyond its page */
+    CHECK_EQUAL(svq_hv_copy_grants(hv, 7, ops, 2), -EINVAL);
+    CHECK_EQUAL(svq_hv_copy_grants(hv, 7, ops, 0), -EINVAL);
+    ops[1].local = NULL;
+    ops[1].offset = 0;
+    CHECK_EQUAL(svq_hv_copy_grants(hv, 7, ops, 2), -EINVAL);
+    CHECK_EQUAL(fake.copies, 0);
+    stop(hv);
+    memset(&fake, 0, sizeof fake);
+    struct xen_libs old = fake_libs;
+    old.gnttab_grant_copy = NULL;
+    REQUIRE(svq_hv_open_xen_on(&old, &hv) == 0);
+    CHECK_EQUAL(svq_hv_copy_grants(hv, 7, ops, 1), -ENOSYS);
+    CHECK_EQUAL(ops[0].result, -ENOSYS);
     stop(hv);
 }
 

@@ -26,6 +26,8 @@ enum {
     SVQ_BE_CONFIG_BYTES = 60, /* struct virtio_blk_config up to write zeroes */
     SVQ_BE_SERIAL_BYTES = 20, /* virtio 5.2.6: no NUL if all 20 are used */
     SVQ_BE_TEXT_BYTES = 512,
+    SVQ_BE_COPY_PAGES_MAX = 16, /* the largest that is copied in place of being mapped */
+    SVQ_BE_COPY_AUTO = -1,
 };
 
 /* virtio 5.2.3: feature bits of the block device */
@@ -105,7 +107,12 @@ struct svq_be_config {
     uint32_t cache_pages;  /* mediator pages kept mapped; 0: 16384; at least 4096 */
     uint32_t poll_us;      /* longest busy wait before sleeping, microseconds; 0: none */
     uint8_t force_sync;    /* 1: do not use io_uring */
-    char serial[24];       /* NUL-terminated, at most SVQ_BE_SERIAL_BYTES used */
+    /*
+     * Where a request's buffers of one direction have at most so many frontend pages, the hypervisor copies them, and
+     * maps none: 0 to SVQ_BE_COPY_PAGES_MAX, or SVQ_BE_COPY_AUTO: what svq_be_crossover says, 0 if it cannot copy.
+     */
+    int32_t copy_pages;
+    char serial[24]; /* NUL-terminated, at most SVQ_BE_SERIAL_BYTES used */
 };
 
 /* Counters since create; the last fields are present states. They count only completed requests. */
@@ -118,7 +125,10 @@ struct svq_be_stats {
     uint64_t no_status;               /* requests returned with length 0, as they had no status byte to write */
     uint64_t map_calls;               /* map_grants calls for frontend pages */
     uint64_t map_pages;               /* pages that those calls mapped */
-    uint64_t map_failures;            /* requests that failed because a frontend page could not be mapped */
+    uint64_t map_failures;            /* requests that failed because a frontend page was not to be mapped or copied */
+    uint64_t copied_sides;            /* directions of requests that were copied in place of being mapped */
+    uint64_t copy_calls;              /* copy_grants calls for those */
+    uint64_t copy_misses;             /* directions that were mapped because too many were being copied */
     uint64_t cache_misses, cache_evictions;
     uint64_t kicks;          /* event channel notifications received */
     uint64_t notifies;       /* sent */
@@ -129,9 +139,22 @@ struct svq_be_stats {
     uint64_t cache_pages;    /* mediator pages mapped now */
     uint64_t live_requests;  /* requests between avail and used now */
     uint64_t held_requests;  /* of live_requests: held by svq_be_hold */
+    uint64_t copy_pages;     /* pages up to which is copied; 0: never */
     int32_t io_engine;       /* SVQ_BE_ENGINE_* */
     int32_t io_engine_errno; /* why io_uring is not in use, -errno; 0: it is, or force_sync */
     int32_t direct_io;
+};
+
+/*
+ * What a page costs here, mapped and copied, in nanoseconds: the least of several tries, measured once for the process,
+ * with the first queue that is attached to a device with SVQ_BE_COPY_AUTO.
+ */
+struct svq_be_crossover {
+    uint64_t map_ns;     /* mapping a page, and unmapping it */
+    uint64_t copy_ns;    /* copying a page */
+    uint64_t copy_16_ns; /* copying 16 pages, with one call */
+    uint32_t pages;      /* the most pages that cost less to copy than one page to map; 0: none */
+    int32_t error;       /* -errno: why it could not be measured; -ENOSYS: this host has no grant copy */
 };
 
 struct svq_be_error {
@@ -195,7 +218,7 @@ int svq_be_create(struct svq_hv *hv, struct svq_be_image *image, const struct sv
 /*
  * Maps the ring of queue `index` (svq_be_ring_pages says how many references; all are the mediator's) and binds its
  * event channel. Serving begins after the last entry that used idx says was returned: 0 in a fresh ring. -EBUSY: the
- * device is running, or the queue is already attached.
+ * device is running, or the queue is already attached. -ENOSYS: copy_pages says so, but this host has no grant copy.
  */
 int svq_be_queue_attach(struct svq_be_device *dev, uint16_t index, uint16_t size, const uint32_t *desc_refs,
                         const uint32_t *avail_refs, const uint32_t *used_refs, uint32_t remote_port);
@@ -204,7 +227,9 @@ int svq_be_start(struct svq_be_device *dev);
 
 /*
  * Takes no more requests, waits for those in flight and returns them, drops held ones without returning them, and ends
- * the thread. Afterwards nothing of the frontend is mapped. Harmless if not running.
+ * the thread. Afterwards nothing of the frontend is mapped. Harmless if not running. What is to be copied to the
+ * frontend, but ends 0.2 s later or more, is dropped too: nothing of it is mapped, so the mediator may have ended its
+ * grants by then, and may have given the same references to another request.
  */
 int svq_be_stop(struct svq_be_device *dev);
 void svq_be_destroy(struct svq_be_device *dev); /* stops; unmaps rings and cached pages; closes ports */
@@ -214,14 +239,17 @@ void svq_be_set_capacity(struct svq_be_device *dev, uint64_t bytes);
 
 void svq_be_read_stats(const struct svq_be_device *dev, struct svq_be_stats *out);
 
+/* After the first queue has been attached. All 0: the device's copy_pages is not SVQ_BE_COPY_AUTO. */
+void svq_be_read_crossover(const struct svq_be_device *dev, struct svq_be_crossover *out);
+
 /* An eventfd that becomes readable when a queue stops with a fault, or a flush fails; the device owns it. */
 int svq_be_error_fd(const struct svq_be_device *dev);
 /* The first fault. 1: there is one; 0: none. */
 int svq_be_read_error(const struct svq_be_device *dev, struct svq_be_error *out);
 
 /*
- * While on, requests are taken, mapped and parsed, but neither executed nor returned; turning it off lets them go on in
- * order. The change is in effect when the call returns.
+ * While on, requests are taken, mapped (none is copied, whatever its size) and parsed, but neither executed nor
+ * returned; turning it off lets them go on in order. The change is in effect when the call returns.
  */
 int svq_be_hold(struct svq_be_device *dev, int on);
 /* Writes up to `max` parts of live requests; returns how many there are in all (maybe more). */

@@ -227,6 +227,19 @@ static void count(const struct svq_be_blk *blk, const struct svq_be_req *req)
         svq_count(&stats->write_zeroes, 1);
 }
 
+/*
+ * used.len counts from the front (2.7.8.2) and the status is the last byte. To count it, we must have written all bytes
+ * before it, so bytes that the request left untouched become zeros. Only a request whose pages could not be mapped
+ * cannot do that; its length covers the status all the same, or a mediator that copies would drop the error.
+ */
+void svq_be_blk_fill(struct svq_be_req *req)
+{
+    if (!req->status_at)
+        return;
+    svq_be_span_zero(&req->in);
+    *req->status_at = req->status;
+}
+
 uint32_t svq_be_blk_finish(const struct svq_be_blk *blk, struct svq_be_req *req)
 {
     count(blk, req);
@@ -234,12 +247,6 @@ uint32_t svq_be_blk_finish(const struct svq_be_blk *blk, struct svq_be_req *req)
         svq_count(&blk->stats->no_status, 1);
         return 0;
     }
-    /*
-     * used.len counts from the front (2.7.8.2) and the status is the last byte. To count it, we must have written all
-     * bytes before it, so bytes that the request left untouched become zeros. Only an unreachable request cannot do
-     * that; its length covers the status all the same, or a mediator that copies would drop the error.
-     */
-    svq_be_span_zero(&req->in);
-    *req->status_at = req->status;
+    svq_be_blk_fill(req);
     return (uint32_t)req->chain.writable_bytes;
 }

@@ -39,7 +39,9 @@ struct svq_be_blk {
 bool svq_be_blk_begin(const struct svq_be_blk *blk, struct svq_be_req *req);
 /* req->op has ended. True: start req->op again; false: ready to be finished. */
 bool svq_be_blk_next(const struct svq_be_blk *blk, struct svq_be_req *req);
-/* Writes the remaining device-writable bytes, the status last, and counts. Returns used.len. */
+/* Writes the remaining device-writable bytes, the status last. */
+void svq_be_blk_fill(struct svq_be_req *req);
+/* Does the same, and counts. Returns used.len. */
 uint32_t svq_be_blk_finish(const struct svq_be_blk *blk, struct svq_be_req *req);
 
 #endif

@@ -41,6 +41,7 @@ void svq_be_answer_call(struct svq_be_device *dev)
 static int set_hold(struct svq_be_device *dev, void *argument)
 {
     dev->hold = *(const int *)argument;
+    dev->map.map_all = dev->hold;
     if (!dev->hold)
         svq_be_release_held(dev);
     return 0;
@@ -109,6 +110,8 @@ void svq_be_read_stats(const struct svq_be_device *dev, struct svq_be_stats *out
     out->io_engine_errno = dev->stats.io_engine_errno;
     out->direct_io = dev->stats.direct_io;
 }
+
+void svq_be_read_crossover(const struct svq_be_device *dev, struct svq_be_crossover *out) { *out = dev->crossover; }
 
 int svq_be_error_fd(const struct svq_be_device *dev) { return dev->error_fd; }
 

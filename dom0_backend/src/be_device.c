@@ -10,7 +10,9 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "barrier.h"
 #include "be_error.h"
+#include "clock.h"
 
 enum {
     DEFAULT_REQUESTS = 256,
@@ -34,6 +36,9 @@ static int check_config(struct svq_be_config *config)
     if (config->cache_pages < LEAST_CACHE_PAGES || config->cache_pages > MOST_CACHE_PAGES)
         return svq_be_refuse(-EINVAL, "cache_pages is %u, must be %d to %d", config->cache_pages, LEAST_CACHE_PAGES,
                              MOST_CACHE_PAGES);
+    if (config->copy_pages < SVQ_BE_COPY_AUTO || config->copy_pages > SVQ_BE_COPY_PAGES_MAX)
+        return svq_be_refuse(-EINVAL, "copy_pages is %d, must be 0 to %d, or %d", config->copy_pages,
+                             SVQ_BE_COPY_PAGES_MAX, SVQ_BE_COPY_AUTO);
     if ((uint64_t)config->window_first + config->window_count > 1ULL << 32)
         return svq_be_refuse(-EINVAL, "a window cannot have %u grant references from %u on", config->window_count,
                              config->window_first);
@@ -45,7 +50,7 @@ static int check_config(struct svq_be_config *config)
 
 static int set_up_requests(struct svq_be_device *dev)
 {
-    dev->held_tail = &dev->held;
+    svq_be_req_lists_init(dev);
     dev->queues = calloc(dev->config.queues, sizeof *dev->queues);
     dev->requests = calloc(dev->config.max_requests, sizeof *dev->requests);
     if (!dev->queues || !dev->requests)
@@ -141,6 +146,29 @@ static int map_part(struct svq_be_device *dev, const char *part, const uint32_t 
     return 0;
 }
 
+/* Decides what is copied, with a page of the mediator that is granted to us: the same for every device by then. */
+static int choose_copy(struct svq_be_device *dev, uint32_t gref)
+{
+    uint32_t pages = dev->config.copy_pages > 0 ? (uint32_t)dev->config.copy_pages : 0;
+    int rc = 0;
+    if (dev->copy_chosen)
+        return 0;
+    if (dev->config.copy_pages == SVQ_BE_COPY_AUTO) {
+        (void)svq_be_crossover_get(dev->hv, dev->config.mediator_domid, gref, &dev->crossover);
+        pages = dev->crossover.pages; /* 0 if it cannot be measured */
+    } else if (pages > 0) {
+        rc = svq_be_crossover_try(dev->hv, dev->config.mediator_domid, gref);
+    }
+    if (rc)
+        return svq_be_refuse(rc, "the hypervisor cannot copy granted pages here, which grant_copy demands: %s",
+                             strerror(-rc));
+    if (svq_be_copy_init(&dev->map.copy, dev->hv, dev->config.window_owner, pages, &dev->stats))
+        return svq_be_refuse(-ENOMEM, "out of memory for copies of %u pages", pages);
+    svq_store_u64(&dev->stats.copy_pages, pages);
+    dev->copy_chosen = true;
+    return 0;
+}
+
 static void detach(struct svq_be_device *dev, struct svq_be_queue *queue)
 {
     if (queue->attached)
@@ -170,6 +198,8 @@ int svq_be_queue_attach(struct svq_be_device *dev, uint16_t index, uint16_t size
         rc = map_part(dev, "avail", avail_refs, queue->avail_pages, 0, &queue->avail_va);
     if (rc == 0)
         rc = map_part(dev, "used", used_refs, queue->used_pages, 1, &queue->used_va);
+    if (rc == 0)
+        rc = choose_copy(dev, desc_refs[0]);
     if (rc == 0) {
         int port = svq_evtchn_bind(dev->evtchn, dev->config.mediator_domid, remote_port);
         queue->port = port < 0 ? 0 : (uint32_t)port;
@@ -207,6 +237,7 @@ static int quit(struct svq_be_device *dev, void *unused)
 {
     (void)unused;
     dev->quit = true;
+    dev->quit_ns = svq_now_ns();
     svq_be_drop_held(dev);
     return 0;
 }

@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 
 #include "be_blk.h"
+#include "be_crossover.h"
 #include "be_image.h"
 #include "be_map.h"
 #include "busy_wait.h"
@@ -18,6 +19,12 @@ struct svq_be_queue {
     struct svq_be_ring ring;
     void *desc_va, *avail_va, *used_va;
     uint32_t desc_pages, avail_pages, used_pages;
+};
+
+/* Requests in order, linked by `next`. */
+struct svq_be_req_list {
+    struct svq_be_req *head;
+    struct svq_be_req **tail;
 };
 
 /* A function that the control plane wants run between two rounds of the thread. */
@@ -35,6 +42,8 @@ struct svq_be_device {
     struct svq_be_config config;
     struct svq_be_blk blk;
     struct svq_be_map map;
+    struct svq_be_crossover crossover; /* fixed, like map.copy.pages, since the first queue was attached */
+    bool copy_chosen;
     struct svq_be_io *io;
     struct svq_be_queue *queues;
     struct svq_be_stats stats;                 /* only the thread writes them */
@@ -42,8 +51,9 @@ struct svq_be_device {
 
     struct svq_be_req *requests;
     struct svq_be_req *free;
-    struct svq_be_req *held; /* in order */
-    struct svq_be_req **held_tail;
+    struct svq_be_req_list held;
+    struct svq_be_req_list taken;   /* in this pass, and not parsed yet */
+    struct svq_be_req_list leaving; /* ended in this pass, and not copied out yet */
     uint32_t live;
     uint32_t in_flight; /* with the I/O engine */
     bool hold;
@@ -51,6 +61,7 @@ struct svq_be_device {
     pthread_t thread;
     bool running;       /* as the control plane sees it */
     bool quit;          /* only for the thread */
+    uint64_t quit_ns;   /* since when */
     bool evtchn_failed; /* the event channels' descriptor has failed: no more kicks will come */
     struct svq_busy_wait busy_wait;
 
@@ -65,6 +76,7 @@ struct svq_be_device {
 };
 
 /* be_serve.c: one round of work, and the life of a request */
+void svq_be_req_lists_init(struct svq_be_device *dev);
 bool svq_be_serve(struct svq_be_device *dev);        /* true: it did something */
 bool svq_be_serve_arm(struct svq_be_device *dev);    /* asks all peers to wake us; true: there is already work */
 void svq_be_serve_quiet(struct svq_be_device *dev);  /* we poll, so peers need not kick */

@@ -4,6 +4,7 @@
 #include <errno.h>
 
 #include "barrier.h"
+#include "be_blk.h"
 
 enum { READABLE = 0, WRITABLE = 1 };
 
@@ -20,7 +21,11 @@ int svq_be_map_init(struct svq_be_map *map, struct svq_hv *hv, const struct svq_
     return svq_be_cache_init(&map->cache, hv, config->mediator_domid, config->cache_pages, stats);
 }
 
-void svq_be_map_fini(struct svq_be_map *map) { svq_be_cache_fini(&map->cache); }
+void svq_be_map_fini(struct svq_be_map *map)
+{
+    svq_be_copy_fini(&map->copy);
+    svq_be_cache_fini(&map->cache);
+}
 
 static const struct svq_be_seg *side_begin(const struct svq_be_chain *chain, int side)
 {
@@ -51,7 +56,7 @@ static bool side_fits(const struct svq_be_chain *chain, int side)
     return pages <= SVQ_BE_REQ_PAGES_MAX;
 }
 
-/* One call for all frontend pages of one access mode, in the order of the descriptors. */
+/* All frontend pages of one access mode, in the order of the descriptors: a slot for a copy, or one call. */
 static int map_window_side(struct svq_be_map *map, struct svq_be_req *req, int side)
 {
     uint32_t count = 0;
@@ -62,6 +67,13 @@ static int map_window_side(struct svq_be_map *map, struct svq_be_req *req, int s
     }
     if (count == 0)
         return 0;
+    int slot = map->map_all ? -1 : svq_be_copy_take(&map->copy, count);
+    if (slot >= 0) {
+        req->mem.slot[side] = slot;
+        req->mem.window_va[side] = svq_be_copy_slot(&map->copy, slot);
+        req->mem.window_pages[side] = count;
+        return 0;
+    }
     svq_count(&map->stats->map_calls, 1);
     void *va;
     int rc = svq_hv_map_grants(map->hv, map->window.owner, map->grefs, count, side == WRITABLE, &va);
@@ -148,8 +160,11 @@ static void reset(struct svq_be_req *req)
     req->mem.window_va[WRITABLE] = NULL;
     req->mem.window_pages[READABLE] = 0;
     req->mem.window_pages[WRITABLE] = 0;
+    req->mem.slot[READABLE] = -1;
+    req->mem.slot[WRITABLE] = -1;
     req->mem.cached = 0;
     req->unreachable = false;
+    req->copy_failed = false;
     req->status_at = NULL;
     svq_be_span_init(&req->in, req->iov[WRITABLE], 0);
     svq_be_span_init(&req->out, req->iov[READABLE], 0);
@@ -173,6 +188,9 @@ int svq_be_map_request(struct svq_be_map *map, struct svq_be_req *req)
     }
     if (rc && svq_be_unmap_request(map, req))
         rc = -EIO;
+    if (rc == 0 && req->mem.slot[READABLE] >= 0)
+        svq_be_copy_add(&map->copy.in, req, side_begin(&req->chain, READABLE), side_end(&req->chain, READABLE),
+                        req->mem.window_va[READABLE]);
     return rc;
 }
 
@@ -180,10 +198,13 @@ int svq_be_unmap_request(struct svq_be_map *map, struct svq_be_req *req)
 {
     int rc = 0;
     for (int side = READABLE; side <= WRITABLE; side++) {
-        if (req->mem.window_pages[side] > 0) {
+        if (req->mem.slot[side] >= 0) {
+            svq_be_copy_put(&map->copy, req->mem.slot[side]);
+        } else if (req->mem.window_pages[side] > 0) {
             int failed = svq_hv_unmap_grants(map->hv, req->mem.window_va[side], req->mem.window_pages[side]);
             rc = failed ? failed : rc;
         }
+        req->mem.slot[side] = -1;
         req->mem.window_va[side] = NULL;
         req->mem.window_pages[side] = 0;
     }
@@ -191,6 +212,52 @@ int svq_be_unmap_request(struct svq_be_map *map, struct svq_be_req *req)
         svq_be_cache_put(&map->cache, req->mem.cache_index[i]);
     req->mem.cached = 0;
     return rc;
+}
+
+void svq_be_map_copy_in(struct svq_be_map *map) { svq_be_copy_run(&map->copy, &map->copy.in); }
+
+static void not_copied(struct svq_be_map *map, struct svq_be_req *req)
+{
+    req->copy_failed = false;
+    req->unreachable = true;
+    svq_count(&map->stats->map_failures, 1);
+}
+
+void svq_be_map_check_in(struct svq_be_map *map, struct svq_be_req *req)
+{
+    if (req->copy_failed)
+        not_copied(map, req);
+}
+
+void svq_be_map_add_out(struct svq_be_map *map, struct svq_be_req *req)
+{
+    svq_be_copy_add(&map->copy.out, req, side_begin(&req->chain, WRITABLE), side_end(&req->chain, WRITABLE),
+                    req->mem.window_va[WRITABLE]);
+}
+
+/* The status has been copied already, and says something else. */
+static void copy_status_again(struct svq_be_map *map, struct svq_be_req *req)
+{
+    const struct svq_be_seg *last = side_end(&req->chain, WRITABLE) - 1;
+    not_copied(map, req);
+    req->status = VIRTIO_BLK_S_IOERR;
+    *req->status_at = req->status;
+    if (last->in_window)
+        svq_be_copy_add_last(&map->copy.out, req, last, req->status_at);
+}
+
+void svq_be_map_copy_out(struct svq_be_map *map, struct svq_be_req *list)
+{
+    svq_be_copy_run(&map->copy, &map->copy.out);
+    for (struct svq_be_req *req = list; req; req = req->next) {
+        if (req->copy_failed)
+            copy_status_again(map, req);
+    }
+    svq_be_copy_run(&map->copy, &map->copy.out);
+    for (struct svq_be_req *req = list; req; req = req->next) {
+        if (req->copy_failed)
+            req->status_at = NULL; /* we cannot report it; the used entry will have length 0 */
+    }
 }
 
 int svq_be_map_read_table(void *context, uint32_t gref, uint32_t offset, uint32_t count, struct vring_desc *table)

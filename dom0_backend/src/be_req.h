@@ -18,10 +18,11 @@ enum svq_be_req_state {
     SVQ_BE_REQ_RUNNING, /* with the I/O engine */
 };
 
-/* What of a request is mapped. */
+/* What of a request is mapped, or copied. */
 struct svq_be_mem {
     void *window_va[2]; /* frontend pages: [0] device-readable, [1] device-writable */
     uint32_t window_pages[2];
+    int slot[2];     /* where they are copied to or from; -1: they are mapped */
     uint32_t cached; /* mediator pages held in the cache */
     uint32_t cache_index[2 * SVQ_BE_REQ_PAGES_MAX];
 };
@@ -38,7 +39,8 @@ struct svq_be_req {
     uint16_t queue;
     uint16_t head;
     uint8_t status;    /* VIRTIO_BLK_S_* */
-    bool unreachable;  /* a frontend page could not be mapped: return IOERR, and touch only the status byte */
+    bool unreachable;  /* a frontend page could not be reached: return IOERR, and touch only the status byte */
+    bool copy_failed;  /* a piece of it could not be copied; whoever ran the batch looks */
     bool ready;        /* no (more) I/O: only has to be completed */
     bool flushed;      /* write-through: the flush after the write has been done */
     uint32_t type;     /* VIRTIO_BLK_T_*, our copy */

@@ -1,13 +1,51 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The life of requests: taken from a ring, mapped, parsed, carried out, unmapped, returned. Runs in the thread. */
+/*
+ * The life of requests: taken from a ring, mapped or copied, parsed, carried out, copied or unmapped, returned. Runs in
+ * the thread. What a pass takes is copied in with one call, and what ends in it is copied out with one call.
+ */
 #include <errno.h>
 #include <stdio.h>
 #include <sys/eventfd.h>
 
 #include "barrier.h"
 #include "be_device.h"
+#include "clock.h"
 
-enum { TAKE_MAX = 64 }; /* requests from one queue before the others get their turn */
+enum {
+    TAKE_MAX = 64,                     /* requests from one queue before the others get their turn */
+    COPY_UNTIL_NS = 200 * 1000 * 1000, /* after svq_be_stop: svq_backend.h says why */
+};
+
+static void list_init(struct svq_be_req_list *list)
+{
+    list->head = NULL;
+    list->tail = &list->head;
+}
+
+static void list_add(struct svq_be_req_list *list, struct svq_be_req *req)
+{
+    req->next = NULL;
+    *list->tail = req;
+    list->tail = &req->next;
+}
+
+static struct svq_be_req *list_take(struct svq_be_req_list *list)
+{
+    struct svq_be_req *req = list->head;
+    if (req) {
+        list->head = req->next;
+        if (!list->head)
+            list->tail = &list->head;
+    }
+    return req;
+}
+
+void svq_be_req_lists_init(struct svq_be_device *dev)
+{
+    list_init(&dev->held);
+    list_init(&dev->taken);
+    list_init(&dev->leaving);
+}
 
 void svq_be_queue_fault(struct svq_be_device *dev, struct svq_be_queue *queue, int fault)
 {
@@ -54,10 +92,40 @@ static void complete(struct svq_be_device *dev, struct svq_be_req *req)
         dev->queues[i].blocked = false;
 }
 
+/* Drops a request without returning it. */
+static void drop(struct svq_be_device *dev, struct svq_be_req *req)
+{
+    if (svq_be_unmap_request(&dev->map, req))
+        svq_be_queue_fault(dev, &dev->queues[req->queue], SVQ_BE_FAULT_UNMAP);
+    give_free(dev, req);
+}
+
+/* A request that needs no more I/O. */
+static void end(struct svq_be_device *dev, struct svq_be_req *req)
+{
+    if (!svq_be_map_copies_out(req)) {
+        complete(dev, req);
+    } else if (dev->quit && svq_now_ns() - dev->quit_ns > COPY_UNTIL_NS) {
+        drop(dev, req);
+    } else {
+        svq_be_blk_fill(req);
+        svq_be_map_add_out(&dev->map, req);
+        list_add(&dev->leaving, req);
+    }
+}
+
+static void return_copied(struct svq_be_device *dev)
+{
+    struct svq_be_req *req;
+    svq_be_map_copy_out(&dev->map, dev->leaving.head);
+    while ((req = list_take(&dev->leaving)))
+        complete(dev, req);
+}
+
 static void run(struct svq_be_device *dev, struct svq_be_req *req)
 {
     if (req->ready) {
-        complete(dev, req);
+        end(dev, req);
         return;
     }
     req->state = SVQ_BE_REQ_RUNNING;
@@ -68,21 +136,15 @@ static void run(struct svq_be_device *dev, struct svq_be_req *req)
 static void hold(struct svq_be_device *dev, struct svq_be_req *req)
 {
     req->state = SVQ_BE_REQ_HELD;
-    req->next = NULL;
-    *dev->held_tail = req;
-    dev->held_tail = &req->next;
+    list_add(&dev->held, req);
     svq_count(&dev->stats.held_requests, 1);
 }
 
 static struct svq_be_req *take_held(struct svq_be_device *dev)
 {
-    struct svq_be_req *req = dev->held;
-    if (req) {
-        dev->held = req->next;
-        if (!dev->held)
-            dev->held_tail = &dev->held;
+    struct svq_be_req *req = list_take(&dev->held);
+    if (req)
         svq_store_u64(&dev->stats.held_requests, dev->stats.held_requests - 1);
-    }
     return req;
 }
 
@@ -96,15 +158,12 @@ void svq_be_release_held(struct svq_be_device *dev)
 void svq_be_drop_held(struct svq_be_device *dev)
 {
     struct svq_be_req *req;
-    while ((req = take_held(dev))) {
-        if (svq_be_unmap_request(&dev->map, req))
-            svq_be_queue_fault(dev, &dev->queues[req->queue], SVQ_BE_FAULT_UNMAP);
-        give_free(dev, req);
-    }
+    while ((req = take_held(dev)))
+        drop(dev, req);
 }
 
-/* Parses a head that was just taken: chain, memory, meaning. 0, or -errno and the request is not live. */
-static int parse(struct svq_be_device *dev, struct svq_be_queue *queue, struct svq_be_req *req, uint16_t head)
+/* Reads the chain of a head that was just taken, and gets its memory. 0, or -errno and the request is not live. */
+static int fetch(struct svq_be_device *dev, struct svq_be_queue *queue, struct svq_be_req *req, uint16_t head)
 {
     struct svq_be_table_reader reader = { .read = svq_be_map_read_table, .context = &dev->map, .table = dev->table };
     req->queue = (uint16_t)(queue - dev->queues);
@@ -115,8 +174,6 @@ static int parse(struct svq_be_device *dev, struct svq_be_queue *queue, struct s
     rc = svq_be_map_request(&dev->map, req);
     if (rc == -EPROTO || rc == -EIO)
         queue->ring.fault = rc == -EIO ? SVQ_BE_FAULT_UNMAP : SVQ_BE_FAULT_POOL_MAP;
-    if (rc == 0)
-        svq_be_blk_begin(&dev->blk, req);
     return rc;
 }
 
@@ -128,7 +185,7 @@ static int take_one(struct svq_be_device *dev, struct svq_be_queue *queue, struc
     if (rc <= 0)
         return rc;
     *out = take_free(dev);
-    rc = parse(dev, queue, *out, head);
+    rc = fetch(dev, queue, *out, head);
     if (rc == 0)
         return 1;
     give_free(dev, *out);
@@ -151,12 +208,24 @@ static bool take(struct svq_be_device *dev, struct svq_be_queue *queue)
         if (rc <= 0)
             break;
         taken++;
+        list_add(&dev->taken, req);
+    }
+    return taken > 0;
+}
+
+/* Begins with what this pass has taken. Nothing of a request is parsed before it has all been copied. */
+static void begin_taken(struct svq_be_device *dev)
+{
+    struct svq_be_req *req;
+    svq_be_map_copy_in(&dev->map);
+    while ((req = list_take(&dev->taken))) {
+        svq_be_map_check_in(&dev->map, req);
+        svq_be_blk_begin(&dev->blk, req);
         if (dev->hold)
             hold(dev, req);
         else
             run(dev, req);
     }
-    return taken > 0;
 }
 
 /* True: start its next operation. Tells the control plane about the first flush that failed. */
@@ -180,7 +249,7 @@ static bool finish_io(struct svq_be_device *dev)
             svq_be_io_start(dev->io, &req->op);
         } else {
             dev->in_flight--;
-            complete(dev, req);
+            end(dev, req);
         }
     }
     return any;
@@ -202,8 +271,10 @@ bool svq_be_serve(struct svq_be_device *dev)
         if (dev->queues[i].attached)
             any |= take(dev, &dev->queues[i]);
     }
+    begin_taken(dev);
     svq_be_io_submit(dev->io);
     any |= finish_io(dev);
+    return_copied(dev);
     for (uint32_t i = 0; i < dev->config.queues; i++) {
         if (dev->queues[i].attached)
             publish(dev, &dev->queues[i]);

@@ -48,6 +48,8 @@ static struct {
     struct grant grants[FAKE_DOMAINS][FAKE_GREFS];
     uint32_t mapped[FAKE_DOMAINS], calls[FAKE_DOMAINS];
     bool refuse_unmap[FAKE_DOMAINS];
+    uint32_t copy_calls[FAKE_DOMAINS], copied[FAKE_DOMAINS];
+    bool refuse_copies;
     struct mapping mappings[MAPPINGS];
     struct port ports[PORTS];
     struct svq_hv handle;
@@ -69,6 +71,9 @@ void fake_reset(void)
     memset(world.grants, 0, sizeof world.grants);
     memset(world.calls, 0, sizeof world.calls);
     memset(world.refuse_unmap, 0, sizeof world.refuse_unmap);
+    memset(world.copy_calls, 0, sizeof world.copy_calls);
+    memset(world.copied, 0, sizeof world.copied);
+    world.refuse_copies = false;
     memset(world.ports, 0, sizeof world.ports);
 }
 
@@ -119,6 +124,29 @@ void fake_refuse_unmap(uint16_t domid, bool refuse)
 {
     pthread_mutex_lock(&world.lock);
     world.refuse_unmap[domid] = refuse;
+    pthread_mutex_unlock(&world.lock);
+}
+
+uint32_t fake_copy_calls(uint16_t domid)
+{
+    pthread_mutex_lock(&world.lock);
+    uint32_t count = world.copy_calls[domid];
+    pthread_mutex_unlock(&world.lock);
+    return count;
+}
+
+uint32_t fake_copied(uint16_t domid)
+{
+    pthread_mutex_lock(&world.lock);
+    uint32_t count = world.copied[domid];
+    pthread_mutex_unlock(&world.lock);
+    return count;
+}
+
+void fake_refuse_copies(bool refuse)
+{
+    pthread_mutex_lock(&world.lock);
+    world.refuse_copies = refuse;
     pthread_mutex_unlock(&world.lock);
 }
 
@@ -187,6 +215,35 @@ int svq_hv_unmap_grants(struct svq_hv *hv, void *va, size_t count)
     munmap(va, count * SVQ_PAGE_SIZE);
     free(mapping->grefs);
     mapping->va = NULL;
+    pthread_mutex_unlock(&world.lock);
+    return rc;
+}
+
+static void copy_locked(uint16_t domid, struct svq_hv_copy *op)
+{
+    op->result = check_grants(domid, &op->gref, 1, op->to_grant);
+    if (op->result)
+        return;
+    REQUIRE(op->length > 0 && op->offset + op->length <= SVQ_PAGE_SIZE);
+    uint8_t *granted = fake_va(world.grants[domid][op->gref].frame) + op->offset;
+    if (op->to_grant)
+        memcpy(granted, op->local, op->length);
+    else
+        memcpy(op->local, granted, op->length);
+}
+
+int svq_hv_copy_grants(struct svq_hv *hv, uint16_t domid, struct svq_hv_copy *ops, size_t count)
+{
+    (void)hv;
+    pthread_mutex_lock(&world.lock);
+    int rc = world.refuse_copies ? -ENOSYS : 0;
+    world.copy_calls[domid]++;
+    world.copied[domid] += (uint32_t)count;
+    for (size_t i = 0; i < count; i++) {
+        ops[i].result = rc;
+        if (rc == 0)
+            copy_locked(domid, &ops[i]);
+    }
     pthread_mutex_unlock(&world.lock);
     return rc;
 }

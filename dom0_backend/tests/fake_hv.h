@@ -23,4 +23,8 @@ uint32_t fake_mapped(uint16_t domid); /* pages of the domain that are mapped now
 uint32_t fake_map_calls(uint16_t domid);
 void fake_refuse_unmap(uint16_t domid, bool refuse);
 
+uint32_t fake_copy_calls(uint16_t domid);
+uint32_t fake_copied(uint16_t domid); /* pieces, failed ones included */
+void fake_refuse_copies(bool refuse); /* as a kernel that is too old */
+
 #endif

@@ -42,6 +42,7 @@ void rig_open(struct rig *rig, const char *directory, uint64_t sectors, unsigned
         .window_count = WINDOW_COUNT,
         .queues = 1,
         .poll_us = 20,
+        .copy_pages = RIG_COPY_PAGES,
         .serial = "rig-serial",
     };
     uint8_t config[SVQ_BE_CONFIG_BYTES];

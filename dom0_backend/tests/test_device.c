@@ -370,6 +370,7 @@ TEST(random_device, "Random descriptors, tables and indices neither crash a devi
     for (int round = 0; round < 60; round++) {
         struct rig_queue *q = &rig.q[0];
         rig_open(&rig, "/tmp", 64, 0);
+        rig.config.copy_pages = round % 3 == 0 ? SVQ_BE_COPY_PAGES_MAX : 0;
         rig_start(&rig, 16);
         struct buf pages[4];
         for (int i = 0; i < 4; i++)

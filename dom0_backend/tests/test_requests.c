@@ -60,7 +60,7 @@ TEST(read_write, "Reads and writes move the right bytes; the next read sees a wr
     REQUIRE_EQUAL(simple(VIRTIO_BLK_T_IN, 10, 8192, true, &data), VIRTIO_BLK_S_OK);
     REQUIRE(all(data, 8192, 0xa5));
     REQUIRE_EQUAL(fake_mapped(FRONTEND), 0);
-    REQUIRE_EQUAL(fake_map_calls(FRONTEND), 3);
+    REQUIRE_EQUAL(fake_map_calls(FRONTEND), RIG_COPY_PAGES ? 0 : 3);
     REQUIRE_EQUAL(rig_stats(&rig).reads, 2);
     REQUIRE_EQUAL(rig_stats(&rig).read_bytes, 16384);
     REQUIRE_EQUAL(rig_stats(&rig).io_engine, SVQ_BE_ENGINE_URING);

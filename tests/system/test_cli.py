@@ -17,7 +17,7 @@ from .world import BACKEND, FRONTEND, MEDIATOR, OTHER, World
 HELP = {
     (): ["demo", "mediator", "backend", "ctl", "check-config"],
     ("mediator",): ["Run the mediator", "--config", "--sim", "SIGTERM"],
-    ("backend",): ["Run the backend", "--sim", "--log-level"],
+    ("backend",): ["Run the backend", "--sim", "--config", "--log-level"],
     ("check-config",): ["Check a mediator's configuration file", "--json"],
     ("guests",): ["declared disks", "--directory", "SIGHUP", "SIGTERM", "every disk stays as it is"],
     ("ctl",): ["attach", "detach", "resize", "list", "status", "sweep", "trace", "apply", "dom0"],

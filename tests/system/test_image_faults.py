@@ -161,7 +161,7 @@ def test_an_image_that_hangs_holds_up_its_own_device_only(
     there cannot even be opened, devices with other images are attached, resized, used and detached; the two go as soon
     as it is thawed."""
     world = empty_world
-    world.start_backend()
+    world.start_backend(config="grant_copy: never\n")  # the pages of the write in flight are to be mapped
     world.start_mediator("limits: {drain_timeout_ms: 100}\n")
     (freezing / "hangs.img").write_bytes(bytes(MIB))
     (freezing / "unopened.img").write_bytes(bytes(MIB))

@@ -167,9 +167,11 @@ class World:
         """Starts another mediator, in a domain of its own."""
         return self._start("mediator", domid, [], self.sim)
 
-    def start_backend(self, directory: Path | None = None) -> Service:
+    def start_backend(self, directory: Path | None = None, config: str = "") -> Service:
         """Starts it and waits until it serves."""
-        self.backend = self._start("backend", BACKEND, [], directory or self.sim)
+        path = self.directory / "backend.yaml"
+        path.write_text(config or "{}\n")
+        self.backend = self._start("backend", BACKEND, ["--config", str(path)], directory or self.sim)
         return self.backend
 
     def before_xenstore(self, domid: int) -> tuple[Path, Path, Path]:

@@ -4,54 +4,19 @@
  * and are their grantee as well.
  */
 #include <errno.h>
-#include <fcntl.h>
-#include <sys/ioctl.h>
-#include <unistd.h>
+#include <string.h>
 
 #include "grant_entry.h"
 #include "seam_check.h"
 
 enum { MARK = 93, OTHER_PAGE = 1 };
 
-/* Linux include/uapi/xen/gntdev.h */
-struct copy_segment {
-    union {
-        void *virt;
-        struct {
-            uint32_t ref;
-            uint16_t offset;
-            uint16_t domid;
-        } foreign;
-    } source, dest;
-    uint16_t len, flags;
-    int16_t status;
-};
-struct copy_request {
-    unsigned int count;
-    struct copy_segment *segments;
-};
-enum { COPY_SOURCE_GREF = 1, COPY_DEST_GREF = 2 };
-
-/* Xen's own copy between a page of ours and the page that entry 0 grants: 0, or the hypervisor's status, or -errno. */
+/* Xen's own copy between a page of ours and the page that entry 0 grants. */
 static int copy(const struct mediator *m, uint8_t *page, int towards_grant)
 {
-    struct copy_segment segment = { .len = 64, .flags = towards_grant ? COPY_DEST_GREF : COPY_SOURCE_GREF };
-    struct copy_request request = { 1, &segment };
-    int fd = open("/dev/xen/gntdev", O_RDWR | O_CLOEXEC);
-    if (fd < 0)
-        return -errno;
-    if (towards_grant) {
-        segment.source.virt = page;
-        segment.dest.foreign.ref = window_gref(0);
-        segment.dest.foreign.domid = m->frontend;
-    } else {
-        segment.source.foreign.ref = window_gref(0);
-        segment.source.foreign.domid = m->frontend;
-        segment.dest.virt = page;
-    }
-    int rc = ioctl(fd, _IOC(_IOC_NONE, 'G', 8, sizeof request), &request) != 0 ? -errno : segment.status;
-    close(fd);
-    return rc;
+    struct svq_hv_copy piece = { .local = page, .gref = window_gref(0), .length = 64, .to_grant = towards_grant };
+    int rc = svq_hv_copy_grants(m->hv, m->frontend, &piece, 1);
+    return rc ? rc : piece.result;
 }
 
 static int map_entry(const struct mediator *m, int writable, void **va)
@@ -69,6 +34,38 @@ static void unmap_entry(const struct mediator *m, void *va)
 static void write_entry(const struct mediator *m, uint64_t entry) { svq_release_u64(&m->table[0], entry); }
 
 static uint64_t entry_of(const struct mediator *m) { return svq_acquire_u64(&m->table[0]); }
+
+/* A batch that needs several hypercalls: each piece keeps to its bytes, and one that is refused stops no other. */
+static void batch(const struct mediator *m)
+{
+    enum { PIECES = 40, BAD = 17, BEYOND = 33 };
+    static uint8_t page[SVQ_PAGE_SIZE] __attribute__((aligned(4096)));
+    struct svq_hv_copy pieces[PIECES];
+    write_entry(m, svq_entry_granted(m->own, FIRST_GFN, false, MARK));
+    memset(page, 0x22, sizeof page);
+    for (uint32_t i = 0; i < PIECES; i++)
+        pieces[i] = (struct svq_hv_copy){ .local = page + (size_t)i * 64 + 1,
+                                          .gref = window_gref(0),
+                                          .offset = 4095,
+                                          .length = 1,
+                                          .to_grant = i == BAD };
+    pieces[BEYOND].gref = UINT32_MAX / 2;
+    int rc = svq_hv_copy_grants(m->hv, m->frontend, pieces, PIECES);
+    check(rc == 0, rc, "many pieces are copied with one call");
+    for (int i = 0; i < PIECES; i++) {
+        int expected = i == BAD ? -EACCES : i == BEYOND ? -ENOENT : 0;
+        uint8_t byte = expected ? 0x22 : 0xa5;
+        rc = pieces[i].result;
+        if (rc != expected || page[i * 64] != 0x22 || page[i * 64 + 1] != byte || page[i * 64 + 2] != 0x22)
+            check(0, rc,
+                  i == BAD      ? "a piece into a read-only grant"
+                  : i == BEYOND ? "one beyond the table"
+                                : "a piece");
+    }
+    rc = svq_hv_copy_grants(m->hv, 0x7ef0, pieces, 1);
+    check(rc == 0 && pieces[0].result == -ESRCH, pieces[0].result, "a copy from a domain that is not there");
+    write_entry(m, 0);
+}
 
 static void one_mark(const struct mediator *m, uint64_t mark)
 {
@@ -213,6 +210,7 @@ static void other_bits(struct mediator *m)
 void grant_rules(struct mediator *m)
 {
     marks(m);
+    batch(m);
     without_its_type(m);
     held(m);
     held_for_writing(m);

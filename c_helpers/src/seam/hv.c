@@ -181,6 +181,34 @@ int svq_hv_unmap_grants(struct svq_hv *hv, void *va, size_t count)
     return rc;
 }
 
+static int bad_copy(const struct svq_hv_copy *op)
+{
+    return !op->local || op->length == 0 || (uint32_t)op->offset + op->length > SVQ_PAGE_SIZE;
+}
+
+int svq_hv_copy_grants(struct svq_hv *hv, uint16_t domid, struct svq_hv_copy *ops, size_t count)
+{
+    uint64_t bytes = 0;
+    if (!ops || bad_count(count))
+        return -EINVAL;
+    for (size_t i = 0; i < count; i++) {
+        if (bad_copy(&ops[i]))
+            return -EINVAL;
+        ops[i].result = 0;
+    }
+    int rc = hv->ops->copy_grants(hv, domid, ops, count);
+    for (size_t i = 0; i < count; i++) {
+        if (rc != 0)
+            ops[i].result = rc;
+        else if (ops[i].result == 0)
+            bytes += ops[i].length;
+    }
+    COUNT(hv, hypercalls, (count + SVQ_HV_COPY_BATCH - 1) / SVQ_HV_COPY_BATCH);
+    COUNT(hv, grant_copies, 1);
+    COUNT(hv, grant_bytes_copied, bytes);
+    return rc;
+}
+
 int svq_hv_own_pages(struct svq_hv *hv, uint64_t first_gfn, size_t count, uint64_t *gfns, void **va)
 {
     if (!gfns || !va || bad_count(count))

@@ -14,11 +14,12 @@
 enum {
     SVQ_HV_SHARDS = 8,              /* each thread counts into a shard of its own, so threads share no cache lines */
     SVQ_HV_MAP_PAGES_MAX = 1 << 24, /* pages of one call, so that count * 4096 cannot overflow */
+    SVQ_HV_COPY_BATCH = 16, /* pieces that one hypercall copies: Linux drivers/xen/gntdev.c, GNTDEV_COPY_BATCH */
 };
 
 struct svq_hv_shard {
     struct svq_hv_counters counters;
-    uint64_t padding[5]; /* to two cache lines */
+    uint64_t padding[3]; /* to two cache lines */
 };
 
 _Static_assert(sizeof(struct svq_hv_shard) == 128, "a shard fills two cache lines");
@@ -60,6 +61,7 @@ struct svq_hv_ops {
     int (*unshare_pages)(struct svq_hv *hv, void *va, size_t count);
     int (*map_grants)(struct svq_hv *hv, uint16_t domid, const uint32_t *grefs, size_t count, int writable, void **va);
     int (*unmap_grants)(struct svq_hv *hv, void *va, size_t count);
+    int (*copy_grants)(struct svq_hv *hv, uint16_t domid, struct svq_hv_copy *ops, size_t count);
     int (*own_pages)(struct svq_hv *hv, uint64_t first_gfn, size_t count, uint64_t *gfns, void **va);
     int (*release_own_pages)(struct svq_hv *hv, void *va, size_t count);
     int (*set_readonly)(struct svq_hv *hv, uint16_t domid, uint64_t gfn, int readonly);

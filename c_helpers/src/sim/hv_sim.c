@@ -200,6 +200,7 @@ static const struct svq_hv_ops sim_ops = {
     .unshare_pages = unshare_pages,
     .map_grants = sim_map_grants,
     .unmap_grants = sim_unmap_grants,
+    .copy_grants = sim_copy_grants,
     .own_pages = own_pages,
     .release_own_pages = release_own_pages,
     .set_readonly = set_readonly,

@@ -102,6 +102,7 @@ void sim_areas_free(struct sim_hv *sim);
 /* sim_grants.c */
 int sim_map_grants(struct svq_hv *hv, uint16_t domid, const uint32_t *grefs, size_t count, int writable, void **va);
 int sim_unmap_grants(struct svq_hv *hv, void *va, size_t count);
+int sim_copy_grants(struct svq_hv *hv, uint16_t domid, struct svq_hv_copy *ops, size_t count);
 
 /* sim_frames.c */
 int sim_frames_watch(struct svq_hv *hv, uint16_t domid, struct svq_frames **out);

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Mapping grants. This library, in the grantee's own process, checks the entry and sets its flags, as the hypervisor
- * does on Xen: it simulates the rule, and is no boundary against a hostile process.
+ * Mapping and copying grants. This library, in the grantee's own process, checks the entry and sets its flags, as the
+ * hypervisor does on Xen: it simulates the rule, and is no boundary against a hostile process.
  *
  * Fast path, no system call: consecutive frames come from the window that maps all of the granter's memory. Order: an
  * entry is pinned before its page is handed out, and unpinned after the page is given back.
  */
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "grant.h"
 #include "sim_client.h"
@@ -262,4 +263,37 @@ int sim_unmap_grants(struct svq_hv *hv, void *va, size_t count)
     }
     sim_peer_put(sim, sim_peer_slot(sim, peer), done);
     return rc;
+}
+
+/*
+ * As on Xen, a copy takes the entry for as long as it lasts, under the rules of a mapping: GTF_sub_page, which Xen lets
+ * be copied, is for entries of version 2, so we refuse it here as well.
+ */
+static int copy_one(struct sim_hv *sim, struct sim_peer *peer, const struct svq_hv_copy *op)
+{
+    int window = op->to_grant ? SIM_WRITABLE : SIM_READ_ONLY;
+    uint64_t gfn;
+    int rc = pin(sim, peer, op->gref, window, &gfn);
+    if (rc != 0)
+        return rc;
+    uint8_t *granted = sim_peer_va(peer, window, gfn) + op->offset;
+    if (op->to_grant)
+        memcpy(granted, op->local, op->length);
+    else
+        memcpy(op->local, granted, op->length);
+    unpin(sim, peer, op->gref, window);
+    return 0;
+}
+
+int sim_copy_grants(struct svq_hv *hv, uint16_t domid, struct svq_hv_copy *ops, size_t count)
+{
+    struct sim_hv *sim = sim_of(hv);
+    struct sim_peer *peer;
+    int rc = sim_peer_get(sim, domid, 1, &peer); /* one page at a time */
+    if (rc != 0)
+        return rc;
+    for (size_t i = 0; i < count; i++)
+        ops[i].result = copy_one(sim, peer, &ops[i]);
+    sim_peer_put(sim, sim_peer_slot(sim, peer), 1);
+    return 0;
 }

@@ -23,7 +23,7 @@ static void *handle(struct xen_hv *xen, void **slot, void *(*open_it)(void *, un
     return found;
 }
 
-static void *gnttab_of(struct xen_hv *xen, int *rc)
+void *xen_gnttab(struct xen_hv *xen, int *rc)
 {
     return handle(xen, &xen->gnttab, xen->libs->gnttab_open, &xen_node_gntdev, rc);
 }
@@ -72,7 +72,7 @@ static int map_grants(struct svq_hv *hv, uint16_t domid, const uint32_t *grefs, 
 {
     struct xen_hv *xen = xen_of(hv);
     int rc = -EIO;
-    void *gnttab = gnttab_of(xen, &rc);
+    void *gnttab = xen_gnttab(xen, &rc);
     if (!gnttab)
         return rc;
     struct xen_map *map = xen_map_new(XEN_MAP_GRANTS, count);
@@ -125,6 +125,7 @@ static const struct svq_hv_ops xen_ops = {
     .unshare_pages = unshare_pages,
     .map_grants = map_grants,
     .unmap_grants = unmap_grants,
+    .copy_grants = xen_copy_grants,
     .own_pages = xen_own_pages,
     .release_own_pages = xen_release_own_pages,
     .set_readonly = xen_set_readonly,

@@ -69,6 +69,12 @@ int xen_domain_privcmd(struct xen_hv *xen, struct xen_domain *domain);
 int xen_domain_dm_op(struct xen_hv *xen, struct xen_domain *domain, void *op, size_t bytes);
 void xen_domains_close(struct xen_hv *xen);
 
+/* hv_xen.c: the handle of libxengnttab, opened when it is first needed. NULL: *rc says why. */
+void *xen_gnttab(struct xen_hv *xen, int *rc);
+
+/* xen_copy.c */
+int xen_copy_grants(struct svq_hv *hv, uint16_t domid, struct svq_hv_copy *ops, size_t count);
+
 /* xen_foreign.c */
 int xen_map_foreign(struct svq_hv *hv, uint16_t domid, const uint64_t *gfns, size_t count, int writable, int *errs,
                     void **va);

@@ -14,11 +14,12 @@ struct symbol {
 };
 
 #define SYMBOL(field) { "xen" #field, offsetof(struct xen_libs, field), 0 }
+#define OPTIONAL(field) { "xen" #field, offsetof(struct xen_libs, field), 1 }
 
 static const struct symbol gnttab_symbols[] = {
-    SYMBOL(gnttab_open),        SYMBOL(gnttab_close),   SYMBOL(gnttab_map_domain_grant_refs),
-    SYMBOL(gnttab_unmap),       SYMBOL(gntshr_open),    SYMBOL(gntshr_close),
-    SYMBOL(gntshr_share_pages), SYMBOL(gntshr_unshare), { NULL, 0, 0 },
+    SYMBOL(gnttab_open),         SYMBOL(gnttab_close), SYMBOL(gnttab_map_domain_grant_refs), SYMBOL(gnttab_unmap),
+    SYMBOL(gntshr_open),         SYMBOL(gntshr_close), SYMBOL(gntshr_share_pages),           SYMBOL(gntshr_unshare),
+    OPTIONAL(gnttab_grant_copy), { NULL, 0, 0 },
 };
 
 static const struct symbol foreignmemory_symbols[] = {
@@ -29,7 +30,7 @@ static const struct symbol foreignmemory_symbols[] = {
     SYMBOL(foreignmemory_unmap),
     SYMBOL(foreignmemory_map_resource),
     SYMBOL(foreignmemory_unmap_resource),
-    { "xenforeignmemory_resource_size", offsetof(struct xen_libs, foreignmemory_resource_size), 1 },
+    OPTIONAL(foreignmemory_resource_size),
     { NULL, 0, 0 },
 };
 

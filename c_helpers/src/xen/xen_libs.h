@@ -12,6 +12,27 @@
 /* xen_pfn_t and off_t-sized words are 64 bits wide on x86_64 and on Arm64; this code is for those only. */
 _Static_assert(sizeof(long) == 8, "64-bit only");
 
+/* A piece of xengnttab_grant_copy: one of source and dest is memory of our own, the other a granted page. */
+union xen_copy_end {
+    void *virt;
+    struct {
+        uint32_t ref;
+        uint16_t offset;
+        uint16_t domid;
+    } foreign;
+};
+
+struct xen_copy_segment {
+    union xen_copy_end source, dest;
+    uint16_t len;
+    uint16_t flags; /* which of the two is granted: enum xen_copy_flags */
+    int16_t status; /* GNTST_* of Xen's public/grant_table.h */
+};
+
+_Static_assert(sizeof(struct xen_copy_segment) == 24, "as in xengnttab.h, and in Linux's uapi/xen/gntdev.h");
+
+enum xen_copy_flags { XEN_COPY_SOURCE_GREF = 1, XEN_COPY_DEST_GREF = 2 }; /* GNTCOPY_* of public/grant_table.h */
+
 /* All of these return NULL or -1 and set errno when they fail. */
 struct xen_libs {
     /* grants of others */
@@ -19,6 +40,8 @@ struct xen_libs {
     int (*gnttab_close)(void *gnttab);
     void *(*gnttab_map_domain_grant_refs)(void *gnttab, uint32_t count, uint32_t domid, uint32_t *refs, int prot);
     int (*gnttab_unmap)(void *gnttab, void *start, uint32_t count);
+    int (*gnttab_grant_copy)(void *gnttab, uint32_t count,
+                             struct xen_copy_segment *segments); /* since 4.8; NULL where missing */
     /* grants to others */
     void *(*gntshr_open)(void *logger, unsigned int flags);
     int (*gntshr_close)(void *gntshr);

@@ -123,7 +123,7 @@ TEST(bad_grefs, "Of many requests in one call, those whose page is not granted s
     for (uint32_t i = 0; i < MANY; i++) {
         data_request(i % 2 ? VIRTIO_BLK_T_OUT : VIRTIO_BLK_T_IN, i * 16, 0, 8192, bufs[i]);
         if (i % 8 < 2) /* the second page is not granted */
-            fake_revoke(FRONTEND, bufs[i][1].gref + 1);
+            fake_end_grant(FRONTEND, bufs[i][1].gref + 1);
         if (i % 8 == 2) { /* it is, but for reading only */
             uint32_t frame = (uint32_t)((bufs[i][1].va - fake_va(0)) / SVQ_PAGE_SIZE) + 1;
             fake_grant(FRONTEND, bufs[i][1].gref + 1, frame, false);
@@ -161,11 +161,11 @@ TEST(status_in_window, "With placement page the status is copied too, and says s
         memset(bufs[2].va - 10, 0xee, 21);
         uint32_t calls = fake_copy_calls(FRONTEND);
         if (what == 1)
-            fake_revoke(FRONTEND, bufs[1].gref);
+            fake_end_grant(FRONTEND, bufs[1].gref);
         if (what == 2)
-            fake_revoke(FRONTEND, bufs[0].gref);
+            fake_end_grant(FRONTEND, bufs[0].gref);
         if (what == 3)
-            fake_revoke(FRONTEND, bufs[2].gref);
+            fake_end_grant(FRONTEND, bufs[2].gref);
         uint16_t head = rig_offer(&rig, 0, bufs, 3);
         rig_kick(&rig, 0);
         struct vring_used_elem used = rig_wait(&rig, 0);
@@ -283,7 +283,7 @@ TEST(nothing_afterwards, "Once its used entry is visible, nothing of a request i
         REQUIRE_EQUAL(rig_do(&rig, bufs, 3), VIRTIO_BLK_S_OK);
         uint32_t copied = fake_copied(FRONTEND);
         memset(bufs[1].va, 0x77, 4096);
-        fake_revoke(FRONTEND, bufs[1].gref);                   /* as the mediator does by then */
+        fake_end_grant(FRONTEND, bufs[1].gref);                /* as the mediator does by then */
         REQUIRE_EQUAL(svq_be_live_parts(rig.dev, NULL, 0), 0); /* at least one round */
         REQUIRE_EQUAL(fake_copied(FRONTEND), copied);
         REQUIRE(all(bufs[1].va, 4096, 0x77));

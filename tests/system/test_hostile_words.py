@@ -78,6 +78,27 @@ def test_errors_of_a_backend(played: tuple[World, int, str]) -> None:
     assert "shadowvq: all is well" not in done.err.splitlines()
 
 
+@pytest.mark.parametrize(("word", "shown"), [("\u4e2d", r"\u4e2d"), ("x", "x"), ("\x1b", r"\x1b")])
+def test_a_long_error_of_a_backend_is_passed_on(world: World, word: str, shown: str) -> None:
+    """
+    However long a backend's error is, and in whatever script, the mediator says that the device is broken, and why; its
+    log blames no quota.
+    """
+    device = world.attach(world.image("disk.img"))
+    world.until_state(device, "InitWait")
+    found = world.found(device)
+    world.backend.stop()
+    world.store.write(f"{found.backend_path}/error", word * (2000 // len(word.encode())))
+    world.store.write(f"{found.backend_path}/state", "5")
+    world.until(lambda: world.store.read(f"{found.path}/needs-reset") == "1", "needs-reset")
+    error = nodes.VirtioBack.ERROR.read(world.store.read, found.path)
+    assert error is not None and f"the backend in domain {BACKEND} says: {shown}{shown}" in error
+    reasons = [event["reason"] for name in ("device_broken", "device_waits") for event in world.mediator.events(name)]
+    assert reasons and not any("no more nodes" in reason for reason in reasons)
+    assert all(len(reason) < 2048 for reason in reasons)
+    world.backend.resume()
+
+
 def test_statistics_of_a_backend(played: tuple[World, int, str]) -> None:
     """Of a backend's statistics those are shown whose names are names, and whose values are counters."""
     world, device, back = played

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from xen_shadowvq import account
 from xen_shadowvq.answer import is_answered, next_request
 from xen_shadowvq.dom0 import Dom0, Record, numbers, with_name
 from xen_shadowvq.errors import ConfigError, PeerProtocolError
@@ -20,7 +20,6 @@ from xenstore_schema.spec import Node
 POLL_S, POLL_MAX_S = 0.02, 0.25
 BACKEND_ANSWER_S = 2.0
 SECTOR_BYTES = 512
-_COUNTER, _COUNTER_MAX = re.compile(r"[a-z0-9_]{1,40}"), 2**64 - 1
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,8 @@ class Attached:
     frontend_name: str | None = None
     mediator_name: str | None = None
     backend_name: str | None = None
+    backend_known: bool = field(default=True, kw_only=True)
+    """dom0's record, or the backend's own half of the pair, says which backend it is. Else the mediator does."""
 
     @property
     def path(self) -> str:
@@ -58,8 +59,8 @@ class Attached:
 
     @property
     def held_by(self) -> int | None:
-        """The domain that keeps pages of the guest mapped."""
-        return self.backend if self.held_pages else None
+        """The domain that keeps pages of the guest mapped. None: none does, or only the mediator says which."""
+        return self.backend if self.held_pages and self.backend_known else None
 
     def as_json(self) -> dict[str, Any]:
         """For machines."""
@@ -114,22 +115,20 @@ def who_holds(dom0: Dom0, pages: int, holder: int | None) -> str:
 
 def status(dom0: Dom0, found: Attached, timeout_s: float) -> dict[str, Any]:
     """
-    The mediator's own account of a device, states and counters, with the backend's added as `backend_...`.
+    The mediator's own account of a device, states and counters, with the backend's added as `backend_...`. Whose device
+    it is, and who holds pages of it, is what dom0 knows, whatever they answer.
 
     The backend is not trusted: if it does not answer it is left out, and so is anything that is not a named counter.
-    ConfigError: the mediator does not answer.
+    ConfigError: the mediator does not answer. PeerProtocolError: its answer is no account of a device.
     """
     store, back = dom0.store, found.backend_path
     asked = _ask(dom0, back, nodes.SvqBack.STATS_REQUEST)
-    answer = _ask_mediator(dom0, found, nodes.VirtioBack.STATS_REQUEST, nodes.VirtioBack.STATS, timeout_s)
+    untrusted_answer = _ask_mediator(dom0, found, nodes.VirtioBack.STATS_REQUEST, nodes.VirtioBack.STATS, timeout_s)
+    told = account.of_mediator(untrusted_answer, _name_of_answer(dom0, found, nodes.VirtioBack.STATS))
     untrusted_backend = _read_answer(store, back, asked, nodes.SvqBack.STATS, BACKEND_ANSWER_S) if asked else None
-    counters = {name: n for name, n in (untrusted_backend or {}).items() if _is_counter(name, n)}
-    return {f"backend_{name}": n for name, n in counters.items()} | answer
-
-
-def _is_counter(untrusted_name: str, untrusted_value: object) -> bool:
-    named = _COUNTER.fullmatch(untrusted_name) is not None
-    return named and type(untrusted_value) is int and 0 <= untrusted_value <= _COUNTER_MAX
+    known = {"frontend": found.frontend, "device": found.device, "backend": found.backend}
+    held_by = found.backend if told["held_pages"] and found.backend_known else None
+    return account.of_backend(untrusted_backend or {}) | known | told | {"held_by": held_by}
 
 
 def resize(dom0: Dom0, found: Attached, timeout_s: float) -> int:
@@ -167,16 +166,20 @@ def resize(dom0: Dom0, found: Attached, timeout_s: float) -> int:
 def trace(dom0: Dom0, found: Attached, queue: int, every: int | None, timeout_s: float) -> QueueTrace:
     """
     Where a queue of a device stands, and its latest events; with `every`, from now on one in so many chains is among
-    them (0: none). ConfigError: the device has no such queue, or the mediator does not answer.
+    them (0: none). ConfigError: the device has no such queue, or the mediator does not answer. PeerProtocolError: what
+    it answers is no trace.
     """
     back, deadline = nodes.VirtioBack, time.monotonic() + timeout_s
     about = {back.TRACE_QUEUE: queue} | ({} if every is None else {back.TRACE_EVERY: every})
     while True:
         left_s = max(0.0, deadline - time.monotonic())
-        told = QueueTrace.unpacked(_ask_mediator(dom0, found, back.TRACE_REQUEST, back.TRACE, left_s, about))
+        untrusted = _ask_mediator(dom0, found, back.TRACE_REQUEST, back.TRACE, left_s, about)
+        told = QueueTrace.unpacked(untrusted)
         if told is not None and told.queue == queue:
             break
-        if told is None or time.monotonic() >= deadline:
+        if told is None:
+            raise PeerProtocolError(_name_of_answer(dom0, found, back.TRACE), str(untrusted), "the trace of a queue")
+        if time.monotonic() >= deadline:
             raise ConfigError(_no_answer(dom0, found))
         time.sleep(POLL_S)  # somebody else has asked for another queue meanwhile
     if told.connection == "none" and told.queues:
@@ -209,7 +212,7 @@ def _look(dom0: Dom0, frontend: int, device: int, mediator: int) -> Attached | N
     if record is not None and record.mediator == mediator and record.handle is not None:
         if store.read(f"{path}/state") is None:
             return None
-        handle, backend = record.handle, record.backend
+        handle, backend, recorded = record.handle, record.backend, True
     else:
         said = _said(store, nodes.VirtioBack.SVQ_HANDLE, path)
         if said is None:
@@ -217,7 +220,7 @@ def _look(dom0: Dom0, frontend: int, device: int, mediator: int) -> Attached | N
         by = _said(store, nodes.SvqFront.BACKEND_ID, nodes.svq_front_path(mediator=mediator, handle=said))
         if by is None:
             return None
-        handle, backend = said, by
+        handle, backend, recorded = said, by, False
     svq_back = nodes.svq_back_path(backend=backend, mediator=mediator, handle=handle)
     states = (_state_name(store, path), _state_name(store, svq_back))
     # Read after the states: services write the reason first, so a state that has one is not seen without it.
@@ -225,7 +228,9 @@ def _look(dom0: Dom0, frontend: int, device: int, mediator: int) -> Attached | N
     held = _said(store, nodes.VirtioBack.HELD_PAGES, path) or 0
     orphaned = not store.is_domain_introduced(mediator)
     names = (dom0.name_of(domid) for domid in (frontend, mediator, backend))
-    return Attached(frontend, device, mediator, backend, handle, *states, error, held, orphaned, *names)
+    known = recorded or states[1] != "absent"
+    here = frontend, device, mediator, backend, handle
+    return Attached(*here, *states, error, held, orphaned, *names, backend_known=known)
 
 
 def _said(store: XenStore, node: Node[int], path: str) -> int | None:
@@ -261,6 +266,10 @@ def _ask_mediator(
     if untrusted is None:
         raise ConfigError(_no_answer(dom0, found))
     return untrusted
+
+
+def _name_of_answer(dom0: Dom0, found: Attached, node: Node[dict[str, Any]]) -> str:
+    return f"the mediator in domain {dom0.domain_name(found.mediator)} answers nonsense in {node.path(found.path)}"
 
 
 def _no_answer(dom0: Dom0, found: Attached) -> str:

@@ -30,6 +30,7 @@ from xen_shadowvq.hypervisor import Hypervisor
 from xen_shadowvq.life import Life
 from xen_shadowvq.log import RateLimited, get_logger
 from xen_shadowvq.native import constants
+from xen_shadowvq.output import node_text
 from xen_shadowvq.pace import Backoff, Rounds, earliest
 from xen_shadowvq.publish import publish, rewrite, withdraw
 from xen_shadowvq.quotas import reason_of
@@ -49,6 +50,9 @@ BUSY_PATIENCE_S, BUSY_POLL_S = 3.0, 0.05
 
 HANG_S = 8.0
 """How long the storage may take for one thing before we report that it does not answer."""
+
+ANSWER_TEXT_BYTES = 960
+"""Of a sentence in an answer: JSON writes some characters as two, and the node has room for 2048."""
 
 _FLUSH_FAILED = (
     "a flush of the image has failed, so what the guest wrote before may be lost: every further one fails until the "
@@ -252,7 +256,7 @@ class BackendDevice:
         """Reports that the storage does not answer, and withdraws that once it does."""
         path, error = f"{self.path}/error", ImageError(self._image_path, "the storage of this image does not answer")
         if not self._chores.busy:
-            if self._hang_told and self._store.read(path) == str(error):
+            if self._hang_told and self._store.read(path) == node_text(str(error)):
                 rewrite(self._store, self.path, error="")
             self._hangs_from, self._hang_told = None, False
         elif self._hangs_from is not None and not self._hang_told and time.monotonic() >= self._hangs_from:
@@ -288,7 +292,7 @@ class BackendDevice:
         if self._size is None:
             return None
         if isinstance(self._size, ImageError):
-            return {"error": str(self._size)[:1024]}
+            return {"error": node_text(str(self._size), ANSWER_TEXT_BYTES)}
         self._publish_size(self._image, self._size)
         return {"bytes": self._size}
 
@@ -470,4 +474,4 @@ class BackendDevice:
     def _complain(self, error: ShadowVQError, **facts: object) -> None:
         reason = reason_of(error, self.path)
         complaints.warning(self._log, "device_broken", key=(self._mediator, self._handle), reason=reason, **facts)
-        rewrite(self._store, self.path, error=reason[: nodes.SvqBack.ERROR.bytes_max])
+        rewrite(self._store, self.path, error=reason)

@@ -24,10 +24,9 @@ from xen_shadowvq.apply_plan import (
     plan_guest,
 )
 from xen_shadowvq.dom0 import Dom0, Record, numbers
-from xen_shadowvq.errors import XENSTORE_TROUBLE, ConfigError, PeerProtocolError, ShadowVQError
+from xen_shadowvq.errors import ConfigError, PeerProtocolError, ShadowVQError
 from xen_shadowvq.lockfile import locked
 from xen_shadowvq.mediator_domain import DomainMaker
-from xen_shadowvq.xenstore import Transaction
 from xenstore_schema import State, nodes
 
 SETTLE_POLL_S = 0.05
@@ -119,39 +118,6 @@ def _why_not_offered(dom0: Dom0, record: Record) -> tuple[str | None, str, bool]
         return found.error if over else None, found.error, True
     stands = f"(mediator {found.state}, backend {found.backend_state})"
     return None, f"no service has taken it up yet {stands}; are both services running?", False
-
-
-def let_the_dead_go(dom0: Dom0, seen: Seen) -> list[tuple[int, int, int]]:
-    """
-    Asks mediators to remove what they have for guests that no longer exist, and returns (mediator, guest, device) of
-    each. A mediator that was running when its guest died has done so already. One outside dom0 that starts later cannot
-    tell that the guest is dead, and would keep the image locked against the guest's next life.
-    """
-    asked = []
-    for mediator in seen.domains:
-        root = nodes.virtio_back_root(mediator=mediator)
-        for guest in numbers(dom0.store, root):
-            if guest not in seen.domains and not dom0.store.is_domain_introduced(guest):
-                left = numbers(dom0.store, f"{root}/{guest}")
-                asked += [(mediator, guest, one) for one in left if _ask_to_remove(dom0, mediator, guest, one)]
-    return asked
-
-
-def _ask_to_remove(dom0: Dom0, mediator: int, guest: int, device: int) -> bool:
-    """Returns False if there is nothing to remove, or if the mediator was asked before."""
-    path = nodes.virtio_back_path(mediator=mediator, frontend=guest, device=device)
-    online = nodes.VirtioBack.ONLINE.path(path)
-
-    def work(t: Transaction) -> bool:
-        if t.read(f"{path}/state") is None or t.read(online) == "0":
-            return False
-        t.write(online, "0")
-        return True
-
-    try:
-        return dom0.store.in_transaction(work)
-    except XENSTORE_TROUBLE:
-        return False  # a mediator that interferes keeps no other guest from its disks; it is asked again
 
 
 # ---- the steps -------------------------------------------------------------------------------------------------------

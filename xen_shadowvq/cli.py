@@ -25,7 +25,7 @@ from xen_shadowvq.cli_options import (
     timeout_option,
 )
 from xen_shadowvq.cli_trace import trace
-from xen_shadowvq.dom0 import Dom0
+from xen_shadowvq.dom0 import CONFLICTS_PATIENCE_S, Dom0
 from xen_shadowvq.errors import ConfigError
 from xen_shadowvq.new_device import Disk
 from xen_shadowvq.output import printable, say, say_json
@@ -164,7 +164,10 @@ def attach(
     disk = Disk(image, read_only, direct_io, queues, serial, placement, shareable=shareable)
     with Dom0(sim_directory) as dom0:
         domid, mediator, backend = map(dom0.domid, (frontend, mediator_domain, backend_domain))
-        device = toolstack.attach(dom0, frontend=domid, mediator=mediator, backend=backend, disk=disk)
+        patience_s = min(timeout_s, CONFLICTS_PATIENCE_S)
+        device = toolstack.attach(
+            dom0, frontend=domid, mediator=mediator, backend=backend, disk=disk, patience_s=patience_s
+        )
         if wait:
             toolstack.wait_offered(dom0, domid, device, timeout_s)
         if as_json:

@@ -16,6 +16,7 @@ from xen_shadowvq import apply as applying
 from xen_shadowvq import apply_plan, log
 from xen_shadowvq.apply import Outcome
 from xen_shadowvq.cli_options import json_option, log_level_option, sim_option
+from xen_shadowvq.dead_guests import let_the_dead_go
 from xen_shadowvq.declarations import DIRECTORY, Declarations, read_directory
 from xen_shadowvq.dom0 import Dom0, with_name
 from xen_shadowvq.errors import ConfigError, ShadowVQError
@@ -70,7 +71,7 @@ def apply(
         chosen = [name for name in known if not names or name in names]
 
         if not dry_run:
-            applying.let_the_dead_go(dom0, seen)
+            let_the_dead_go(dom0, seen)
 
         def one(name: str) -> list[Outcome]:
             return _one(dom0, name, declarations, maker_for(sim_directory), timeout_s, dry_run)

@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
-import re
+import errno
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from xen_shadowvq import account
 from xen_shadowvq.answer import is_answered, next_request
 from xen_shadowvq.dom0 import Dom0, Record, numbers, with_name
-from xen_shadowvq.errors import ConfigError, PeerProtocolError
+from xen_shadowvq.errors import ConfigError, PeerProtocolError, XenStoreError
 from xen_shadowvq.trace import QueueTrace
 from xen_shadowvq.xenstore import Transaction, XenStore
 from xenstore_schema import State, nodes
@@ -21,7 +22,6 @@ POLL_S, POLL_MAX_S = 0.02, 0.25
 BACKEND_ANSWER_S = 2.0
 ABSENT = "absent"
 SECTOR_BYTES = 512
-_COUNTER, _COUNTER_MAX = re.compile(r"[a-z0-9_]{1,40}"), 2**64 - 1
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Attached:
 
     @property
     def held_by(self) -> int | None:
-        """The domain that keeps pages of the guest mapped."""
+        """The domain that keeps pages of the guest mapped. None: none does."""
         return self.backend if self.held_pages else None
 
     def as_json(self) -> dict[str, Any]:
@@ -120,22 +120,25 @@ def who_holds(dom0: Dom0, pages: int, holder: int | None) -> str:
 
 def status(dom0: Dom0, found: Attached, timeout_s: float) -> dict[str, Any]:
     """
-    The mediator's own account of a device, states and counters, with the backend's added as `backend_...`.
+    The mediator's own account of a device, states and counters, with the backend's added as `backend_...`. Whose device
+    it is, and who holds pages of it, is what dom0 knows, whatever they answer.
 
     The backend is not trusted: if it does not answer it is left out, and so is anything that is not a named counter.
-    ConfigError: the mediator does not answer.
+    ConfigError: the mediator does not answer. PeerProtocolError: its answer is no account of a device.
     """
-    store, back = dom0.store, found.backend_path
-    asked = _ask(dom0, back, nodes.SvqBack.STATS_REQUEST)
-    answer = _ask_mediator(dom0, found, nodes.VirtioBack.STATS_REQUEST, nodes.VirtioBack.STATS, timeout_s)
-    untrusted_backend = _read_answer(store, back, asked, nodes.SvqBack.STATS, BACKEND_ANSWER_S) if asked else None
-    counters = {name: n for name, n in (untrusted_backend or {}).items() if _is_counter(name, n)}
-    return {f"backend_{name}": n for name, n in counters.items()} | answer
-
-
-def _is_counter(untrusted_name: str, untrusted_value: object) -> bool:
-    named = _COUNTER.fullmatch(untrusted_name) is not None
-    return named and type(untrusted_value) is int and 0 <= untrusted_value <= _COUNTER_MAX
+    store, back, deadline = dom0.store, found.backend_path, time.monotonic() + timeout_s
+    patience_s = min(BACKEND_ANSWER_S, timeout_s / 2)  # a backend that interferes leaves time for the mediator
+    try:
+        asked = _ask(dom0, back, nodes.SvqBack.STATS_REQUEST, time.monotonic() + patience_s)
+    except ConfigError:
+        asked = None
+    untrusted_answer = _ask_mediator(dom0, found, nodes.VirtioBack.STATS_REQUEST, nodes.VirtioBack.STATS, deadline)
+    told = account.of_mediator(untrusted_answer, _name_of_answer(dom0, found, nodes.VirtioBack.STATS))
+    until = min(deadline, time.monotonic() + BACKEND_ANSWER_S)
+    untrusted_backend = _read_answer(store, back, asked, nodes.SvqBack.STATS, until) if asked else None
+    known = {"frontend": found.frontend, "device": found.device, "backend": found.backend}
+    held_by = found.backend if told["held_pages"] else None
+    return account.of_backend(untrusted_backend or {}) | known | told | {"held_by": held_by}
 
 
 def resize(dom0: Dom0, found: Attached, timeout_s: float) -> int:
@@ -145,9 +148,9 @@ def resize(dom0: Dom0, found: Attached, timeout_s: float) -> int:
 
     ConfigError: the backend says why it cannot, or one of the two does not answer.
     """
-    store, back = dom0.store, found.backend_path
-    request = _ask(dom0, back, nodes.SvqBack.RESIZE_REQUEST)
-    untrusted_answer = _read_answer(store, back, request, nodes.SvqBack.RESIZE, timeout_s) if request else None
+    store, back, deadline = dom0.store, found.backend_path, time.monotonic() + timeout_s
+    request = _ask(dom0, back, nodes.SvqBack.RESIZE_REQUEST, deadline)
+    untrusted_answer = _read_answer(store, back, request, nodes.SvqBack.RESIZE, deadline) if request else None
     backend = dom0.domain_name(found.backend)
     error, size = (untrusted_answer or {}).get("error"), _size_in(untrusted_answer)
     if isinstance(error, str):
@@ -158,11 +161,11 @@ def resize(dom0: Dom0, found: Attached, timeout_s: float) -> int:
     sizes = [size]  # and those that were found since, for others who asked
 
     def told() -> bool:
-        sizes.append(_size_in(_read_answer(store, back, request or 0, nodes.SvqBack.RESIZE, 0.0)) or sizes[-1])
+        sizes.append(_size_in(_read_answer(store, back, request or 0, nodes.SvqBack.RESIZE, deadline=0.0)) or sizes[-1])
         told_config = nodes.VirtioBack.CONFIG.read(store.read, found.path)
         return told_config is not None and told_config[:8] == (sizes[-1] // SECTOR_BYTES).to_bytes(8, "little")
 
-    if not wait_until(told, timeout_s):
+    if not wait_until(told, max(0.0, deadline - time.monotonic())):
         name = dom0.domain_name(found.mediator)
         raise ConfigError(
             f"the mediator in domain {name} did not pass on the new size of {sizes[-1]} bytes; is its service running?"
@@ -173,16 +176,19 @@ def resize(dom0: Dom0, found: Attached, timeout_s: float) -> int:
 def trace(dom0: Dom0, found: Attached, queue: int, every: int | None, timeout_s: float) -> QueueTrace:
     """
     Where a queue of a device stands, and its latest events; with `every`, from now on one in so many chains is among
-    them (0: none). ConfigError: the device has no such queue, or the mediator does not answer.
+    them (0: none). ConfigError: the device has no such queue, or the mediator does not answer. PeerProtocolError: what
+    it answers is no trace.
     """
     back, deadline = nodes.VirtioBack, time.monotonic() + timeout_s
     about = {back.TRACE_QUEUE: queue} | ({} if every is None else {back.TRACE_EVERY: every})
     while True:
-        left_s = max(0.0, deadline - time.monotonic())
-        told = QueueTrace.unpacked(_ask_mediator(dom0, found, back.TRACE_REQUEST, back.TRACE, left_s, about))
+        untrusted = _ask_mediator(dom0, found, back.TRACE_REQUEST, back.TRACE, deadline, about)
+        told = QueueTrace.unpacked(untrusted)
         if told is not None and told.queue == queue:
             break
-        if told is None or time.monotonic() >= deadline:
+        if told is None:
+            raise PeerProtocolError(_name_of_answer(dom0, found, back.TRACE), str(untrusted), "the trace of a queue")
+        if time.monotonic() >= deadline:
             raise ConfigError(_no_answer(dom0, found))
         time.sleep(POLL_S)  # somebody else has asked for another queue meanwhile
     if told.connection == "none" and told.queues:
@@ -276,15 +282,19 @@ def _ask_mediator(
     found: Attached,
     request: Node[int],
     answer: Node[dict[str, Any]],
-    timeout_s: float,
+    deadline: float,
     about: Mapping[Node[int], int] | None = None,
 ) -> dict[str, Any]:
     """Its answer. ConfigError: there is none."""
-    number = _ask(dom0, found.path, request, about)
-    untrusted = _read_answer(dom0.store, found.path, number, answer, timeout_s) if number else None
+    number = _ask(dom0, found.path, request, deadline, about)
+    untrusted = _read_answer(dom0.store, found.path, number, answer, deadline) if number else None
     if untrusted is None:
         raise ConfigError(_no_answer(dom0, found))
     return untrusted
+
+
+def _name_of_answer(dom0: Dom0, found: Attached, node: Node[dict[str, Any]]) -> str:
+    return f"the mediator in domain {dom0.domain_name(found.mediator)} answers nonsense in {node.path(found.path)}"
 
 
 def _no_answer(dom0: Dom0, found: Attached) -> str:
@@ -292,10 +302,12 @@ def _no_answer(dom0: Dom0, found: Attached) -> str:
     return f"the mediator in domain {dom0.domain_name(found.mediator)} does not answer; is its service running?{held}"
 
 
-def _ask(dom0: Dom0, path: str, request: Node[int], about: Mapping[Node[int], int] | None = None) -> int | None:
+def _ask(
+    dom0: Dom0, path: str, request: Node[int], deadline: float, about: Mapping[Node[int], int] | None = None
+) -> int | None:
     """
     Makes a request, with the nodes `about` it; returns its number, one more than that of the request before. None: the
-    directory is gone.
+    directory is gone. ConfigError: its nodes did not stand still until the deadline.
     """
 
     def work(t: Transaction) -> int | None:
@@ -310,13 +322,22 @@ def _ask(dom0: Dom0, path: str, request: Node[int], about: Mapping[Node[int], in
         t.write(request.path(path), request.format(number))
         return number
 
-    return dom0.in_transaction(work)
+    try:
+        return dom0.in_transaction(work, deadline)
+    except XenStoreError as error:
+        if error.errno != errno.EAGAIN:
+            raise
+        owner = path.removeprefix("/local/domain/").partition("/")[0]
+        raise ConfigError(
+            f"nothing can be asked in {path}: domain {dom0.domain_name(int(owner))}, whose directory it is, or other "
+            "commands changed it again and again"
+        ) from error
 
 
 def _read_answer(
-    store: XenStore, path: str, request: int, node: Node[dict[str, Any]], timeout_s: float
+    store: XenStore, path: str, request: int, node: Node[dict[str, Any]], deadline: float
 ) -> dict[str, Any] | None:
-    """The answer to this request or a later one, without its nonce; None if there is none."""
+    """The answer to this request or a later one, without its nonce; None if there is none by then."""
     untrusted: dict[str, Any] = {}
 
     def answered() -> bool:
@@ -328,7 +349,7 @@ def _read_answer(
             return True
         return is_answered(request, untrusted.get("nonce"))
 
-    wait_until(answered, timeout_s)
+    wait_until(answered, max(0.0, deadline - time.monotonic()))
     return untrusted if is_answered(request, untrusted.pop("nonce", None)) else None
 
 

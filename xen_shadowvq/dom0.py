@@ -7,6 +7,7 @@ Decisions rest on these records and on the nodes of mediators and backends, neve
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -122,9 +123,13 @@ class Dom0:
                 raise
             return Swept(freed=0, held=0, holder=None)
 
-    def in_transaction(self, work: Callable[[Transaction], T]) -> T:
-        """Like XenStore.in_transaction, with a command's patience: any number of commands may be at work at once."""
-        return self.store.in_transaction(work, patience_s=CONFLICTS_PATIENCE_S)
+    def in_transaction(self, work: Callable[[Transaction], T], deadline: float | None = None) -> T:
+        """
+        Like XenStore.in_transaction, with a command's patience: any number of commands may be at work at once. Its
+        patience ends with the command's own deadline on the monotonic clock, as it may be a peer that interferes.
+        """
+        left_s = CONFLICTS_PATIENCE_S if deadline is None else max(0.0, deadline - time.monotonic())
+        return self.store.in_transaction(work, patience_s=min(CONFLICTS_PATIENCE_S, left_s))
 
     # ---- records ---------------------------------------------------------------------------------------------------
 

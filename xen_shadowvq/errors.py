@@ -36,12 +36,16 @@ class ConfigError(ShadowVQError):
 
 
 class XenStoreError(ShadowVQError):
-    """XenStore answered a request with an error; `errno` as in the errno module."""
+    """
+    XenStore answered a request with an error; `errno` as in the errno module. `value_bytes`: how long the value was
+    that was to be written, if one was.
+    """
 
-    def __init__(self, code: int, path: str) -> None:
+    def __init__(self, code: int, path: str, value_bytes: int = 0) -> None:
         super().__init__(f"XenStore refused {path}: {os.strerror(code)}")
         self.errno = code
         self.path = path
+        self.value_bytes = value_bytes
 
 
 class XenStoreGone(ShadowVQError):

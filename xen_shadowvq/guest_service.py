@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from xen_shadowvq import apply_plan
-from xen_shadowvq.apply import Outcome, apply_guest, let_the_dead_go, look
+from xen_shadowvq.apply import Outcome, apply_guest, look
 from xen_shadowvq.apply_plan import Do, Step
+from xen_shadowvq.dead_guests import DeadGuests
 from xen_shadowvq.declared_files import DeclaredFiles
 from xen_shadowvq.dom0 import Dom0
 from xen_shadowvq.errors import ShadowVQError, XenStoreError
@@ -66,6 +67,7 @@ class GuestService:
         self._files_due = self._devices_due = 0.0
         self._troubles = RateLimited(interval_s=10.0)
         self._log = get_logger()
+        self._dead = DeadGuests(dom0, self._log)
 
     def stop(self) -> None:
         """Ends `run`. May be called from a signal handler or another thread."""
@@ -174,8 +176,7 @@ class GuestService:
         """Begins a round for each guest that needs one; the round itself finds out which steps to take."""
         declared = dict(self._files.guests)
         seen = look(self._dom0)
-        for mediator, domid, device in let_the_dead_go(self._dom0, seen):
-            self._log.info("dead_guests_device_withdrawn", mediator=mediator, domid=domid, device=device)
+        self._dead.look(seen)
         names = apply_plan.names(declared, seen)
         for name in [name for name, guest in self._guests.items() if name not in names and guest.thread is None]:
             del self._guests[name]

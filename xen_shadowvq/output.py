@@ -11,11 +11,15 @@ import io
 import json
 import os
 import sys
+from itertools import accumulate
 from typing import Any
 
 import click
 
 from xen_shadowvq.errors import ConfigError
+
+NODE_TEXT_BYTES = 1024
+"""As many bytes as a node for a sentence may have (`error` in nodes.yaml): half of what XenStore takes in one node."""
 
 
 def printable(untrusted_text: str) -> str:
@@ -26,6 +30,19 @@ def printable(untrusted_text: str) -> str:
     if untrusted_text.isprintable():
         return untrusted_text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in untrusted_text)
+
+
+def node_text(untrusted_text: str, bytes_max: int = NODE_TEXT_BYTES) -> str:
+    """
+    The text as it may stand in a node: printable ASCII, where every other character is Python's escape; and at most
+    `bytes_max` bytes of that, cut between characters. XenStore counts bytes, and refuses what has too many.
+    """
+    head = untrusted_text[:bytes_max]  # each character takes a byte at least
+    if len(head) == len(untrusted_text) and head.isascii() and head.isprintable():
+        return head
+    pieces = [c if c.isascii() and c.isprintable() else c.encode("unicode_escape").decode() for c in head]
+    ends = accumulate(len(piece) for piece in pieces)
+    return "".join(piece for piece, end in zip(pieces, ends, strict=True) if end <= bytes_max)
 
 
 def printable_block(untrusted_text: str) -> str:

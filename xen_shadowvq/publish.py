@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from xen_shadowvq.errors import XenStoreError
+from xen_shadowvq.output import node_text
 from xen_shadowvq.xenstore import Transaction, XenStore
 from xenstore_schema.spec import Node
 
@@ -35,8 +36,12 @@ def publish(
 
 
 def rewrite(store: XenStore, dir_path: str, **texts: str) -> bool:
-    """Writes nodes of a device's directory by their names (`_` for `-`); as `publish`."""
-    return _write(store, {dir_path: {f"{dir_path}/{name.replace('_', '-')}": text for name, text in texts.items()}}, ())
+    """
+    Writes nodes of a device's directory by their names (`_` for `-`); as `publish`. A text may be a peer's words: what
+    is written is its `node_text`, so that no peer can make XenStore refuse it.
+    """
+    ours = {f"{dir_path}/{name.replace('_', '-')}": node_text(text) for name, text in texts.items()}
+    return _write(store, {dir_path: ours}, ())
 
 
 def _write(store: XenStore, texts: Mapping[str, Mapping[str, str]], instead_of: Iterable[str]) -> bool:

@@ -10,9 +10,7 @@ from xen_shadowvq.pace import Backoff
 from xen_shadowvq.publish import rewrite, withdraw
 from xen_shadowvq.service import touches
 from xen_shadowvq.xenstore import XenStore
-from xenstore_schema import State, nodes
-
-ERROR_CHARS_MAX = nodes.VirtioBack.ERROR.bytes_max
+from xenstore_schema import State
 
 
 class Refused:
@@ -76,5 +74,5 @@ class Refused:
 
     def _say(self, state: State) -> None:
         if state not in self._said:
-            rewrite(self._store, self._path, error=self._reason[:ERROR_CHARS_MAX], state=str(int(state)))
+            rewrite(self._store, self._path, error=self._reason, state=str(int(state)))
             self._said.add(state)

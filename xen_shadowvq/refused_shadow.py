@@ -9,7 +9,7 @@ from xen_shadowvq.hypervisor import Hypervisor
 from xen_shadowvq.life import Life
 from xen_shadowvq.log import get_logger
 from xen_shadowvq.publish import rewrite
-from xen_shadowvq.refused import ERROR_CHARS_MAX, Refused
+from xen_shadowvq.refused import Refused
 from xen_shadowvq.xenstore import XenStore
 from xenstore_schema import State, nodes
 
@@ -29,7 +29,7 @@ class RefusedShadowDevice(Refused):
         try:
             ended = self._close()
         except HypervisorError as error:
-            rewrite(self._store, self._path, error=f"{self._reason}; and {error}"[:ERROR_CHARS_MAX])
+            rewrite(self._store, self._path, error=f"{self._reason}; and {error}")
             # no entry may account for pages reported before, so dom0 would not see them
             return False if nodes.VirtioBack.HELD_PAGES.read(self._store.read, self._path) else None
         if ended:

@@ -204,7 +204,6 @@ class ShadowDevice:
             "backend_state": self.back.phase.value,
             "placement": self._ends.policy.placement,
             "held_pages": held,
-            "held_by": self._ends.backend_domid if held else None,
             "rate_limited": sum(rate.waits for rate in (*self._rounds, *rates)),
             **self._slot.status(),
             **{f"mediator_{name}": count for name, count in live.items()},

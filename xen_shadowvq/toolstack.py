@@ -43,11 +43,12 @@ def attach(
     disk: Disk,
     device: int | None = None,
     declared: Declared | None = None,
+    patience_s: float = CONFLICTS_PATIENCE_S,
 ) -> int:
     """
     Makes both pairs, all nodes in one transaction, and returns the device id. Before that, it takes back whatever was
     granted in the guest's table with marks that none of its devices has: the new device gets one of those. `declared`
-    is noted in dom0's record, for `apply`.
+    is noted in dom0's record, for `apply`. `patience_s`: how long it tries again while others interfere.
 
     ConfigError: a domain does not exist, the device id is taken, or a value is not allowed.
     """
@@ -70,15 +71,15 @@ def attach(
 
         return store.in_transaction(work)
 
-    return _alone_by_turns(dom0, try_it)
+    return _alone_by_turns(dom0, try_it, patience_s)
 
 
-def _alone_by_turns(dom0: Dom0, work: Callable[[], T]) -> T:
+def _alone_by_turns(dom0: Dom0, work: Callable[[], T], patience_s: float) -> T:
     """
     Does work within `dom0.alone`, some of it in a transaction with which a peer can interfere as often as it likes:
     others have their turn before it is tried again. XenStoreError EAGAIN: the peer interfered all that time.
     """
-    deadline = time.monotonic() + CONFLICTS_PATIENCE_S
+    deadline = time.monotonic() + patience_s
     while True:
         try:
             with dom0.alone():

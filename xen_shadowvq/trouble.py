@@ -11,7 +11,6 @@ from xen_shadowvq.pace import Backoff
 from xen_shadowvq.publish import rewrite
 from xen_shadowvq.quotas import reason_of
 from xen_shadowvq.xenstore import XenStore
-from xenstore_schema import nodes
 
 complaints = RateLimited(interval_s=1.0)
 waits = RateLimited(interval_s=60.0)
@@ -48,12 +47,12 @@ class Trouble:
         """A peer broke the device: it has to close."""
         reason = reason_of(error, self._path)
         complaints.warning(self._log, "device_broken", key=self._key, reason=reason)
-        self._unsaid = {"error": reason[: nodes.VirtioBack.ERROR.bytes_max], "needs_reset": "1"}
+        self._unsaid = {"error": reason, "needs_reset": "1"}
         self.say()
 
     def not_begun(self, error: ShadowVQError) -> None:
         """It cannot be taken up yet."""
-        self._unsaid = {"error": str(error)[: nodes.VirtioBack.ERROR.bytes_max]}
+        self._unsaid = {"error": str(error)}
         self.waits(error)
 
     def waits(self, error: ShadowVQError) -> None:

@@ -11,7 +11,7 @@ from xen_shadowvq.engine import ShadowRefs, WindowPlan
 from xen_shadowvq.errors import PeerProtocolError
 from xen_shadowvq.legs import Offer, Room, chain_limits
 from xen_shadowvq.life import Life
-from xen_shadowvq.output import printable
+from xen_shadowvq.output import node_text
 from xen_shadowvq.pace import Rate
 from xen_shadowvq.publish import Entry, publish
 from xen_shadowvq.side import Complain, Perform, Side, read_of_peer, reader_of_peer
@@ -51,7 +51,7 @@ class XenBusBack(Side):
     def reason(self) -> str | None:
         """See BackLeg."""
         untrusted = read_of_peer(self._store, f"{self.peer_path}/error")
-        return printable(untrusted) if untrusted else None
+        return node_text(untrusted) if untrusted else None
 
     def generation(self) -> int | None:
         """See BackLeg."""

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xen_shadowvq import log, output
-from xen_shadowvq.output import as_json, printable, printable_block, say
+from xen_shadowvq.output import NODE_TEXT_BYTES, as_json, node_text, printable, printable_block, say
+from xenstore_schema import nodes
 
 from .conftest import Terminal
 
@@ -33,6 +34,23 @@ def test_any_text_becomes_one_line(text: str) -> None:
     assert line.isprintable() and len(line.splitlines()) <= 1
     line.encode()
     assert json.loads(as_json({text: [text]})) == {line: [line]}
+
+
+@given(st.text(st.characters(exclude_categories=[])), st.integers(0, 40))
+def test_any_text_becomes_a_node(text: str, bytes_max: int) -> None:
+    """Whatever it is, it ends as printable ASCII of so many bytes at most, no character cut in two."""
+    ours = node_text(text, bytes_max)
+    assert len(ours.encode("ascii")) <= bytes_max and (ours.isprintable() or not ours)
+    assert node_text(text, 10 * len(text) + 1).startswith(ours)
+    assert node_text(ours, bytes_max) == ours
+
+
+def test_a_sentence_fits_into_its_node() -> None:
+    """Bytes count, as XenStore counts them, and the schema allows what comes of it."""
+    assert node_text("\u4e2d" * 3, 13) == r"\u4e2d\u4e2d"
+    for node in (nodes.VirtioBack.ERROR, nodes.SvqBack.ERROR):
+        assert node.bytes_max == NODE_TEXT_BYTES
+        assert node.format(node_text("\u4e2d" * 5000))
 
 
 def test_lines_of_a_block_are_no_lines_of_ours() -> None:

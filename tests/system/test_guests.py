@@ -12,6 +12,10 @@ from contextlib import ExitStack
 
 import pytest
 
+from xen_shadowvq.apply import look
+from xen_shadowvq.dead_guests import ASKED_AT_ONCE, LINES, let_the_dead_go
+from xenstore_schema import nodes
+
 from .conftest import Connect, connector
 from .disk_io import read_digest, write_and_compare
 from .guests_host import Host
@@ -113,6 +117,37 @@ def test_a_mediator_that_starts_after_its_guest_died(served: Host, life: Callabl
     host.live(FIRST_LIFE + 1)
     host.until_offered(FIRST_LIFE + 1)
     life(FIRST_LIFE + 1)
+
+
+def test_a_dead_guests_mediator_does_not_fill_the_log(host: Host) -> None:
+    """
+    A mediator's domain invents many devices, of many dead guests, and does not let any of them go: the log has some
+    lines of it, and how many were left out; a look asks for so many and no more.
+    """
+    world, guests, devices = host.world, range(1000, 1010), range(20)
+    mediator, online = 5, set[str]()
+    world.add_domain(mediator)
+    for guest, device in itertools.product(guests, devices):
+        path = nodes.virtio_back_path(mediator=mediator, frontend=guest, device=device)
+        world.store.write(f"{path}/state", "1")
+        online.add(f"{path}/online")
+    asked = let_the_dead_go(world.dom0, look(world.dom0))[mediator]
+    assert len(asked) == len(set(asked)) == ASKED_AT_ONCE
+    assert len(let_the_dead_go(world.dom0, look(world.dom0))[mediator]) == len(online) - ASKED_AT_ONCE
+    assert let_the_dead_go(world.dom0, look(world.dom0))[mediator] == []
+
+    for path in online:
+        world.store.write(path, "1")
+    service = host.start_service()
+    world.until(lambda: all(world.store.read(path) == "0" for path in online), "requests for all devices")
+    for path in online:
+        world.store.write(path, "1")
+    world.until(lambda: world.store.read(f"{path}") == "0", "another request")
+    time.sleep(1.0)
+    lines = service.events("dead_guests_device_withdrawn")
+    assert LINES <= len(lines) <= LINES + 5
+    world.until(lambda: "left_out" in service.events("dead_guests_device_withdrawn")[-1], "how many were left out")
+    assert service.events("dead_guests_device_withdrawn")[-1]["left_out"] > len(online) // 2
 
 
 def test_a_guest_that_stays_keeps_its_disk(served: Host, connect: Connect) -> None:

@@ -41,8 +41,8 @@ _DOMAIN: Final = "/local/domain/"
 
 
 @contextmanager
-def _own_errors(path: str) -> Iterator[None]:
-    """Turns what pyxs raises into our exceptions, with the path."""
+def _own_errors(path: str, value_bytes: int = 0) -> Iterator[None]:
+    """Turns what pyxs raises into our exceptions, with the path, and the length of a value that was to be written."""
     try:
         yield
     except XenStoreTimeout as error:
@@ -51,7 +51,7 @@ def _own_errors(path: str) -> Iterator[None]:
         number = error.args[0] if error.args else None
         if not isinstance(number, int):
             raise XenStoreGone(f"unexpected answer: {error}") from error
-        raise XenStoreError(number, path) from error
+        raise XenStoreError(number, path, value_bytes) from error
 
 
 class _Requests:
@@ -77,8 +77,9 @@ class _Requests:
 
     def write(self, path: str, value: str) -> None:
         """Set the value (UTF-8, may be empty), making the node and its parents as needed."""
-        with _own_errors(path):
-            self._client.write(raw_path(path), value.encode())
+        raw = value.encode()
+        with _own_errors(path, len(raw)):
+            self._client.write(raw_path(path), raw)
 
     def mkdir(self, path: str) -> None:
         """Make the node and its parents as needed; one that is there stays as it is."""

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The report's pages from data.json: README.md with its tables, and the plots. Every figure comes from the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.xen.bench import plots
+from tests.xen.bench.figures import COUNTS
+from tests.xen.bench.jobs import COUNTED_JOB
+from tests.xen.bench.ways import BLKBACK, PLAIN
+from xen_shadowvq.bench.spread import Spread
+
+TEMPLATE = Path(__file__).parent / "report.md.in"
+NOTHING = "-"
+MAIL = {"page-strict": 0.60, "swiotlb": 0.40}  # what the mail's authors measured, of plain virtio
+NOTED_SPREAD = 0.02  # an interquartile range wider than this share of its median is shown
+DEEP = ("randread-4k-qd32", "randwrite-4k-qd32", "read-128k-qd32", "write-128k-qd32")
+COUNT_TITLES = {
+    "hypercalls": "hypercalls",
+    "maps": "map calls",
+    "flushing_unmaps": "flushing unmaps",
+    "bytes_copied": "bytes copied",
+    "notifications": "notifications",
+}
+Data = Mapping[str, Any]
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of the page: names to the left, figures to the right."""
+    lines = [head, ["---", *("---:" for _ in head[1:])], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def share(data: Data, base: str, way: str, job: str) -> str:
+    """One share in percent, and half its quartiles' distance where that is worth a word."""
+    median = data[base].get(way, {}).get(job)
+    if median is None:
+        return NOTHING
+    spread = data["spread"][base][way][job]
+    half = (spread["upper_quartile"] - spread["lower_quartile"]) / 2
+    return f"{median:.0%}" + (f" ±{half:.0%}" if half * 2 > NOTED_SPREAD * median else "")
+
+
+def measured(data: Data) -> list[str]:
+    """The ways that there are figures of."""
+    return [name for name, way in data["ways"].items() if way["state"] == "measured"]
+
+
+def absent(data: Data) -> dict[str, str]:
+    """The others, and why there are none."""
+    return {name: way["state"] for name, way in data["ways"].items() if way["state"] != "measured"}
+
+
+def shares_table(data: Data, base: str, *, without: str) -> str:
+    """Every way's share of a base in every job; what is not built says so."""
+    jobs = list(data["jobs"])
+    rows = [[f"`{way}`", *(share(data, base, way, job) for job in jobs)] for way in measured(data) if way != without]
+    rows += [[f"`{way}`", why, *("" for _ in jobs[1:])] for way, why in absent(data).items() if way != without]
+    return table(["way", *jobs], rows)
+
+
+def absolute_table(data: Data) -> str:
+    """Requests of a second of counted time."""
+    jobs = list(data["jobs"])
+    rate = data["requests_per_s"]
+    return table(["way", *jobs], ([f"`{way}`", *(_rate(rate[way][job]) for job in jobs)] for way in measured(data)))
+
+
+def _rate(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:,.0f}"
+
+
+def counts_table(data: Data) -> str:
+    """Costs of a request that do not depend on the machine."""
+    rows = (
+        [
+            f"`{way}`",
+            *(
+                NOTHING if data["per_request"][way][name] is None else f"{data['per_request'][way][name]:g}"
+                for name in COUNTS
+            ),
+        ]
+        for way in measured(data)
+    )
+    return table(["way", *(COUNT_TITLES[name] for name in COUNTS)], rows)
+
+
+def latency_table(data: Data) -> str:
+    """Mean latency, one request at a time."""
+    jobs = [name for name, job in data["jobs"].items() if job["depth"] == 1]
+    latency = data["latency_us"]
+    return table(["way", *jobs], ([f"`{way}`", *(_rate(latency[way][job]) for job in jobs)] for way in measured(data)))
+
+
+def ways_table(data: Data) -> str:
+    """What each way is."""
+    return table(["way", "what it is", "state"], ([f"`{n}`", w["what"], w["state"]] for n, w in data["ways"].items()))
+
+
+def answer(data: Data) -> str:
+    """The first sentences: what isolation costs, as measured."""
+    lines = []
+    for way in ("exact-strict", "page-strict", "copy", "swiotlb"):
+        if way not in measured(data) or PLAIN not in measured(data):
+            continue
+        mail = f"; the mail says {MAIL[way]:.0%}" if way in MAIL else ""
+        shown = ", ".join(f"{share(data, 'share_of_plain', way, job)} ({job})" for job in DEEP)
+        lines.append(f"- `{way}` keeps {shown} of plain virtio's throughput{mail}.")
+    if BLKBACK in measured(data):
+        for way in ("exact-strict", "copy"):
+            if way in measured(data):
+                shown = ", ".join(f"{share(data, 'share_of_blkback', way, job)} ({job})" for job in DEEP)
+                lines.append(f"- Of Xen's own blkback with persistent grants `{way}` reaches {shown}.")
+    return "\n".join(lines) or "Nothing that could be compared was measured."
+
+
+def noise(data: Data) -> str:
+    """How far the rounds lie apart."""
+    widest = 0.0
+    for jobs in data["spread"]["requests_per_s"].values():
+        for spread in (Spread(**one) for one in jobs.values()):
+            widest = max(widest, (spread.upper_quartile - spread.lower_quartile) / spread.median)
+    return f"{widest:.1%}"
+
+
+def page(data: Data) -> str:
+    """The text of README.md."""
+    parts = {
+        "answer": answer(data),
+        "of_plain": shares_table(data, "share_of_plain", without=PLAIN),
+        "of_blkback": shares_table(data, "share_of_blkback", without=BLKBACK),
+        "counts": counts_table(data),
+        "counted_job": COUNTED_JOB,
+        "latency": latency_table(data),
+        "absolute": absolute_table(data),
+        "ways": ways_table(data),
+        "rounds": str(data["rounds"]),
+        "noise": noise(data),
+        "indirect": ", ".join(f"`{way}`: {state}" for way, state in data["indirect"].items()),
+        "machine": "\n".join(f"- {key}: {text}" for key, text in data["machine"].items()),
+        "command": "make report-quick" if data["quick"] else "make report",
+    }
+    text = TEMPLATE.read_text()
+    for name, part in parts.items():
+        text = text.replace(f"@{name}@", part.rstrip("\n"))
+    return text
+
+
+def write(data: Data, folder: Path) -> None:
+    """README.md and its plots."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plots.draw_shares(data, folder / "shares.png")
+    plots.draw_counts(data, folder / "per-request.png")
+    (folder / "README.md").write_text(page(data))

@@ -70,7 +70,7 @@ def _measure(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         tempfile.TemporaryDirectory(prefix="svq-report-") as work,
         Progress(*columns, console=console, disable=not console.is_terminal) as progress,
     ):
-        total = 4 + len(options.ways) + options.rounds * len(JOBS) + len(options.ways)
+        total = 4 + len(options.ways) + options.rounds * len(options.jobs) + len(options.ways)
         task = progress.add_task("making the machine", total=total)
 
         def step(text: str) -> None:
@@ -103,7 +103,9 @@ def _in_lab(
     counts = measure.count(disks, step)
     data: dict[str, Any] = {}
     for number in range(options.rounds):
-        rounds.append(measure.measure_round(disks, number, lambda job: step(f"round {len(rounds) + 1}: {job}")))
+        rounds.append(
+            measure.measure_round(disks, options.jobs, number, lambda job: step(f"round {len(rounds) + 1}: {job}"))
+        )
         data = figures.as_json(rounds, counts, known, {}, quick=options.quick)
         write_json(data, WORK / "data.json")
     return data
@@ -121,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, help="another number of rounds")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="folder of the report (default: docs/report)")
     parser.add_argument("--ways", default=",".join(way.name for way in WAYS if not way.state), help="(%(default)s)")
+    parser.add_argument("--jobs", default=",".join(JOBS), help="(%(default)s)")
     parser.add_argument("--from-data", action="store_true", help="write the report anew from its data.json")
     return parser
 
@@ -132,10 +135,12 @@ def _options() -> argparse.Namespace:
         options.rounds = QUICK_ROUNDS if options.quick else ROUNDS
     if options.rounds < 1:
         parser.error(f"--rounds {options.rounds}: at least one round")
-    options.ways = options.ways.split(",")
-    there = [way.name for way in WAYS if not way.state]
-    if unknown := [name for name in options.ways if name not in there]:
-        parser.error(f"--ways: {', '.join(unknown)}: those that can be measured are {', '.join(there)}")
+    there = {"ways": [way.name for way in WAYS if not way.state], "jobs": list(JOBS)}
+    for name, known in there.items():
+        chosen = getattr(options, name).split(",")
+        if unknown := [one for one in chosen if one not in known]:
+            parser.error(f"--{name}: {', '.join(unknown)}: those that can be measured are {', '.join(known)}")
+        setattr(options, name, chosen)
     return options
 
 

@@ -22,7 +22,8 @@ GUEST_MIB = 256
 BOUNCING = "bouncing"
 # Half for what the guest uses and the mediator's direct window, above it an entry for each page (see measure.py).
 GUEST_GRANT_FRAMES = 448
-FILL_DEADLINE_S = 300.0
+BOOT_DEADLINE_S = 1200.0  # figures do not depend on what else this computer does, but the wait for them does
+FILL_DEADLINE_S = 600.0
 # null_blk keeps what is written in memory of its domain; it is filled beforehand, so that every read finds a page.
 DISK_DEVICE = "/dev/nullb0"
 IMAGE = "/var/lib/shadowvq/disk"
@@ -92,7 +93,7 @@ def running(dom0: Machine, *, bouncing: bool) -> Iterator[Lab]:
             domain.unpause()
         operator = Operator(dom0)
         for domain in domains.values():
-            domain.wait_booted()
+            domain.wait_booted(BOOT_DEADLINE_S)
         domains["backend"].run(MAKE_DISK, deadline_s=FILL_DEADLINE_S)
         start_services({"mediator": domains["mediator"], "backend": domains["backend"]})
         services = Services(dom0, domains["mediator"], domains["backend"], [domains["frontend"]], operator)
@@ -101,7 +102,9 @@ def running(dom0: Machine, *, bouncing: bool) -> Iterator[Lab]:
 
 def load_modules(guest: Domain) -> None:
     """What a virtio disk needs in a guest."""
-    guest.run(f"modprobe virtio_blk; cd {PAYLOAD}; [ -d /sys/module/virtio_xenbus ] || {{ {page.script('load-module')} }}")
+    guest.run(
+        f"modprobe virtio_blk; cd {PAYLOAD}; [ -d /sys/module/virtio_xenbus ] || {{ {page.script('load-module')} }}"
+    )
 
 
 def attach_mediated(lab: Lab, placement: str) -> tuple[int, str]:

@@ -76,14 +76,14 @@ def _all_memory() -> Run:
     return Run(0, pages, lab.GUEST_GRANT_FRAMES * GRANTS_PER_FRAME - pages)
 
 
-def measure_round(disks: Disks, order: int, step: Callable[[str], None]) -> Round:
+def measure_round(disks: Disks, jobs: Iterable[str], order: int, step: Callable[[str], None]) -> Round:
     """One round: every job on every disk. Each round begins with another way, so that none is always the first."""
     ways = list(disks.places)
     turned = ways[order % len(ways) :] + ways[: order % len(ways)]
     found: dict[str, dict[str, Measured]] = {}
-    for name, job in JOBS.items():
+    for name in jobs:
         step(name)
-        found[name] = run(job, {way: disks.places[way] for way in turned})
+        found[name] = run(JOBS[name], {way: disks.places[way] for way in turned})
     return found
 
 

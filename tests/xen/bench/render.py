@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from xen_shadowvq.bench.spread import Spread
 
 TEMPLATE = Path(__file__).parent / "report.md.in"
 NOTHING = "-"
+LINE = 118
+NS_PER_S = 1e9
 MAIL = {"page-strict": 0.60, "swiotlb": 0.40}  # what the mail's authors measured, of plain virtio
 NOTED_SPREAD = 0.02  # an interquartile range wider than this share of its median is shown
 DEEP = ("randread-4k-qd32", "randwrite-4k-qd32", "read-128k-qd32", "write-128k-qd32")
@@ -62,14 +65,17 @@ def shares_table(data: Data, base: str, *, without: str) -> str:
     return table(["way", *jobs], rows)
 
 
-def absolute_table(data: Data) -> str:
-    """Requests of a second of counted time."""
+def instructions_table(data: Data) -> str:
+    """What a request takes of the whole machine, in thousands of instructions: the counted time that it takes."""
     jobs = list(data["jobs"])
-    rate = data["requests_per_s"]
-    return table(["way", *jobs], ([f"`{way}`", *(_rate(rate[way][job]) for job in jobs)] for way in measured(data)))
+    rows = (
+        [f"`{way}`", *(_number(rate and NS_PER_S / rate / 1000) for rate in map(data["requests_per_s"][way].get, jobs))]
+        for way in measured(data)
+    )
+    return table(["way", *jobs], rows)
 
 
-def _rate(value: float | None) -> str:
+def _number(value: float | None) -> str:
     return NOTHING if value is None else f"{value:,.0f}"
 
 
@@ -92,7 +98,9 @@ def latency_table(data: Data) -> str:
     """Mean latency, one request at a time."""
     jobs = [name for name, job in data["jobs"].items() if job["depth"] == 1]
     latency = data["latency_us"]
-    return table(["way", *jobs], ([f"`{way}`", *(_rate(latency[way][job]) for job in jobs)] for way in measured(data)))
+    return table(
+        ["way", *jobs], ([f"`{way}`", *(_number(latency[way][job]) for job in jobs)] for way in measured(data))
+    )
 
 
 def ways_table(data: Data) -> str:
@@ -114,7 +122,11 @@ def answer(data: Data) -> str:
             if way in measured(data):
                 shown = ", ".join(f"{share(data, 'share_of_blkback', way, job)} ({job})" for job in DEEP)
                 lines.append(f"- Of Xen's own blkback with persistent grants `{way}` reaches {shown}.")
-    return "\n".join(lines) or "Nothing that could be compared was measured."
+    return "\n".join(map(_wrapped, lines)) or "Nothing that could be compared was measured."
+
+
+def _wrapped(line: str) -> str:
+    return textwrap.fill(line, LINE, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def noise(data: Data) -> str:
@@ -135,12 +147,12 @@ def page(data: Data) -> str:
         "counts": counts_table(data),
         "counted_job": COUNTED_JOB,
         "latency": latency_table(data),
-        "absolute": absolute_table(data),
+        "instructions": instructions_table(data),
         "ways": ways_table(data),
         "rounds": str(data["rounds"]),
         "noise": noise(data),
         "indirect": ", ".join(f"`{way}`: {state}" for way, state in data["indirect"].items()),
-        "machine": "\n".join(f"- {key}: {text}" for key, text in data["machine"].items()),
+        "machine": "\n".join(_wrapped(f"- {key}: {text}") for key, text in data["machine"].items()),
         "command": "make report-quick" if data["quick"] else "make report",
     }
     text = TEMPLATE.read_text()

@@ -75,6 +75,7 @@ def test_counts_are_per_completed_request() -> None:
     before = {"completions": 10, "mediator_hypercalls": 5, "backend_hypercalls": 7, "bytes_bounced": 0}
     before |= {"kicks_received": 1, "kicks_sent": 1, "answers_received": 1, "interrupts_sent": 1}
     after = {key: value + 20 for key, value in before.items()}
+    before["mediator_foreign_maps"] = after["mediator_foreign_maps"] = 3
     after |= {"completions": 30, "backend_grant_maps": 10, "backend_grant_unmaps": 5}
     assert figures.per_request_of_mediated(before, after) == {
         "hypercalls": 2.0,
@@ -82,6 +83,9 @@ def test_counts_are_per_completed_request() -> None:
         "flushing_unmaps": 0.25,
         "bytes_copied": 1.0,
         "notifications": 4.0,
+        "mediator_hypercalls": 1.0,
+        "mediator_foreign_maps": 0.0,
+        "backend_hypercalls": 1.0,
     }
     with pytest.raises(ValueError, match="no request"):
         figures.per_request_of_mediated(after, after)

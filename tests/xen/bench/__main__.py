@@ -82,7 +82,7 @@ def _measure(options: argparse.Namespace, console: Console) -> dict[str, Any]:
             Path(work), extra=lambda tree: {plain.PROGRAM: plain.compile_plain(tree, Path(work) / plain.PROGRAM)}
         )
         step("booting Xen and dom0")
-        spec = MachineSpec(memory_mib=MEMORY_MIB, count_instructions=True)
+        spec = MachineSpec(memory_mib=MEMORY_MIB, count_instructions=True, xen_arguments=lab.XEN_ARGUMENTS)
         with boot(images, spec, WORK / "logs", cache=cache_folder()) as machine:
             try:
                 step("booting the guest, the mediator, the backend")

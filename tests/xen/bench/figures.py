@@ -13,6 +13,8 @@ from xen_shadowvq.bench.spread import Spread
 Round = Mapping[str, Mapping[str, Measured]]
 """One round: for each job what each way did."""
 COUNTS = ("hypercalls", "maps", "flushing_unmaps", "bytes_copied", "notifications")
+# Of mediated ways: whose the hypercalls are, and how many of the mediator's are mappings of the guest's memory.
+PARTS = ("mediator_hypercalls", "mediator_foreign_maps", "backend_hypercalls")
 Counts = Mapping[str, float | None]
 """Per request; None is what cannot be counted."""
 SCHEMA = 1
@@ -61,7 +63,8 @@ def per_request_of_mediated(before: Mapping[str, Any], after: Mapping[str, Any])
         "bytes_copied": ("bytes_bounced",),
         "notifications": ("kicks_received", "kicks_sent", "answers_received", "interrupts_sent"),
     }
-    return {name: round(grown(before, after, keys[name]) / requests, 4) for name in COUNTS}
+    keys |= {name: (name,) for name in PARTS}
+    return {name: round(grown(before, after, keys[name]) / requests, 4) for name in (*COUNTS, *PARTS)}
 
 
 def per_request(before: Mapping[str, Any], after: Mapping[str, Any], requests: int) -> dict[str, float | None]:

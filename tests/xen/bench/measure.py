@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +18,6 @@ from tests.xen.bench.ways import BLKBACK, PLACEMENTS, SWIOTLB
 
 GRANTS_PER_FRAME = 512
 PAGES_PER_MIB = 256
-PAGE_SHIFT = 12
 SHARED_DEVICE = 100  # far from the numbers that `ctl attach` gives
 BLKBACKS = {BLKBACK: "xvdc", "xen-blkback": "xvdd"}  # what the guest calls them
 Look = Callable[[], Mapping[str, Any]]
@@ -51,25 +49,26 @@ def _attach(running: Lab, way: str) -> tuple[Disk, Look]:
     if way in PLACEMENTS:
         number, name = lab.attach_mediated(running, PLACEMENTS[way])
         return Disk(running.guest, name), lambda: running.services.status(number)
-    guest = running.bouncing if way == SWIOTLB else running.guest
-    runs = [_bounce_area(guest)] if way == SWIOTLB else [_all_memory()]
+    guest = running.guest
+    if way == SWIOTLB:
+        guest = running.bouncing
+        _check_bouncing(guest)
     device = SharedDevice(running.machine, guest, running.backend, SHARED_DEVICE)
-    return Disk(guest, device.start(runs, rings_at=lab.GUEST_GRANT_FRAMES * GRANTS_PER_FRAME // 2)), device.counters
+    return Disk(guest, device.start(_all_memory())), device.counters
 
 
-def _bounce_area(guest: Domain) -> Run:
-    """The area that a guest with `swiotlb=force` copies into, as its kernel says."""
-    said = guest.run("dmesg").stdout
-    found = re.search(r"software IO TLB: mapped \[mem 0x([0-9a-f]+)-0x([0-9a-f]+)\]", said)
-    if found is None:
-        raise CommandFailed("the guest's kernel does not say where its swiotlb is, although it was started with it")
-    first, end = int(found[1], 16) >> PAGE_SHIFT, int(found[2], 16) + 1 >> PAGE_SHIFT
-    return Run(first, end - first, (lab.GUEST_GRANT_FRAMES * GRANTS_PER_FRAME) - (end - first))
+def _check_bouncing(guest: Domain) -> None:
+    """CommandFailed: the guest has no area that it bounces everything through."""
+    swiotlb = "/sys/kernel/debug/swiotlb/io_tlb_nslabs"
+    said = guest.run(f"[ -e {swiotlb} ] || mount -t debugfs none /sys/kernel/debug; cat {swiotlb} /proc/cmdline").stdout
+    slabs, _, line = said.partition("\n")
+    if int(slabs) == 0 or "swiotlb=force" not in line:
+        raise CommandFailed(f"the guest does not bounce what a device is to see: {slabs} slots, started with {line}")
 
 
 def _all_memory() -> Run:
     """
-    All of the guest's frames, under references at the top of its table: far above both its own and the mediator's
+    All of a guest's frames, under references at the top of its table: far above both its own and the mediator's
     window, which its module reserves from below.
     """
     pages = lab.GUEST_MIB * PAGES_PER_MIB

@@ -25,7 +25,6 @@ PROGRAM = "svq_plain"
 SOURCES = Path(__file__).parent / "plain"
 REPLACED = {"be_chain.c", "be_map.c", "be_cache.c", "be_device.c"}
 QUEUE_SIZE = 256
-PAGE = 4096
 SERVE_DEADLINE_S = 300.0
 
 
@@ -64,36 +63,19 @@ class SharedDevice(ScriptedMediator):
         self._backend = backend
         self._out = f"/run/plain-{guest.domid}-{device}"
 
-    def start(self, runs: list[Run], rings_at: int) -> str:
-        """
-        Grants `runs`, and the ring's own pages from reference `rings_at` on if they are elsewhere; connects, and
-        returns the disk's name in the guest.
-        """
+    def start(self, memory: Run) -> str:
+        """Grants all of `memory`, in which the rings are, connects, and returns the disk's name in the guest."""
         load_modules(self._guest)
         features, config = self._backend.run(f"{PAYLOAD}/{PROGRAM} offer {IMAGE}").stdout.split()
         self._offer_disk(int(features, 16), bytes.fromhex(config))
         self.wait_front(State.Initialised)
         front = nodes.VirtioFront
-        accepted = self._text(front.FEATURES_ACCEPTED.path(self.front))
-        size, desc, avail, used, port = (
-            self._text(node.path(self.front, 0))
-            for node in (
-                front.QUEUE_SIZE,
-                front.QUEUE_DESC,
-                front.QUEUE_AVAIL,
-                front.QUEUE_USED,
-                front.QUEUE_EVENT_CHANNEL,
-            )
-        )
-        first, last = int(desc, 0) // PAGE, (int(used, 0) + 6 + 8 * int(size) - 1) // PAGE
-        if not all(any(run.gfn <= gfn < run.gfn + run.count for run in runs) for gfn in (first, last)):
-            runs = [*runs, Run(first, last - first + 1, rings_at)]
-        words = " ".join(map(str, runs))
+        accepted = int(self._text(front.FEATURES_ACCEPTED.path(self.front)), 0)
+        named = (front.QUEUE_SIZE, front.QUEUE_DESC, front.QUEUE_AVAIL, front.QUEUE_USED, front.QUEUE_EVENT_CHANNEL)
+        ring = " ".join(self._text(node.path(self.front, 0)) for node in named)
         domids = f"{self._guest.domid} {self._backend.domid}"
-        self._machine.run(f"{PAYLOAD}/{PROGRAM} grant {domids} {words}", deadline_s=SERVE_DEADLINE_S)
-        mask = int(accepted, 0)
-        ring = f"{mask:x} {size} {desc} {avail} {used} {port}"
-        self._serve(f"{IMAGE} {self._guest.domid} {ring} {words}")
+        self._machine.run(f"{PAYLOAD}/{PROGRAM} grant {domids} {memory}", deadline_s=SERVE_DEADLINE_S)
+        self._serve(f"{IMAGE} {self._guest.domid} {accepted:x} {ring} {memory}")
         self.say(State.Connected)
         self.wait_front(State.Connected)
         return disk_of(self._guest, self.device)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.xen.bench import plots
-from tests.xen.bench.figures import COUNTS
+from tests.xen.bench.figures import COUNTS, PARTS
 from tests.xen.bench.jobs import COUNTED_JOB
 from tests.xen.bench.ways import BLKBACK, PLAIN
 from xen_shadowvq.bench.spread import Spread
@@ -94,6 +94,20 @@ def counts_table(data: Data) -> str:
     return table(["way", *(COUNT_TITLES[name] for name in COUNTS)], rows)
 
 
+def parts(data: Data) -> str:
+    """Whose the hypercalls of the mediated ways are."""
+    lines = []
+    for way in measured(data):
+        counts = data["per_request"][way]
+        if PARTS[0] in counts:
+            mediator, mappings, backend = (f"{counts[name]:.2f}" for name in PARTS)
+            lines.append(
+                f"- `{way}`: the backend makes {backend} of them, the mediator {mediator}, to map what it copies "
+                f"{mappings} times a request, and unmap it again."
+            )
+    return "\n".join(map(_wrapped, lines))
+
+
 def latency_table(data: Data) -> str:
     """Mean latency, one request at a time."""
     jobs = [name for name, job in data["jobs"].items() if job["depth"] == 1]
@@ -140,11 +154,12 @@ def noise(data: Data) -> str:
 
 def page(data: Data) -> str:
     """The text of README.md."""
-    parts = {
+    texts = {
         "answer": answer(data),
         "of_plain": shares_table(data, "share_of_plain", without=PLAIN),
         "of_blkback": shares_table(data, "share_of_blkback", without=BLKBACK),
         "counts": counts_table(data),
+        "parts": parts(data),
         "counted_job": COUNTED_JOB,
         "latency": latency_table(data),
         "instructions": instructions_table(data),
@@ -156,7 +171,7 @@ def page(data: Data) -> str:
         "command": "make report-quick" if data["quick"] else "make report",
     }
     text = TEMPLATE.read_text()
-    for name, part in parts.items():
+    for name, part in texts.items():
         text = text.replace(f"@{name}@", part.rstrip("\n"))
     return text
 

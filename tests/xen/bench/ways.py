@@ -22,7 +22,7 @@ SWIOTLB = "swiotlb"
 BLKBACK = "xen-blkback-persistent"
 WAYS = (
     Way(PLAIN, "virtio as it is: the backend has all of the guest's memory mapped, and there is no mediator"),
-    Way(SWIOTLB, "the guest copies everything into one area that the backend has mapped (`swiotlb=force`)"),
+    Way(SWIOTLB, "the guest copies everything into one area (`swiotlb=force`), which the backend has mapped"),
     Way(BLKBACK, "Xen's own blkfront and blkback: the guest copies into pages that stay granted"),
     Way("xen-blkback", "the same without persistent grants: the backend maps and unmaps the pages of each request"),
     Way(

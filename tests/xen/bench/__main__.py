@@ -23,7 +23,7 @@ from tests.harness.packages import REPOSITORY
 from tests.harness.qemu import COUNT_INSTRUCTIONS, QEMU
 from tests.harness.tools import find_tool, run_tool
 from tests.xen.bench import figures, lab, measure, plain
-from tests.xen.bench.jobs import JOBS
+from tests.xen.bench.jobs import JOBS, Measured
 from tests.xen.bench.ways import SWIOTLB, WAYS
 
 OUTPUT = REPOSITORY / "docs" / "report"
@@ -70,7 +70,8 @@ def _measure(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         tempfile.TemporaryDirectory(prefix="svq-report-") as work,
         Progress(*columns, console=console, disable=not console.is_terminal) as progress,
     ):
-        total = 4 + len(options.ways) + options.rounds * len(options.jobs) + len(options.ways)
+        passes = len({way.fixed for way in WAYS if way.name in options.ways})
+        total = 3 + 2 * len(options.ways) + passes * options.rounds * len(options.jobs)
         task = progress.add_task("making the machine", total=total)
 
         def step(text: str) -> None:
@@ -98,16 +99,23 @@ def _in_lab(
     running: lab.Lab, known: dict[str, str], options: argparse.Namespace, step: Callable[[str], None]
 ) -> dict[str, Any]:
     """All rounds; what is known after each is kept, in case that a later one fails."""
-    disks = measure.attach_all(running, options.ways, step)
-    rounds: list[figures.Round] = []
-    counts = measure.count(disks, step)
+    rounds: list[dict[str, dict[str, Measured]]] = [{} for _ in range(options.rounds)]
+    counts: dict[str, figures.Counts] = {}
     data: dict[str, Any] = {}
-    for number in range(options.rounds):
-        rounds.append(
-            measure.measure_round(disks, options.jobs, number, lambda job: step(f"round {len(rounds) + 1}: {job}"))
-        )
-        data = figures.as_json(rounds, counts, known, {}, quick=options.quick)
-        write_json(data, WORK / "data.json")
+    disks = measure.Disks()
+    for fixed in (False, True):
+        ways = [way.name for way in WAYS if way.name in options.ways and way.fixed is fixed]
+        if ways and fixed:
+            lab.map_memory_once(running, disks.mediated)
+        disks = measure.attach_all(running, ways, step)
+        counts |= measure.count(disks, step)
+        for number in range(options.rounds if ways else 0):
+            for job in options.jobs:
+                step(f"round {number + 1}{', memory fixed' if fixed else ''}: {job}")
+                rounds[number].setdefault(job, {}).update(measure.measure(disks, job, number))
+            done = [one for one in rounds if one]
+            data = figures.as_json(done, counts, known, {}, quick=options.quick)
+            write_json(data, WORK / "data.json")
     return data
 
 

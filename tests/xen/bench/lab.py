@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from tests.harness.domains import Kind, Userland
 from tests.harness.scripts import until
 from tests.xen import page
 from tests.xen.bench.jobs import DISK_MIB
-from tests.xen.topology import PAYLOAD, Operator, destroyed_in_the_end, spec_from, start_services
+from tests.xen.topology import PAYLOAD, SERVICE_DEADLINE_S, Operator, destroyed_in_the_end, spec_from, start_services
 from tests.xen.topology import Topology as Services
 
 GUEST_MIB = 256
@@ -119,6 +119,17 @@ def attach_mediated(lab: Lab, placement: str) -> tuple[int, str]:
     how = ("--placement", placement, "--direct-io", "--shareable", "--json", "--timeout", 60)
     answer = json.loads(lab.services.operator.run("ctl", "attach", *map(str, (*domids, *how)), IMAGE))
     return int(answer["device"]), disk_of(lab.guest, int(answer["device"]))
+
+
+def map_memory_once(lab: Lab, numbers: Iterable[int]) -> None:
+    """From now on the mediator takes it that its guest never balloons. Takes its disks `numbers` away before."""
+    for number in numbers:
+        lab.services.detach(number)
+    lab.services.mediator.run(
+        "printf 'defaults:\\n  memory: fixed\\n' >/etc/shadowvq/shadowvq.yaml; "
+        "systemctl restart shadowvq-mediator; systemctl is-active shadowvq-mediator",
+        deadline_s=SERVICE_DEADLINE_S,
+    )
 
 
 def disk_of(guest: Domain, number: int) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from tests.harness import Domain, Machine
 from tests.harness.errors import CommandFailed
 from tests.xen.bench import figures, lab
-from tests.xen.bench.figures import Counts, Round
+from tests.xen.bench.figures import Counts
 from tests.xen.bench.jobs import COUNTED_JOB, DISK_MIB, JOBS, Disk, Measured, run
 from tests.xen.bench.lab import Lab
 from tests.xen.bench.plain import Run, SharedDevice
@@ -30,7 +30,8 @@ class Disks:
 
     places: dict[str, Disk] = field(default_factory=dict)
     counters: dict[str, Look] = field(default_factory=dict)
-    why_not: dict[str, str] = field(default_factory=dict)
+    mediated: list[int] = field(default_factory=list)
+    """The numbers of those that go through the mediator."""
 
 
 def attach_all(running: Lab, wanted: Iterable[str], note: Note) -> Disks:
@@ -38,16 +39,17 @@ def attach_all(running: Lab, wanted: Iterable[str], note: Note) -> Disks:
     disks = Disks()
     for name in wanted:
         note(f"a disk: {name}")
-        disks.places[name], disks.counters[name] = _attach(running, name)
+        disks.places[name], disks.counters[name] = _attach(running, name, disks.mediated)
     return disks
 
 
-def _attach(running: Lab, way: str) -> tuple[Disk, Look]:
+def _attach(running: Lab, way: str, mediated: list[int]) -> tuple[Disk, Look]:
     if way in BLKBACKS:
         name = lab.attach_blkback(running, BLKBACKS[way], persistent=way == BLKBACK)
         return Disk(running.guest, name), lambda: lab.blkback_notifications(running)
     if way in PLACEMENTS:
         number, name = lab.attach_mediated(running, PLACEMENTS[way])
+        mediated.append(number)
         return Disk(running.guest, name), lambda: running.services.status(number)
     guest = running.guest
     if way == SWIOTLB:
@@ -75,15 +77,13 @@ def _all_memory() -> Run:
     return Run(0, pages, lab.GUEST_GRANT_FRAMES * GRANTS_PER_FRAME - pages)
 
 
-def measure_round(disks: Disks, jobs: Iterable[str], order: int, step: Callable[[str], None]) -> Round:
-    """One round: every job on every disk. Each round begins with another way, so that none is always the first."""
+def measure(disks: Disks, job: str, order: int) -> dict[str, Measured]:
+    """One job on every disk in turn. Each `order` begins with another way, so that none is always the first."""
+    if not disks.places:
+        return {}
     ways = list(disks.places)
-    turned = ways[order % len(ways) :] + ways[: order % len(ways)]
-    found: dict[str, dict[str, Measured]] = {}
-    for name in jobs:
-        step(name)
-        found[name] = run(JOBS[name], {way: disks.places[way] for way in turned})
-    return found
+    begin = order % len(ways)
+    return run(JOBS[job], {way: disks.places[way] for way in ways[begin:] + ways[:begin]})
 
 
 def count(disks: Disks, step: Callable[[str], None]) -> dict[str, Counts]:

@@ -10,11 +10,15 @@ NOT_BUILT = "not built"
 
 @dataclass(frozen=True)
 class Way:
-    """One way. `state` is None for a way that is measured, else why it is not."""
+    """
+    One way. `state` is None for a way that is measured, else why it is not. `fixed`: the mediator maps the guest's
+    memory once, in place of again for each pass.
+    """
 
     name: str
     what: str
     state: str | None = None
+    fixed: bool = False
 
 
 PLAIN = "plain"
@@ -33,10 +37,18 @@ WAYS = (
         "page-strict", "the mail's: every page that a buffer touches is granted, and the grant ended, for each request"
     ),
     Way("copy", "ours: the mediator copies everything"),
+    Way("exact-strict-fixed", "as exact-strict, with `memory: fixed`: for guests that never balloon", fixed=True),
+    Way("copy-fixed", "as copy, with `memory: fixed`", fixed=True),
     Way("exact-lazy", "as exact-strict, but grants end in batches, later", NOT_BUILT),
     Way("exact-persistent", "as exact-strict, but grants stay", NOT_BUILT),
 )
-PLACEMENTS = {"exact-strict": "exact", "page-strict": "page", "copy": "copy"}
+PLACEMENTS = {
+    "exact-strict": "exact",
+    "page-strict": "page",
+    "copy": "copy",
+    "exact-strict-fixed": "exact",
+    "copy-fixed": "copy",
+}
 # The mail's three ways to pass an indirect table. Only the second exists, and it is not measured by size of table yet.
 INDIRECT_WAYS = ("as-it-is", "shadow-table", "read-only-pages")
 

@@ -11,7 +11,7 @@ from typing import Any
 from tests.xen.bench import plots
 from tests.xen.bench.figures import COUNTS, PARTS
 from tests.xen.bench.jobs import COUNTED_JOB
-from tests.xen.bench.ways import BLKBACK, PLAIN
+from tests.xen.bench.ways import BLKBACK, PLACEMENTS, PLAIN, SWIOTLB
 from xen_shadowvq.bench.spread import Spread
 
 TEMPLATE = Path(__file__).parent / "report.md.in"
@@ -20,6 +20,7 @@ LINE = 118
 NS_PER_S = 1e9
 MAIL = {"page-strict": 0.60, "swiotlb": 0.40}  # what the mail's authors measured, of plain virtio
 NOTED_SPREAD = 0.02  # an interquartile range wider than this share of its median is shown
+OURS_AND_THE_MAILS = (*PLACEMENTS, SWIOTLB)
 DEEP = ("randread-4k-qd32", "randwrite-4k-qd32", "read-128k-qd32", "write-128k-qd32")
 COUNT_TITLES = {
     "hypercalls": "hypercalls",
@@ -125,14 +126,14 @@ def ways_table(data: Data) -> str:
 def answer(data: Data) -> str:
     """The first sentences: what isolation costs, as measured."""
     lines = []
-    for way in ("exact-strict", "page-strict", "copy", "swiotlb"):
+    for way in OURS_AND_THE_MAILS:
         if way not in measured(data) or PLAIN not in measured(data):
             continue
         mail = f"; the mail says {MAIL[way]:.0%}" if way in MAIL else ""
         shown = ", ".join(f"{share(data, 'share_of_plain', way, job)} ({job})" for job in DEEP)
         lines.append(f"- `{way}` keeps {shown} of plain virtio's throughput{mail}.")
     if BLKBACK in measured(data):
-        for way in ("exact-strict", "copy"):
+        for way in PLACEMENTS:
             if way in measured(data):
                 shown = ", ".join(f"{share(data, 'share_of_blkback', way, job)} ({job})" for job in DEEP)
                 lines.append(f"- Of Xen's own blkback with persistent grants `{way}` reaches {shown}.")
@@ -152,6 +153,12 @@ def noise(data: Data) -> str:
     return f"{widest:.1%}"
 
 
+def samples(data: Data) -> str:
+    """How many rounds the medians are of; not every job may have got as far as the others."""
+    counts = {int(spread["samples"]) for jobs in data["spread"]["requests_per_s"].values() for spread in jobs.values()}
+    return str(max(counts)) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+
+
 def page(data: Data) -> str:
     """The text of README.md."""
     texts = {
@@ -164,7 +171,7 @@ def page(data: Data) -> str:
         "latency": latency_table(data),
         "instructions": instructions_table(data),
         "ways": ways_table(data),
-        "rounds": str(data["rounds"]),
+        "rounds": samples(data),
         "noise": noise(data),
         "indirect": ", ".join(f"`{way}`: {state}" for way, state in data["indirect"].items()),
         "machine": "\n".join(_wrapped(f"- {key}: {text}") for key, text in data["machine"].items()),

@@ -45,7 +45,7 @@ def share(data: Data, base: str, way: str, job: str) -> str:
         return NOTHING
     spread = data["spread"][base][way][job]
     half = (spread["upper_quartile"] - spread["lower_quartile"]) / 2
-    return f"{median:.0%}" + (f" ±{half:.0%}" if half * 2 > NOTED_SPREAD * median else "")
+    return f"{median:.0%}" + (f" ±{half:.1%}" if half * 2 > NOTED_SPREAD * median else "")
 
 
 def measured(data: Data) -> list[str]:
@@ -124,20 +124,15 @@ def ways_table(data: Data) -> str:
 
 
 def answer(data: Data) -> str:
-    """The first sentences: what isolation costs, as measured."""
-    lines = []
-    for way in OURS_AND_THE_MAILS:
-        if way not in measured(data) or PLAIN not in measured(data):
-            continue
-        mail = f"; the mail says {MAIL[way]:.0%}" if way in MAIL else ""
-        shown = ", ".join(f"{share(data, 'share_of_plain', way, job)} ({job})" for job in DEEP)
-        lines.append(f"- `{way}` keeps {shown} of plain virtio's throughput{mail}.")
-    if BLKBACK in measured(data):
-        for way in PLACEMENTS:
-            if way in measured(data):
-                shown = ", ".join(f"{share(data, 'share_of_blkback', way, job)} ({job})" for job in DEEP)
-                lines.append(f"- Of Xen's own blkback with persistent grants `{way}` reaches {shown}.")
-    return "\n".join(map(_wrapped, lines)) or "Nothing that could be compared was measured."
+    """The main figures: what each way keeps of plain virtio's throughput, and what the mail said."""
+    if PLAIN not in measured(data):
+        return "Plain virtio was not measured, so nothing can be said of it."
+    rows = []
+    for way in (*OURS_AND_THE_MAILS, BLKBACK):
+        if way in measured(data):
+            shares = [share(data, "share_of_plain", way, job) for job in DEEP]
+            rows.append([f"`{way}`", *shares, f"{MAIL[way]:.0%}" if way in MAIL else ""])
+    return table(["of plain virtio's throughput", *DEEP, "the mail"], rows)
 
 
 def _wrapped(line: str) -> str:
@@ -175,6 +170,7 @@ def page(data: Data) -> str:
         "noise": noise(data),
         "indirect": ", ".join(f"`{way}`: {state}" for way, state in data["indirect"].items()),
         "machine": "\n".join(_wrapped(f"- {key}: {text}") for key, text in data["machine"].items()),
+        "note": _wrapped(data.get("note", "")),
         "command": "make report-quick" if data["quick"] else "make report",
     }
     text = TEMPLATE.read_text()

@@ -101,11 +101,9 @@ def parts(data: Data) -> str:
     for way in measured(data):
         counts = data["per_request"][way]
         if PARTS[0] in counts:
-            mediator, mappings, backend = (f"{counts[name]:.2f}" for name in PARTS)
-            lines.append(
-                f"- `{way}`: the backend makes {backend} of them, the mediator {mediator}, to map what it copies "
-                f"{mappings} times a request, and unmap it again."
-            )
+            mediator, mappings, backend = (counts[name] for name in PARTS)
+            why = f", to map what it copies {mappings:.2f} times a request and unmap it again" if mappings else ""
+            lines.append(f"- `{way}`: the backend makes {backend:.2f} of them, the mediator {mediator:.2f}{why}.")
     return "\n".join(map(_wrapped, lines))
 
 
@@ -136,7 +134,9 @@ def answer(data: Data) -> str:
 
 
 def _wrapped(line: str) -> str:
-    return textwrap.fill(line, LINE, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return textwrap.fill(
+        line, LINE, subsequent_indent="  " * line.startswith("- "), break_long_words=False, break_on_hyphens=False
+    )
 
 
 def noise(data: Data) -> str:

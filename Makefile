@@ -23,9 +23,9 @@ CMAKE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DSVQ
 C_FILES = $(shell find c_helpers dom0_backend domU_frontend tests -name '*.[ch]')
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: help demo xen-demo bench bench-fairness bundle check test test-c test-race test-fuzz test-py test-model \
-  test-module test-commands test-xen test-xen-next-life coverage lint format generate build build-c build-race \
-  debug clean tools-for-xen tools-for-tests
+.PHONY: help demo xen-demo bench bench-fairness report report-quick bundle check test test-c test-race test-fuzz \
+  test-py test-model test-module test-commands test-xen test-xen-next-life coverage lint format generate build \
+  build-c build-race debug clean tools-for-xen tools-for-tests
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -45,6 +45,13 @@ bench: build $(VENV)/.dev ## measurements of the data plane
 
 bench-fairness: build $(VENV)/.dev ## what a hostile frontend costs another one on the same worker
 	$(BIN)/shadowvq bench-fairness
+
+# Not tests: they measure, in QEMU, by counting instructions. So they need no idle machine, but take their time.
+report: build $(VENV)/.dev tools-for-xen ## docs/report: what isolation costs on Xen, beside plain virtio and blkback
+	@$(BIN)/python -m tests.xen.bench
+
+report-quick: build $(VENV)/.dev tools-for-xen ## the same with three rounds in place of five
+	@$(BIN)/python -m tests.xen.bench --quick
 
 bundle: build ## build/shadowvq.squashfs, the image for a Xen host (docs/xen-host.md)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m deploy.bundle --cmake=-DSVQ_SYSROOT=$(SYSROOT) \

@@ -27,6 +27,9 @@ SVM_LEAF, SVM_ECX_BIT = 0x80000001, 2
 #   -rdtscp              a PVH guest would hang: "Insn mismatch ... SVM Insn len emulation failed"
 #   -avx,-avx2           in guests with two processors: "Illegal instruction", in some runs, in programs that use them
 EMULATED_CPU = "EPYC,+svm,+npt,-smap,-smep,-umip,-monitor,-rdtscp,-avx,-avx2"
+# One instruction of the machine is one nanosecond of its clock, and a machine that waits moves its clock on at once. So
+# its times say how many instructions a thing took, whatever else the user's machine does meanwhile.
+COUNT_INSTRUCTIONS = ("-icount", "shift=0,align=off,sleep=off")
 # ONE_PROCESSOR: VMRUN leaves the number of an interrupt that it injected in QEMU's exception_index. A kick of the
 # processor without an interrupt of its own (a second processor's turn, or its TLB work) then delivers it once more,
 # with interrupts off, and the guest's kernel dies in its entry code. With one processor nobody kicks so.
@@ -52,6 +55,8 @@ class MachineSpec:
     dom0_vcpus: int = 1
     # Xen's ceiling for every domain's grant table; a guest's max_grant_frames above it fails with EINVAL.
     gnttab_max_frames: int = 512
+    # Whether the machine's clock counts instructions. Then it is emulated even where KVM could run it.
+    count_instructions: bool = False
     xen_arguments: tuple[str, ...] = ()
     dom0_arguments: tuple[str, ...] = ()
 
@@ -129,7 +134,7 @@ def _disk(name: str, image: Path) -> list[str]:
 
 def qemu_command(spec: MachineSpec, images: MachineImages, sockets: Sockets) -> list[str]:
     """Returns the command that starts the machine, stopped (-S), and dies with the thread that starts it."""
-    emulated = not nested_kvm()
+    emulated = spec.count_instructions or not nested_kvm()
     accelerator = (
         ["-accel", "tcg,thread=single", "-cpu", EMULATED_CPU] if emulated else ["-accel", "kvm", "-cpu", "host"]
     )
@@ -137,6 +142,7 @@ def qemu_command(spec: MachineSpec, images: MachineImages, sockets: Sockets) -> 
     return [
         *(find_tool("setpriv"), "--pdeathsig", "KILL", find_tool(QEMU)),
         *("-machine", "q35", *accelerator, "-smp", str(spec.vcpus), "-m", str(spec.memory_mib)),
+        *(COUNT_INSTRUCTIONS if spec.count_instructions else ()),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-S"),
         *("-chardev", f"socket,id=qmp,path={sockets.qmp}", "-mon", "chardev=qmp,mode=control"),
         *("-chardev", f"socket,id=console,path={sockets.console}", "-serial", "chardev:console"),

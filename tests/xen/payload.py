@@ -2,6 +2,7 @@
 """The machine's images, with what the tests on real Xen bring along."""
 
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from deploy.bundle import BUILT, stage_module
@@ -25,6 +26,10 @@ SEAM_PROGRAMS = {
 }
 
 
+def _nothing(_tree: DebianTree) -> Mapping[str, Path]:
+    return {}
+
+
 def _compile_with_seam(tree: DebianTree, program: Path) -> Path:
     seam = [C_HELPERS / "src" / room for room in ("seam", "sim", "sim/broker", "xen")]
     sources = [HERE / name for name in SEAM_PROGRAMS[program.name]]
@@ -35,8 +40,11 @@ def _compile_with_seam(tree: DebianTree, program: Path) -> Path:
     return program
 
 
-def build_machine_images(work: Path) -> MachineImages:
-    """Makes in `work` what is not in the cache. The payload lies below /opt/shadowvq/payload in each domain."""
+def build_machine_images(work: Path, *, extra: Callable[[DebianTree], Mapping[str, Path]] = _nothing) -> MachineImages:
+    """
+    Makes in `work` what is not in the cache. The payload lies below /opt/shadowvq/payload in each domain; `extra` makes
+    more of it.
+    """
     find_tool(QEMU)  # before minutes are spent on what would need it
     cache = cache_folder()
     tree = fetch_debian_tree(cache)
@@ -46,6 +54,7 @@ def build_machine_images(work: Path) -> MachineImages:
         **{name: _compile_with_seam(tree, work / name) for name in SEAM_PROGRAMS},
         "virtio_xenbus.ko": build_module(cache, tree, work / "module"),
         "svq_ring_reset.ko": build_module(cache, tree, work / "ring_reset"),
+        **extra(tree),
         **{name: HERE / name for name in ("confined.py", "remote_server.py", "rule_observer.py", "xen_player.py")},
     }
     return build_images(cache, work / "images", payload=payload)

@@ -36,7 +36,7 @@ void *svq_plain_at(uint64_t addr, size_t length)
 /* Halves a run that cannot be mapped as a whole, until what is left out is a page. */
 static int map_chunk(struct svq_hv *hv, uint16_t domid, uint32_t gfn, uint32_t count, uint32_t gref)
 {
-    uint32_t grefs[CHUNK];
+    uint32_t grefs[CHUNK] = { 0 };
     void *va;
     for (uint32_t i = 0; i < count; i++)
         grefs[i] = gref + i;
@@ -102,8 +102,9 @@ static bool build_side(struct svq_be_req *req, int side, struct svq_be_span *spa
 int svq_be_map_request(struct svq_be_map *map, struct svq_be_req *req)
 {
     (void)map;
-    req->unreachable = false;
+    req->unreachable = req->copy_failed = false;
     req->status_at = NULL;
+    req->mem.slot[READABLE] = req->mem.slot[WRITABLE] = -1; /* nothing is ever copied by grant */
     if (!build_side(req, READABLE, &req->out) || !build_side(req, WRITABLE, &req->in))
         return -EPROTO;
     req->status_at = svq_be_span_cut_last(&req->in);
@@ -116,6 +117,18 @@ int svq_be_unmap_request(struct svq_be_map *map, struct svq_be_req *req)
     (void)req;
     return 0;
 }
+
+void svq_be_map_copy_in(struct svq_be_map *map) { (void)map; }
+
+void svq_be_map_check_in(struct svq_be_map *map, struct svq_be_req *req)
+{
+    (void)map;
+    (void)req;
+}
+
+void svq_be_map_add_out(struct svq_be_map *map, struct svq_be_req *req) { svq_be_map_check_in(map, req); }
+
+void svq_be_map_copy_out(struct svq_be_map *map, struct svq_be_req *list) { svq_be_map_check_in(map, list); }
 
 int svq_be_map_read_table(void *context, uint32_t gref, uint32_t offset, uint32_t count, struct vring_desc *table)
 {

@@ -8,7 +8,8 @@ from contextlib import ExitStack
 from functools import partial
 
 from dom0_backend.config import BackendConfig
-from dom0_backend.device import BackendContext, BackendDevice
+from dom0_backend.context import BackendContext
+from dom0_backend.device import BackendDevice
 from xen_shadowvq.domain import OwnDomain, Sim
 from xen_shadowvq.lockfile import only_one
 from xen_shadowvq.log import get_logger

@@ -3,30 +3,24 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 from dom0_backend.blk import BlkConfig, BlkDevice, Image, RingRefs
 from dom0_backend.chores import Chores, Then
-from dom0_backend.config import PAGE, BackendConfig
-from dom0_backend.holders import holders
+from dom0_backend.context import BackendContext
 from xen_shadowvq import features
 from xen_shadowvq.answer import Answer
 from xen_shadowvq.errors import (
     XENSTORE_TROUBLE,
     DeviceBroken,
     HypervisorError,
-    ImageBusy,
     ImageError,
     PeerProtocolError,
     ShadowVQError,
 )
-from xen_shadowvq.hypervisor import Hypervisor
 from xen_shadowvq.life import Life
 from xen_shadowvq.log import RateLimited, get_logger
 from xen_shadowvq.native import constants
@@ -37,16 +31,12 @@ from xen_shadowvq.quotas import reason_of
 from xen_shadowvq.service import Service, touches
 from xen_shadowvq.side import TRIES_MAX, Side, read_of_peer
 from xen_shadowvq.xenbus import Action, Event, Phase, Role
-from xen_shadowvq.xenstore import XenStore
 from xenstore_schema import State, nodes, read_directory
 from xenstore_schema.spec import Values, split_ring_refs
 
 ROUNDS = 10, 2.0
 PAUSES_S = 0.05, 10.0
 """Before the next try after a failure: an image that is missing, a mediator whose rings cannot be had."""
-
-BUSY_PATIENCE_S, BUSY_POLL_S = 3.0, 0.05
-"""For a user of the image that is about to leave: a device that closes, a process that the kernel is still ending."""
 
 HANG_S = 8.0
 """How long the storage may take for one thing before we report that it does not answer."""
@@ -74,44 +64,6 @@ def _measure(image: Image, device: BlkDevice | None) -> int:
 def _raise_defect(result: object) -> None:
     if isinstance(result, Exception):
         raise result
-
-
-@dataclass(frozen=True)
-class BackendContext:
-    """
-    What all devices of a backend share. `alert` has the loop call `check_fault`, from any thread; `images` has those
-    that are open, and whose they are.
-    """
-
-    store: XenStore
-    hypervisor: Hypervisor
-    domid: int
-    alert: Callable[[], None]
-    config: BackendConfig
-    images: dict[Image, BackendDevice] = field(default_factory=dict)
-    told: list[str] = field(default_factory=list)  # what was logged once for all devices
-
-    def tell_grant_copy(self, device: BlkDevice) -> None:
-        """Logs, once, what is copied in place of being mapped: the same for every device."""
-        if self.told:
-            return
-        self.told.append("grant_copy")
-        wanted, pages, found = self.config.grant_copy, device.stats()["copy_pages"], device.crossover()
-        facts = {"grant_copy": wanted, "pages": pages, "bytes": pages * PAGE}
-        if found.error:
-            reason = f"buffers are mapped, whatever their size: nothing can be copied ({os.strerror(found.error)})"
-            get_logger().warning("grant_copy_chosen", **facts, reason=reason)
-        elif wanted == "auto":
-            measured = {"map_ns": found.map_ns, "copy_ns": found.copy_ns, "copy_16_ns": found.copy_16_ns}
-            get_logger().info("grant_copy_chosen", **facts, **measured)
-        else:
-            get_logger().info("grant_copy_chosen", **facts)
-
-    def users(self, path: Path) -> tuple[list[str], bool]:
-        """Who has an image, as far as is known here, and whether any of them is known to keep it."""
-        own = [device for image, device in list(self.images.items()) if image.is_at(path)]
-        others = holders(path)
-        return [device.name for device in own] + others, bool(others) or any(device.uses_image for device in own)
 
 
 def _queue_size_max() -> int:
@@ -386,28 +338,8 @@ class BackendDevice:
 
     def _open(self, found: Values) -> Image:
         """Runs on the thread."""
-        back = nodes.SvqBack
-        path = Path(found[back.PARAMS])
-        deadline = time.monotonic() + BUSY_PATIENCE_S
-        while True:
-            try:
-                image = Image(
-                    path,
-                    read_only=found[back.MODE] == "r",
-                    direct_io=found[back.DIRECT_IO],
-                    shareable=found[back.SHAREABLE],
-                    flush_failed=self._flush_failed,
-                )
-            except ImageBusy as error:
-                users, stay = self._context.users(path)
-                if stay or time.monotonic() >= deadline:
-                    text = ": ".join([error.reason, "; ".join(users)] if users else [error.reason])
-                    raise ImageBusy(error.path, text) from error
-                time.sleep(BUSY_POLL_S)
-                continue
-            self._open_image = image
-            self._context.images[image] = self
-            return image
+        image = self._open_image = self._context.open(self, found, flush_failed=self._flush_failed)
+        return image
 
     def _connect(self) -> None:
         if self._image is None or self._frontend is None:

@@ -10,10 +10,11 @@ from pydantic import PlainValidator, WithJsonSchema
 
 from xen_shadowvq import models
 from xen_shadowvq.models import Section
+from xen_shadowvq.native import constants
 
-PAGE = 4096
-LARGEST_COPY = 16 * PAGE
-"""As SVQ_BE_COPY_PAGES_MAX of svq_backend.h."""
+_C = constants("backend")
+PAGE = int(_C.SVQ_PAGE_SIZE)
+LARGEST_COPY = int(_C.SVQ_BE_COPY_PAGES_MAX) * PAGE
 
 
 def _grant_copy(value: object) -> object:
@@ -44,10 +45,10 @@ class BackendConfig(Section):
 
     @property
     def copy_pages(self) -> int:
-        """`copy_pages` of struct svq_be_config: -1 is SVQ_BE_COPY_AUTO."""
+        """`copy_pages` of struct svq_be_config."""
         match self.grant_copy:
             case "auto":
-                return -1
+                return int(_C.SVQ_BE_COPY_AUTO)
             case "never":
                 return 0
             case size:

@@ -9,7 +9,6 @@ That may be invented: what is done and logged for one mediator is limited, whate
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import islice
 
 from structlog.typing import FilteringBoundLogger
@@ -17,6 +16,7 @@ from structlog.typing import FilteringBoundLogger
 from xen_shadowvq.apply_plan import Seen
 from xen_shadowvq.dom0 import MARKS, Dom0, numbers
 from xen_shadowvq.errors import XENSTORE_TROUBLE
+from xen_shadowvq.log_limit import Account
 from xen_shadowvq.pace import Rate
 from xen_shadowvq.xenstore import Transaction
 from xenstore_schema import nodes
@@ -63,29 +63,23 @@ def _ask_to_remove(dom0: Dom0, mediator: int, guest: int, device: int) -> bool:
     return dom0.store.read(online) != "0" and dom0.store.in_transaction(work)
 
 
-@dataclass
-class _Lines:
-    rate: Rate = field(default_factory=lambda: Rate(LINES, LINES_PER_S))
-    left_out: int = 0
-
-
 class DeadGuests:
     """Does this again and again, and logs it."""
 
     def __init__(self, dom0: Dom0, log: FilteringBoundLogger) -> None:
         self._dom0 = dom0
         self._log = log
-        self._lines: dict[int, _Lines] = {}
+        self._lines: dict[int, Account] = {}
 
     def look(self, seen: Seen) -> None:
         """As `let_the_dead_go`. Lines beyond a mediator's rate are left out, and its next line says how many."""
         asked = let_the_dead_go(self._dom0, seen)
-        self._lines = {mediator: self._lines.get(mediator) or _Lines() for mediator in asked}
+        self._lines = {mediator: self._lines.get(mediator) or Account(Rate(LINES, LINES_PER_S)) for mediator in asked}
         for mediator, devices in asked.items():
             for domid, device in devices:
                 self._say(self._lines[mediator], {"mediator": mediator, "domid": domid, "device": device})
 
-    def _say(self, lines: _Lines, facts: dict[str, int]) -> None:
+    def _say(self, lines: Account, facts: dict[str, int]) -> None:
         if not lines.rate.take():
             lines.left_out += 1
             return

@@ -21,7 +21,9 @@ PEER_FACTS = "domid", "peer"
 
 
 @dataclass
-class _Account:
+class Account:
+    """Lines that somebody causes: how many are let through, and how many were left out since the last that was."""
+
     rate: Rate
     left_out: int = 0
 
@@ -35,7 +37,7 @@ class PeerLines:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._accounts: OrderedDict[Hashable, _Account] = OrderedDict()
+        self._accounts: OrderedDict[Hashable, Account] = OrderedDict()
 
     def __call__(self, _: WrappedLogger, __: str, event: EventDict) -> EventDict:
         peer = next((event[name] for name in PEER_FACTS if name in event), None)
@@ -52,8 +54,8 @@ class PeerLines:
             event["left_out"] = left_out
         return event
 
-    def _account(self, key: Hashable, burst: int, per_s: float) -> _Account:
-        account = self._accounts.setdefault(key, _Account(Rate(burst, per_s, self._clock)))
+    def _account(self, key: Hashable, burst: int, per_s: float) -> Account:
+        account = self._accounts.setdefault(key, Account(Rate(burst, per_s, self._clock)))
         self._accounts.move_to_end(key)
         if len(self._accounts) > KEYS_MAX:
             self._accounts.popitem(last=False)

@@ -17,9 +17,10 @@ from typing import Any
 import click
 
 from xen_shadowvq.errors import ConfigError
+from xenstore_schema import nodes
 
-NODE_TEXT_BYTES = 1024
-"""As many bytes as a node for a sentence may have (`error` in nodes.yaml): half of what XenStore takes in one node."""
+NODE_TEXT_BYTES = nodes.SvqBack.ERROR.bytes_max
+"""As many bytes as a node for a sentence may have: half of what XenStore takes in one node."""
 
 
 def printable(untrusted_text: str) -> str:

@@ -170,9 +170,12 @@ def detach(dom0: Dom0, frontend: int, device: int, timeout_s: float) -> None:
         with dom0.alone(deadline):
             if dom0.record(frontend, device) is None:  # else it has been attached again meanwhile
                 _remove(dom0, found, None)
-    back = _half_of_backend(found, record)
+    if (handle := _handle_of(found, record)) is None:
+        return
+    # `_remove` has written 0 there; once the backend has let go, the node is gone, or another device's.
+    back = nodes.svq_back_path(backend=found.backend, mediator=found.mediator, handle=handle)
     left_s = max(POLL_S, deadline - time.monotonic())
-    if back is not None and not wait_until(lambda: dom0.store.read(f"{back}/online") != "0", left_s):
+    if not wait_until(lambda: dom0.store.read(f"{back}/online") != "0", left_s):
         name = dom0.domain_name(found.backend)
         raise ConfigError(f"backend domain {name} did not let go of {back} within {timeout_s:g} s")
 
@@ -273,15 +276,9 @@ def _take_back(dom0: Dom0, found: Attached, record: Record, deadline: float) -> 
         time.sleep(POLL_S)
 
 
-def _half_of_backend(found: Attached, record: Record | None) -> str | None:
-    """
-    The backend's directory of the pair, by dom0's own record if there is one. None: dom0 never knew it. Once `_remove`
-    has been there, `online` is 0 in it until the backend has let go: then it is gone, or another device's.
-    """
-    handle = record.handle if record else found.handle
-    if handle is None:
-        return None
-    return nodes.svq_back_path(backend=found.backend, mediator=found.mediator, handle=handle)
+def _handle_of(found: Attached, record: Record | None) -> int | None:
+    """The handle of the pair on leg 2, by dom0's own record if there is one. None: dom0 never knew it."""
+    return record.handle if record else found.handle
 
 
 def _remove(dom0: Dom0, found: Attached, record: Record | None) -> None:
@@ -293,10 +290,10 @@ def _remove(dom0: Dom0, found: Attached, record: Record | None) -> None:
     """
     store = dom0.store
     store.rm(found.path)
-    back = _half_of_backend(found, record)
-    if back is not None:
+    if (handle := _handle_of(found, record)) is not None:
+        back = nodes.svq_back_path(backend=found.backend, mediator=found.mediator, handle=handle)
         rewrite(store, back, online="0")
-        store.rm(nodes.svq_front_path(mediator=found.mediator, handle=int(back.rpartition("/")[2])))
+        store.rm(nodes.svq_front_path(mediator=found.mediator, handle=handle))
     store.rm(nodes.virtio_front_path(frontend=found.frontend, device=found.device))
     if record is not None:
         dom0.forget(record)

@@ -104,21 +104,17 @@ void fake_end_grant(uint16_t domid, uint32_t gref)
     pthread_mutex_unlock(&world.lock);
 }
 
-uint32_t fake_mapped(uint16_t domid)
+static uint32_t read_locked(const uint32_t *count)
 {
     pthread_mutex_lock(&world.lock);
-    uint32_t count = world.mapped[domid];
+    uint32_t now = *count;
     pthread_mutex_unlock(&world.lock);
-    return count;
+    return now;
 }
 
-uint32_t fake_map_calls(uint16_t domid)
-{
-    pthread_mutex_lock(&world.lock);
-    uint32_t count = world.calls[domid];
-    pthread_mutex_unlock(&world.lock);
-    return count;
-}
+uint32_t fake_mapped(uint16_t domid) { return read_locked(&world.mapped[domid]); }
+
+uint32_t fake_map_calls(uint16_t domid) { return read_locked(&world.calls[domid]); }
 
 void fake_refuse_unmap(uint16_t domid, bool refuse)
 {
@@ -127,21 +123,9 @@ void fake_refuse_unmap(uint16_t domid, bool refuse)
     pthread_mutex_unlock(&world.lock);
 }
 
-uint32_t fake_copy_calls(uint16_t domid)
-{
-    pthread_mutex_lock(&world.lock);
-    uint32_t count = world.copy_calls[domid];
-    pthread_mutex_unlock(&world.lock);
-    return count;
-}
+uint32_t fake_copy_calls(uint16_t domid) { return read_locked(&world.copy_calls[domid]); }
 
-uint32_t fake_copied(uint16_t domid)
-{
-    pthread_mutex_lock(&world.lock);
-    uint32_t count = world.copied[domid];
-    pthread_mutex_unlock(&world.lock);
-    return count;
-}
+uint32_t fake_copied(uint16_t domid) { return read_locked(&world.copied[domid]); }
 
 void fake_refuse_copies(bool refuse)
 {

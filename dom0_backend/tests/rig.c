@@ -22,6 +22,24 @@ static void fill_image(struct rig *rig, uint64_t sectors)
     }
 }
 
+bool rig_holds_image(const uint8_t *va, uint64_t offset, uint32_t len)
+{
+    for (uint32_t i = 0; i < len; i++) {
+        if (va[i] != rig_byte(offset + i))
+            return false;
+    }
+    return true;
+}
+
+bool rig_all(const uint8_t *va, uint32_t len, uint8_t value)
+{
+    for (uint32_t i = 0; i < len; i++) {
+        if (va[i] != value)
+            return false;
+    }
+    return true;
+}
+
 void rig_open(struct rig *rig, const char *directory, uint64_t sectors, unsigned int flags)
 {
     memset(rig, 0, sizeof *rig);

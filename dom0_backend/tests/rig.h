@@ -59,6 +59,9 @@ void rig_attach(struct rig *rig, uint16_t size);
 void rig_start(struct rig *rig, uint16_t size); /* attach and start */
 void rig_close(struct rig *rig);                /* and checks that nothing stays mapped */
 uint8_t rig_byte(uint64_t offset);              /* the image's original contents */
+/* Does memory hold them, from `offset` on? Is every byte of it `value`? */
+bool rig_holds_image(const uint8_t *va, uint64_t offset, uint32_t len);
+bool rig_all(const uint8_t *va, uint32_t len, uint8_t value);
 
 struct buf rig_pool(struct rig *rig, uint32_t offset, uint32_t len, bool writable);   /* mediator memory */
 struct buf rig_window(struct rig *rig, uint32_t offset, uint32_t len, bool writable); /* frontend memory */

@@ -40,24 +40,6 @@ static void wait_all(uint32_t count)
         rig_wait(&rig, 0);
 }
 
-static bool holds_image(const uint8_t *va, uint64_t offset, uint32_t len)
-{
-    for (uint32_t i = 0; i < len; i++) {
-        if (va[i] != rig_byte(offset + i))
-            return false;
-    }
-    return true;
-}
-
-static bool all(const uint8_t *va, uint32_t len, uint8_t value)
-{
-    for (uint32_t i = 0; i < len; i++) {
-        if (va[i] != value)
-            return false;
-    }
-    return true;
-}
-
 TEST(by_size, "A side of a request is copied up to the configured pages, and mapped from there on")
 {
     struct buf bufs[3];
@@ -77,9 +59,9 @@ TEST(by_size, "A side of a request is copied up to the configured pages, and map
         REQUIRE_EQUAL(fake_map_calls(FRONTEND) - maps, cases[i].maps);
         REQUIRE_EQUAL(fake_copy_calls(FRONTEND) - copies, cases[i].copies);
         if (i == 0) /* later ones read what was written */
-            REQUIRE(holds_image(bufs[1].va, 4 * 512, 8192));
+            REQUIRE(rig_holds_image(bufs[1].va, 4 * 512, 8192));
     }
-    REQUIRE(all(bufs[1].va, 8192, 0xa5));
+    REQUIRE(rig_all(bufs[1].va, 8192, 0xa5));
     REQUIRE_EQUAL(rig_stats(&rig).copied_sides, 2);
     REQUIRE_EQUAL(rig_stats(&rig).copy_calls, 2);
     REQUIRE_EQUAL(rig_stats(&rig).copy_pages, 2);
@@ -106,7 +88,7 @@ TEST(one_call, "What a pass takes is copied in with one call, and what ends in i
         REQUIRE_EQUAL(fake_map_calls(FRONTEND), 0);
         for (uint32_t i = 0; i < MANY; i++) {
             REQUIRE_EQUAL(bufs[i][2].va[0], VIRTIO_BLK_S_OK);
-            REQUIRE(write || holds_image(bufs[i][1].va, i * 4096, 4096));
+            REQUIRE(write || rig_holds_image(bufs[i][1].va, i * 4096, 4096));
         }
         rig_close(&rig);
     }
@@ -139,7 +121,8 @@ TEST(bad_grefs, "Of many requests in one call, those whose page is not granted s
         REQUIRE_EQUAL(pread(rig.image_fd, &byte, 1, (off_t)i * 8192), 1);
         REQUIRE_EQUAL(byte, i % 2 && !bad ? 0xa5 : rig_byte((uint64_t)i * 8192)); /* a failed write wrote nothing */
         if (i % 2 == 0)
-            REQUIRE(bad ? all(bufs[i][1].va + 4096, 4096, 0xa5) : holds_image(bufs[i][1].va, (uint64_t)i * 8192, 8192));
+            REQUIRE(bad ? rig_all(bufs[i][1].va + 4096, 4096, 0xa5)
+                        : rig_holds_image(bufs[i][1].va, (uint64_t)i * 8192, 8192));
     }
     REQUIRE_EQUAL(rig_stats(&rig).map_failures, MANY / 8 * 3);
     REQUIRE_EQUAL(rig_stats(&rig).io_errors, MANY / 8 * 3);
@@ -173,10 +156,11 @@ TEST(status_in_window, "With placement page the status is copied too, and says s
         REQUIRE_EQUAL(used.len, what == 3 ? 0 : 4097); /* its status cannot be reported */
         REQUIRE_EQUAL(fake_copy_calls(FRONTEND) - calls, what == 1 || what == 3 ? 3 : 2);
         if (what == 0)
-            REQUIRE(holds_image(bufs[1].va, 7 * 512, 4096));
+            REQUIRE(rig_holds_image(bufs[1].va, 7 * 512, 4096));
         if (what < 3)
             REQUIRE_EQUAL(bufs[2].va[0], what == 0 ? VIRTIO_BLK_S_OK : VIRTIO_BLK_S_IOERR);
-        REQUIRE(all(bufs[2].va - 10, 10, 0xee) && all(bufs[2].va + 1, 10, 0xee)); /* its neighbours on the page */
+        REQUIRE(rig_all(bufs[2].va - 10, 10, 0xee) &&
+                rig_all(bufs[2].va + 1, 10, 0xee)); /* its neighbours on the page */
     }
     REQUIRE_EQUAL(rig_stats(&rig).no_status, 1);
     REQUIRE_EQUAL(rig_stats(&rig).map_failures, 3);
@@ -211,14 +195,14 @@ TEST(no_stale_bytes,
         REQUIRE_EQUAL(rig_do(&rig, bufs, 3), cases[i].status);
         uint32_t id = cases[i].type == VIRTIO_BLK_T_GET_ID ? 20 : 0;
         REQUIRE(id == 0 || memcmp(bufs[1].va, "rig-serial", 11) == 0);
-        REQUIRE(all(bufs[1].va + id, 4096 - id, 0));
-        REQUIRE(all(bufs[1].va - 256, 256, 0x5a) && all(bufs[1].va + 4096, 8192 - 4096 - 256, 0x5a));
+        REQUIRE(rig_all(bufs[1].va + id, 4096 - id, 0));
+        REQUIRE(rig_all(bufs[1].va - 256, 256, 0x5a) && rig_all(bufs[1].va + 4096, 8192 - 4096 - 256, 0x5a));
     }
     REQUIRE_EQUAL(ftruncate(rig.image_fd, SECTORS / 2 * 512), 0); /* the image fails in the middle of a read */
     data_request(VIRTIO_BLK_T_IN, SECTORS / 2 - 8, 0, 8192, bufs);
     REQUIRE_EQUAL(rig_do(&rig, bufs, 3), VIRTIO_BLK_S_IOERR);
-    REQUIRE(holds_image(bufs[1].va, (SECTORS / 2 - 8) * 512, 4096) || all(bufs[1].va, 4096, 0));
-    REQUIRE(all(bufs[1].va + 4096, 4096, 0));
+    REQUIRE(rig_holds_image(bufs[1].va, (SECTORS / 2 - 8) * 512, 4096) || rig_all(bufs[1].va, 4096, 0));
+    REQUIRE(rig_all(bufs[1].va + 4096, 4096, 0));
     REQUIRE_EQUAL(fake_map_calls(FRONTEND), 0);
     rig_close(&rig);
 }
@@ -241,7 +225,7 @@ TEST(pool_empty, "When all slots are in use, further requests are mapped, and go
         rig_wait(&rig, i % 2);
     for (uint32_t i = 0; i < MANY; i++) {
         REQUIRE_EQUAL(bufs[i][2].va[0], VIRTIO_BLK_S_OK);
-        REQUIRE(holds_image(bufs[i][1].va, i * 512, 4096));
+        REQUIRE(rig_holds_image(bufs[i][1].va, i * 512, 4096));
     }
     REQUIRE_EQUAL(fake_map_calls(FRONTEND), 40);
     REQUIRE_EQUAL(rig_stats(&rig).copied_sides, SVQ_BE_COPY_SLOTS);
@@ -286,7 +270,7 @@ TEST(nothing_afterwards, "Once its used entry is visible, nothing of a request i
         fake_end_grant(FRONTEND, bufs[1].gref);                /* as the mediator does by then */
         REQUIRE_EQUAL(svq_be_live_parts(rig.dev, NULL, 0), 0); /* at least one round */
         REQUIRE_EQUAL(fake_copied(FRONTEND), copied);
-        REQUIRE(all(bufs[1].va, 4096, 0x77));
+        REQUIRE(rig_all(bufs[1].va, 4096, 0x77));
     }
     REQUIRE_EQUAL(rig_stats(&rig).map_failures, 0);
     rig_close(&rig);
@@ -328,7 +312,7 @@ static bool stop_with_a_read(uint32_t us)
     pthread_join(stopping, NULL);
     bool returned = svq_load_u16(&rig.q[0].used->idx) == 1;
     REQUIRE_EQUAL(fake_copied(FRONTEND), returned ? 1 : 0);
-    REQUIRE(returned ? holds_image(bufs[1].va, 512, 4096) : all(bufs[1].va, 4096, 0xa5));
+    REQUIRE(returned ? rig_holds_image(bufs[1].va, 512, 4096) : rig_all(bufs[1].va, 4096, 0xa5));
     REQUIRE_EQUAL(rig_stats(&rig).live_requests, 0);
     return returned;
 }
@@ -412,7 +396,7 @@ TEST(measured_once, "The crossover is measured with the first queue, in bounded 
     struct buf bufs[3];
     data_request(VIRTIO_BLK_T_IN, 3, 0, 4096, bufs);
     REQUIRE_EQUAL(rig_do(&rig, bufs, 3), VIRTIO_BLK_S_OK);
-    REQUIRE(holds_image(bufs[1].va, 3 * 512, 4096));
+    REQUIRE(rig_holds_image(bufs[1].va, 3 * 512, 4096));
     rig_close(&rig);
 }
 

@@ -13,24 +13,6 @@ enum { SECTORS = 2048 };
 
 static struct rig rig;
 
-static bool holds_image(const uint8_t *va, uint64_t offset, uint32_t len)
-{
-    for (uint32_t i = 0; i < len; i++) {
-        if (va[i] != rig_byte(offset + i))
-            return false;
-    }
-    return true;
-}
-
-static bool all(const uint8_t *va, uint32_t len, uint8_t value)
-{
-    for (uint32_t i = 0; i < len; i++) {
-        if (va[i] != value)
-            return false;
-    }
-    return true;
-}
-
 static uint8_t simple(uint32_t type, uint64_t sector, uint32_t len, bool writable, uint8_t **data)
 {
     struct buf bufs[3] = {
@@ -53,12 +35,12 @@ TEST(read_write, "Reads and writes move the right bytes; the next read sees a wr
     rig_open(&rig, "/tmp", SECTORS, 0);
     rig_start(&rig, 64);
     REQUIRE_EQUAL(simple(VIRTIO_BLK_T_IN, 3, 8192, true, &data), VIRTIO_BLK_S_OK);
-    REQUIRE(holds_image(data, 3 * 512, 8192));
+    REQUIRE(rig_holds_image(data, 3 * 512, 8192));
     REQUIRE_EQUAL(simple(VIRTIO_BLK_T_OUT, 10, 8192, false, &data), VIRTIO_BLK_S_OK);
     REQUIRE_EQUAL(pread(rig.image_fd, back, sizeof back, 10 * 512), (long)sizeof back);
-    REQUIRE(all(back, sizeof back, 0xa5));
+    REQUIRE(rig_all(back, sizeof back, 0xa5));
     REQUIRE_EQUAL(simple(VIRTIO_BLK_T_IN, 10, 8192, true, &data), VIRTIO_BLK_S_OK);
-    REQUIRE(all(data, 8192, 0xa5));
+    REQUIRE(rig_all(data, 8192, 0xa5));
     REQUIRE_EQUAL(fake_mapped(FRONTEND), 0);
     REQUIRE_EQUAL(fake_map_calls(FRONTEND), RIG_COPY_PAGES ? 0 : 3);
     REQUIRE_EQUAL(rig_stats(&rig).reads, 2);
@@ -76,7 +58,7 @@ TEST(direct_device, "With direct I/O, requests may use memory at odd addresses a
     bufs[1] = rig_window(&rig, 1001, 300 * 512, true);
     bufs[2] = rig_pool(&rig, 5, 1, true);
     REQUIRE_EQUAL(rig_do(&rig, bufs, 3), VIRTIO_BLK_S_OK);
-    REQUIRE(holds_image(bufs[1].va, 8 * 512, 300 * 512));
+    REQUIRE(rig_holds_image(bufs[1].va, 8 * 512, 300 * 512));
     written[0] = rig_header(&rig, VIRTIO_BLK_T_OUT, 1000);
     written[1] = bufs[1];
     written[1].writable = false;
@@ -85,7 +67,7 @@ TEST(direct_device, "With direct I/O, requests may use memory at odd addresses a
     memset(bufs[1].va, 0, 300 * 512);
     bufs[0] = rig_header(&rig, VIRTIO_BLK_T_IN, 1000);
     REQUIRE_EQUAL(rig_do(&rig, bufs, 3), VIRTIO_BLK_S_OK);
-    REQUIRE(holds_image(bufs[1].va, 8 * 512, 300 * 512));
+    REQUIRE(rig_holds_image(bufs[1].va, 8 * 512, 300 * 512));
     REQUIRE_EQUAL(rig_stats(&rig).bounced_ios, 3);
     rig_close(&rig);
 }
@@ -96,7 +78,7 @@ TEST(bounds, "Only whole sectors inside the image are transferred")
     rig_start(&rig, 64);
     uint8_t *data;
     REQUIRE_EQUAL(simple(VIRTIO_BLK_T_IN, 0, 511, true, &data), VIRTIO_BLK_S_IOERR);
-    REQUIRE(all(data, 511, 0));
+    REQUIRE(rig_all(data, 511, 0));
     REQUIRE_EQUAL(simple(VIRTIO_BLK_T_OUT, 0, 513, false, &data), VIRTIO_BLK_S_IOERR);
     REQUIRE_EQUAL(simple(VIRTIO_BLK_T_IN, SECTORS - 1, 1024, true, &data), VIRTIO_BLK_S_IOERR);
     REQUIRE_EQUAL(simple(VIRTIO_BLK_T_IN, SECTORS, 512, true, &data), VIRTIO_BLK_S_IOERR);
@@ -117,10 +99,10 @@ TEST(other_types, "Flush, identity and unknown types return what virtio says")
     REQUIRE_EQUAL(simple(VIRTIO_BLK_T_GET_ID, 0, 20, true, &data), VIRTIO_BLK_S_OK);
     REQUIRE(memcmp(data, "rig-serial\0\0\0\0\0\0\0\0\0", 20) == 0);
     REQUIRE_EQUAL(simple(VIRTIO_BLK_T_GET_ID, 0, 30, true, &data), VIRTIO_BLK_S_OK);
-    REQUIRE(all(data + 20, 10, 0));
+    REQUIRE(rig_all(data + 20, 10, 0));
     REQUIRE_EQUAL(simple(VIRTIO_BLK_T_GET_ID, 0, 19, true, &data), VIRTIO_BLK_S_IOERR);
     REQUIRE_EQUAL(simple(16, 0, 100, true, &data), VIRTIO_BLK_S_UNSUPP);
-    REQUIRE(all(data, 100, 0)); /* used.len says that they were written, so they must be */
+    REQUIRE(rig_all(data, 100, 0)); /* used.len says that they were written, so they must be */
     REQUIRE_EQUAL(simple(UINT32_MAX, 0, 100, false, &data), VIRTIO_BLK_S_UNSUPP);
     REQUIRE_EQUAL(rig_stats(&rig).unsupported, 2);
     REQUIRE_EQUAL(rig_stats(&rig).flushes, 1);
@@ -248,7 +230,7 @@ TEST(framing, "Header, data and status may be split anywhere (virtio 2.7.4)")
         REQUIRE_EQUAL(rig_do(&rig, bufs, count), VIRTIO_BLK_S_OK);
         for (uint32_t i = 1, at = 0; i < count; at += bufs[i++].len)
             memcpy(in + at, bufs[i].va, bufs[i].len);
-        REQUIRE(all(in, 512, (uint8_t)(c + 1)) && in[512] == VIRTIO_BLK_S_OK);
+        REQUIRE(rig_all(in, 512, (uint8_t)(c + 1)) && in[512] == VIRTIO_BLK_S_OK);
     }
     REQUIRE_EQUAL(fake_mapped(FRONTEND), 0);
     rig_close(&rig);
@@ -321,13 +303,13 @@ TEST(ranges_checked, "Discard and write zeroes check every range before they act
     REQUIRE_EQUAL(ranges(VIRTIO_BLK_T_DISCARD, unmap, 16), VIRTIO_BLK_S_UNSUPP);
     uint8_t *data;
     REQUIRE_EQUAL(simple(VIRTIO_BLK_T_IN, 8, 8192, true, &data), VIRTIO_BLK_S_OK);
-    REQUIRE(all(data, 8192, 0));
+    REQUIRE(rig_all(data, 8192, 0));
     REQUIRE_EQUAL(simple(VIRTIO_BLK_T_IN, 400, 64 * 512, true, &data), VIRTIO_BLK_S_OK);
-    REQUIRE(all(data, 64 * 512, 0));
+    REQUIRE(rig_all(data, 64 * 512, 0));
     REQUIRE_EQUAL(simple(VIRTIO_BLK_T_IN, 464, 512, true, &data), VIRTIO_BLK_S_OK);
-    REQUIRE(holds_image(data, 464 * 512, 512));
+    REQUIRE(rig_holds_image(data, 464 * 512, 512));
     REQUIRE_EQUAL(simple(VIRTIO_BLK_T_IN, 7, 512, true, &data), VIRTIO_BLK_S_OK);
-    REQUIRE(holds_image(data, 7 * 512, 512));
+    REQUIRE(rig_holds_image(data, 7 * 512, 512));
     rig_close(&rig);
 }
 
@@ -373,8 +355,8 @@ TEST(zero_fallback, "Write zeroes works for long ranges on a file system without
     REQUIRE_EQUAL(ranges(VIRTIO_BLK_T_WRITE_ZEROES, &range, 16), VIRTIO_BLK_S_OK);
     uint8_t back[1500 * 512 + 1024];
     REQUIRE_EQUAL(pread(rig.image_fd, back, sizeof back, 0), (long)sizeof back);
-    REQUIRE(holds_image(back, 0, 512) && holds_image(back + 1501 * 512, 1501 * 512, 512));
-    REQUIRE(all(back + 512, 1500 * 512, 0));
+    REQUIRE(rig_holds_image(back, 0, 512) && rig_holds_image(back + 1501 * 512, 1501 * 512, 512));
+    REQUIRE(rig_all(back + 512, 1500 * 512, 0));
     rig_close(&rig);
 }
 
@@ -390,7 +372,7 @@ TEST(features, "Features that were not accepted are refused; without FLUSH, writ
     uint8_t *data;
     REQUIRE_EQUAL(simple(VIRTIO_BLK_T_OUT, 8, 512, false, &data), VIRTIO_BLK_S_OK);
     REQUIRE_EQUAL(simple(VIRTIO_BLK_T_IN, 8, 512, true, &data), VIRTIO_BLK_S_OK);
-    REQUIRE(all(data, 512, 0xa5));
+    REQUIRE(rig_all(data, 512, 0xa5));
     rig_close(&rig);
 }
 
@@ -407,7 +389,7 @@ TEST(read_only, "A read-only device returns IOERR for everything that would writ
     REQUIRE_EQUAL(ranges(VIRTIO_BLK_T_DISCARD, &range, 16), VIRTIO_BLK_S_IOERR);
     REQUIRE_EQUAL(simple(VIRTIO_BLK_T_FLUSH, 0, 1, false, &data), VIRTIO_BLK_S_OK);
     REQUIRE_EQUAL(simple(VIRTIO_BLK_T_IN, 8, 512, true, &data), VIRTIO_BLK_S_OK);
-    REQUIRE(holds_image(data, 8 * 512, 512));
+    REQUIRE(rig_holds_image(data, 8 * 512, 512));
     rig_close(&rig);
 }
 
@@ -418,10 +400,10 @@ TEST(truncated, "On a truncated image, single requests fail and leak nothing")
     REQUIRE_EQUAL(ftruncate(rig.image_fd, 100 * 512 + 300), 0);
     uint8_t *data;
     REQUIRE_EQUAL(simple(VIRTIO_BLK_T_IN, 99, 2048, true, &data), VIRTIO_BLK_S_IOERR);
-    REQUIRE(holds_image(data, 99 * 512, 812));
-    REQUIRE(all(data + 812, 2048 - 812, 0));
+    REQUIRE(rig_holds_image(data, 99 * 512, 812));
+    REQUIRE(rig_all(data + 812, 2048 - 812, 0));
     REQUIRE_EQUAL(simple(VIRTIO_BLK_T_IN, 1000, 512, true, &data), VIRTIO_BLK_S_IOERR);
-    REQUIRE(all(data, 512, 0));
+    REQUIRE(rig_all(data, 512, 0));
     REQUIRE_EQUAL(simple(VIRTIO_BLK_T_IN, 99, 512, true, &data), VIRTIO_BLK_S_OK);
     REQUIRE_EQUAL(rig_stats(&rig).image_errors, 2);
     REQUIRE_EQUAL(rig_stats(&rig).short_ios, 1);
@@ -447,7 +429,7 @@ TEST(largest, "The largest request that the configuration space allows works, wh
             bufs[i] = rig_window(&rig, 3584, size_max, !write);
         bufs[seg_max + 1] = rig_pool(&rig, 7, 1, true);
         REQUIRE_EQUAL(rig_do(&rig, bufs, seg_max + 2), VIRTIO_BLK_S_OK);
-        REQUIRE(write || holds_image(bufs[seg_max].va, (uint64_t)(seg_max - 1) * size_max, size_max));
+        REQUIRE(write || rig_holds_image(bufs[seg_max].va, (uint64_t)(seg_max - 1) * size_max, size_max));
     }
     rig_close(&rig);
 }
@@ -464,7 +446,7 @@ TEST(many_pieces, "A request with more pieces than a system call takes works")
     bufs[128] = rig_pool(&rig, 7, 1, true);
     REQUIRE_EQUAL(rig_do(&rig, bufs, 129), VIRTIO_BLK_S_OK);
     for (uint32_t i = 1, at = 0; i <= 127; at += bufs[i++].len)
-        REQUIRE(holds_image(bufs[i].va, at, bufs[i].len));
+        REQUIRE(rig_holds_image(bufs[i].va, at, bufs[i].len));
     REQUIRE_EQUAL(fake_mapped(FRONTEND), 0);
     rig_close(&rig);
 }
